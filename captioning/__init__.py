@@ -1,0 +1,1 @@
+"""The parts of the captioning project: one noun per module, none with a command line, none importing a script."""

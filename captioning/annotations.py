@@ -1,0 +1,453 @@
+"""Captioned images on disk to a list of Example; the format is chosen by looking at the path given.
+
+    captions.csv                        the project's own layout: {train,val,test}/<class>/<image>.jpg beside it
+    dataset.json, dataset_*.json        Karpathy's JSON (COCO, Flickr8k/30k, UCM-Captions, RSICD)
+    captions_*.json, annotations/...    COCO captions; instances_*.json beside them gives the classes
+    captions.txt, Flickr8k.token.txt    Flickr8k, with Flickr_8k.{train,dev,test}Images.txt
+
+Each reader lists a directory once instead of asking for every image, so COCO's 120,000 images take seconds.
+"""
+
+import csv
+import hashlib
+import json
+import os
+import re
+from collections import defaultdict
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+
+SPLITS = ("train", "val", "test")
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp")
+DEFAULT_DATA_DIR = "data/pictograms"
+ACCEPTED = (
+    "accepted are a folder with captions.csv, dataset.json (Karpathy), captions_*.json (COCO) or "
+    "captions.txt / Flickr8k.token.txt (Flickr8k), or such a file itself"
+)
+
+_IMAGE_FOLDERS = (
+    "",
+    "images",
+    "Images",
+    "Flicker8k_Dataset",
+    "Flickr8k_Dataset",
+)  # the first spelling is Flickr8k's
+_SPLIT_NAMES = {"restval": "train", "dev": "val", "valid": "val", "validation": "val"} | {
+    s: s for s in SPLITS
+}
+
+
+@dataclass(frozen=True)
+class Example:
+    """One image with all its captions (at least one, as written in the file).
+
+    label: the class, "" = none;  split: "train", "val" or "test"
+    """
+
+    image: Path
+    captions: list[str]
+    label: str
+    split: str
+
+
+# ---- what the scripts call ----------------------------------------------------------------------------------------
+
+
+def load_examples(data_dir: str | Path, split: str = "") -> list[Example]:
+    """Every captioned image of a dataset in file order, or those of one split ("train", "val", "test"; "" = all).
+
+    data_dir: a dataset folder or its annotation file, in one of the formats above
+    Raises ValueError or FileNotFoundError, in one line that names the file (and row or key): unknown format,
+    malformed file, image that is not there, image without caption, empty caption, split without an example.
+    """
+    if split and split not in SPLITS:
+        raise ValueError(f"split: got {split!r}, allowed are {', '.join(SPLITS)} and '' (all)")
+    files, reader = find_annotations(Path(data_dir))
+    examples = reader(files)
+    if not examples:
+        raise ValueError(f"{files[0]}: holds no captioned image")
+    if not split:
+        return examples
+    chosen = [example for example in examples if example.split == split]
+    if not chosen:
+        present = [name for name in SPLITS if any(example.split == name for example in examples)]
+        raise ValueError(
+            f"{data_dir}: split {split!r} has no example; the splits there are {', '.join(present)}"
+        )
+    return chosen
+
+
+def dataset_name(data_dir: str | Path) -> str:
+    """The name of a dataset: that of its folder, also when the annotation file is given."""
+    return dataset_root(Path(data_dir)).name
+
+
+def load_aliases(data_dir: str | Path) -> dict[str, list[str]]:
+    """Words that name a class without saying its label, from the optional aliases.csv (class,alias).
+
+    returns: class -> aliases in file order; {} when the dataset has no such file
+    """
+    path = dataset_root(Path(data_dir)) / "aliases.csv"
+    aliases = defaultdict(list)
+    if path.is_file():
+        for row, (label, alias) in read_csv(path, ("class", "alias")):
+            if not label.strip() or not alias.strip():
+                raise ValueError(f"{path}: row {row}: empty class or alias")
+            aliases[label.strip()].append(alias.strip())
+    return dict(aliases)
+
+
+def fingerprint(examples: list[Example]) -> str:
+    """Twelve hex digits of a sha256 over image names, labels, splits and captions; neither place nor order counts."""
+    lines = sorted(json.dumps([e.image.name, e.label, e.split, e.captions]) for e in examples)
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:12]
+
+
+# ---- which file, which format ---------------------------------------------------------------------------------------
+
+
+def find_annotations(path: Path):
+    """Return ([annotation files], reader) for a dataset folder or an annotation file."""
+    if path.is_file():
+        return [path], reader_of_file(path)
+    if not path.is_dir():
+        if path.resolve() == Path(DEFAULT_DATA_DIR).resolve():
+            raise FileNotFoundError(f"{path}: no such folder; `python prepare_data.py` makes it")
+        raise FileNotFoundError(f"{path}: no such file or folder; {ACCEPTED}")
+    for patterns, reader in FORMATS:
+        files = sorted(chain.from_iterable(path.glob(pattern) for pattern in patterns))
+        if len(files) > 1 and reader is not read_coco:
+            names = ", ".join(file.name for file in files)
+            raise ValueError(f"{path}: holds {names}; give the path of one of them")
+        if files:
+            return files, reader
+    raise ValueError(f"{path}: no known caption file in it; {ACCEPTED}")
+
+
+def reader_of_file(path: Path):
+    """Return the reader of one annotation file, by suffix; a JSON file is told by its keys."""
+    match path.suffix.lower():
+        case ".csv":
+            return read_project
+        case ".txt":
+            return read_flickr8k
+        case ".json":
+            return read_coco if "annotations" in read_json(path) else read_karpathy
+    raise ValueError(f"{path}: not a known caption file; {ACCEPTED}")
+
+
+def dataset_root(path: Path) -> Path:
+    """The dataset's folder: `path` itself or what holds the file; COCO's annotations/ is a part of it."""
+    folder = path.resolve().parent if path.is_file() else path.resolve()
+    return folder.parent if folder.name == "annotations" else folder
+
+
+# ---- one reader per format, each (annotation files) -> list[Example] --------------------------------------------------
+
+
+def read_project(files: list[Path]) -> list[Example]:
+    """captions.csv with the columns image,caption; the image's path gives split and class."""
+    (path,) = files
+    captions = defaultdict(list)
+    for row, (name, caption) in read_csv(path, ("image", "caption")):
+        name = name.strip().replace("\\", "/")
+        split = name.split("/")[0]
+        if split not in SPLITS:
+            raise ValueError(f"{path}: row {row}: image {name!r} must begin with train/, val/ or test/")
+        captions[name].append(checked_caption(caption, path, f"row {row}"))
+    images = locate(captions, path, [path.parent])
+    check_all_captioned(path, captions)
+    examples = []
+    for name, texts in captions.items():
+        split, *folders, _ = name.split("/")
+        examples.append(Example(images[name], texts, folders[0] if folders else "", split))
+    return examples
+
+
+def check_all_captioned(path: Path, captions: dict) -> None:
+    """Raise ValueError if train/, val/ or test/ beside the caption file hold an image that it does not name."""
+    silent = []
+    for split in SPLITS:
+        for folder, folders, names in os.walk(path.parent / split):
+            folders.sort()
+            prefix = Path(folder).relative_to(path.parent).as_posix()
+            silent += [
+                f"{prefix}/{name}"
+                for name in sorted(names)
+                if name.lower().endswith(IMAGE_SUFFIXES)
+                and name[0] != "."
+                and f"{prefix}/{name}" not in captions
+            ]
+    if silent:
+        raise ValueError(
+            f"{path}: no caption for {silent[0]} ({counted(len(silent), 'image')} without a caption)"
+        )
+
+
+def read_karpathy(files: list[Path]) -> list[Example]:
+    """Karpathy's dataset.json: images with filename, split and sentences[].raw; `restval` counts as train.
+
+    `filepath` is the class if there are several and none is like train2014 (COCO's folders are not classes).
+    Source: Karpathy and Fei-Fei 2015 (arXiv:1412.2306), the files of cs.stanford.edu/people/karpathy/deepimagesent.
+    """
+    (path,) = files
+    entries = []
+    for index, image in enumerate(read_list(path, read_json(path), "images")):
+        where = f"images[{index}]"
+        name, split, sentences = (
+            read_key(image, key, path, where) for key in ("filename", "split", "sentences")
+        )
+        if split not in _SPLIT_NAMES:
+            raise ValueError(f"{path}: {where}: split {split!r}, allowed are {', '.join(_SPLIT_NAMES)}")
+        texts = [
+            checked_caption(read_key(sentence, "raw", path, f"{where}.sentences[{number}]"), path, where)
+            for number, sentence in enumerate(sentences)
+        ]
+        if not texts:
+            raise ValueError(f"{path}: {where}: {name} has no sentence")
+        folder = str(image.get("filepath", "")).strip("/")
+        entries.append((f"{folder}/{name}" if folder else name, folder, texts, _SPLIT_NAMES[split]))
+    folders = {folder for _, folder, _, _ in entries}
+    are_classes = len(folders) > 1 and not any(
+        re.fullmatch(r"|(train|val|test)\d*", folder) for folder in folders
+    )
+    images = locate([name for name, *_ in entries], path, [dataset_root(path)], by_name=True)
+    return [
+        Example(images[name], texts, folder * are_classes, split) for name, folder, texts, split in entries
+    ]
+
+
+def read_coco(files: list[Path]) -> list[Example]:
+    """COCO's captions_<split><year>.json; the split is read from the file's name.
+
+    With instances_<split><year>.json beside it, the label is the category with the largest total area in the image
+    (the first of equals; "" for an image without an object); without it there are no labels.
+    Source: Chen et al. 2015 (arXiv:1504.00325).
+    """
+    examples, splits = [], {}
+    for path in files:
+        found = re.search("|".join(SPLITS), path.stem)
+        if not found:
+            raise ValueError(f"{path}: the file's name must say which split it is: {', '.join(SPLITS)}")
+        if found[0] in splits:
+            raise ValueError(
+                f"{path}: {splits[found[0]].name} is {found[0]}, too; give the path of one of them"
+            )
+        splits[found[0]] = path
+        examples += read_coco_file(path, found[0])
+    return examples
+
+
+def read_coco_file(path: Path, split: str) -> list[Example]:
+    """The examples of one COCO caption file."""
+    content = read_json(path)
+    names = {}
+    for index, image in enumerate(read_list(path, content, "images")):
+        where = f"images[{index}]"
+        names[read_key(image, "id", path, where)] = read_key(image, "file_name", path, where)
+    captions = defaultdict(list)
+    for index, annotation in enumerate(read_list(path, content, "annotations")):
+        where = f"annotations[{index}]"
+        image_id, caption = (read_key(annotation, key, path, where) for key in ("image_id", "caption"))
+        if image_id not in names:
+            raise ValueError(f"{path}: {where}: image_id {image_id} is not among its images")
+        captions[image_id].append(checked_caption(caption, path, where))
+    silent = [name for image_id, name in names.items() if image_id not in captions]
+    if silent:
+        raise ValueError(
+            f"{path}: no caption for {silent[0]} ({counted(len(silent), 'image')} without a caption)"
+        )
+
+    folder = path.stem.removeprefix("captions_")
+    root = dataset_root(path)
+    roots = [root / folder, root / "images" / folder, root / split, root]
+    images = locate(names.values(), path, roots)
+    labels = read_coco_labels(path.with_name(path.name.replace("captions", "instances", 1)))
+    return [Example(images[name], captions[i], labels.get(i, ""), split) for i, name in names.items()]
+
+
+def read_coco_labels(path: Path) -> dict[int, str]:
+    """Return image id -> name of the category with the largest total area; {} if the file is not there."""
+    if not path.is_file() or not path.name.startswith("instances"):
+        return {}
+    content = read_json(path)
+    categories = {
+        read_key(category, "id", path, f"categories[{index}]"): read_key(
+            category, "name", path, f"categories[{index}]"
+        )
+        for index, category in enumerate(read_list(path, content, "categories"))
+    }
+    areas = defaultdict(lambda: defaultdict(float))
+    for index, annotation in enumerate(read_list(path, content, "annotations")):
+        where = f"annotations[{index}]"
+        image_id, category, area = (
+            read_key(annotation, k, path, where) for k in ("image_id", "category_id", "area")
+        )
+        if category not in categories:
+            raise ValueError(f"{path}: {where}: category_id {category} is not among its categories")
+        areas[image_id][category] += area
+    return {image_id: categories[max(sums, key=sums.get)] for image_id, sums in areas.items()}
+
+
+def read_flickr8k(files: list[Path]) -> list[Example]:
+    """captions.txt (image,caption) or Flickr8k.token.txt (image#number<tab>caption) with the three split files.
+
+    Images outside the split files are left out, as the original's 92 are. No labels. Source: Hodosh et al. 2013.
+    """
+    path = files[0]
+    captions = defaultdict(list)
+    rows = read_tokens(path) if path.name.endswith(".token.txt") else read_csv(path, ("image", "caption"))
+    for row, (name, caption) in rows:
+        captions[name.strip()].append(checked_caption(caption, path, f"row {row}"))
+
+    splits = {}
+    for name in ("train", "dev", "test"):
+        split_path = path.with_name(f"Flickr_8k.{name}Images.txt")
+        if not split_path.is_file():
+            raise FileNotFoundError(
+                f"{split_path}: no such file; Flickr8k needs its three split files beside {path.name}"
+            )
+        for row, line in enumerate(read_lines(split_path), 1):
+            image = line.strip()
+            if not image:
+                continue
+            if image not in captions:
+                raise ValueError(f"{split_path}: row {row}: {image} has no caption in {path.name}")
+            if splits.setdefault(image, _SPLIT_NAMES[name]) != _SPLIT_NAMES[name]:
+                raise ValueError(f"{split_path}: row {row}: {image} is in the {splits[image]} split, too")
+    images = locate(splits, path, [path.parent])
+    return [
+        Example(images[name], texts, "", splits[name]) for name, texts in captions.items() if name in splits
+    ]
+
+
+FORMATS = (
+    (("captions.csv",), read_project),
+    (("dataset.json", "dataset_*.json"), read_karpathy),
+    (("captions_*.json", "annotations/captions_*.json"), read_coco),
+    (("captions.txt", "Flickr8k.token.txt"), read_flickr8k),
+)
+
+
+# ---- files, rows and keys ---------------------------------------------------------------------------------------------
+
+
+def locate(names, path: Path, roots: list[Path], by_name: bool = False) -> dict[str, Path]:
+    """Return name -> path of the image file for the relative `names` of the annotation file `path`.
+
+    roots:   folders to look in, each with its usual image folders
+    by_name: look for the bare file name, too, where the folder given in the file is not there
+
+    Raises ValueError if a name leads out of the dataset, or for images that are not there (the first and their count).
+    """
+    folders = [os.path.join(root, folder) for root in roots for folder in _IMAGE_FOLDERS]
+    listings, found, missing = {}, {}, []
+    for name in names:
+        if not isinstance(name, str) or os.path.isabs(name) or ".." in name.split("/"):
+            raise ValueError(f"{path}: image {name!r}: allowed is a path inside the dataset's folder")
+        spellings = (name, os.path.basename(name)) if by_name else (name,)
+        for candidate in (os.path.join(folder, spelling) for spelling in spellings for folder in folders):
+            parent, base = os.path.split(candidate)
+            if parent not in listings:
+                listings[parent] = list_names(parent)
+            if base in listings[parent]:
+                found[name] = Path(candidate)
+                break
+        else:
+            missing.append(name)
+    if missing:
+        raise ValueError(
+            f"{path}: names {missing[0]}, which is not in {roots[-1]} ({counted(len(missing), 'image')} missing)"
+        )
+    return found
+
+
+def list_names(folder: str) -> set[str]:
+    """The names in a folder, without asking the disk about each; empty if there is no such folder."""
+    try:
+        with os.scandir(folder) as entries:
+            return {entry.name for entry in entries}
+    except (FileNotFoundError, NotADirectoryError):
+        return set()
+
+
+def checked_caption(caption, path: Path, where: str) -> str:
+    """Return the caption without outer blanks. Raises ValueError if it has no letter or digit."""
+    if not isinstance(caption, str) or not any(character.isalnum() for character in caption):
+        raise ValueError(f"{path}: {where}: empty caption {caption!r}")
+    return caption.strip()
+
+
+def read_csv(path: Path, columns: tuple[str, ...]):
+    """Yield (row number, values of `columns`) of a CSV with a header; the header is row 1, further columns are free."""
+    with open(path, encoding="utf-8-sig", newline="") as file:
+        reader = csv.reader(file, strict=True)
+        try:
+            header = [name.strip().lower() for name in next(reader, [])]
+            if not set(columns) <= set(header):
+                raise ValueError(
+                    f"{path}: row 1: header is {','.join(header)!r}, must have {','.join(columns)}"
+                )
+            places = [header.index(column) for column in columns]
+            for values in reader:
+                if not values:
+                    continue
+                if len(values) != len(header):
+                    raise ValueError(
+                        f"{path}: row {reader.line_num}: {len(values)} columns, the header has {len(header)} "
+                        "(a caption with a comma needs quotes)"
+                    )
+                yield reader.line_num, tuple(values[place] for place in places)
+        except csv.Error as error:
+            raise ValueError(f"{path}: row {reader.line_num}: malformed CSV ({error})") from None
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{path}: not UTF-8 text ({error.reason} after row {reader.line_num})") from None
+
+
+def read_tokens(path: Path):
+    """Yield (row number, (image, caption)) of Flickr8k.token.txt."""
+    for row, line in enumerate(read_lines(path), 1):
+        if line.strip():
+            name, tab, caption = line.partition("\t")
+            if not tab:
+                raise ValueError(f"{path}: row {row}: no tab between image and caption")
+            yield row, (name.rpartition("#")[0] or name, caption)
+
+
+def read_lines(path: Path) -> list[str]:
+    """The lines of a UTF-8 text file."""
+    try:
+        return path.read_text(encoding="utf-8-sig").split("\n")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from None
+
+
+def read_json(path: Path) -> dict:
+    """The object in a JSON file."""
+    try:
+        content = json.loads(path.read_bytes())
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ValueError(f"{path}: malformed JSON ({error})") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: holds a {type(content).__name__}, must be an object")
+    return content
+
+
+def read_list(path: Path, content: dict, key: str) -> list:
+    """The list under a top-level key of a JSON file."""
+    if not isinstance(content.get(key), list):
+        raise ValueError(f"{path}: no list under the key {key!r}")
+    return content[key]
+
+
+def read_key(entry, key: str, path: Path, where: str):
+    """One value of a JSON object inside the file."""
+    if not isinstance(entry, dict) or key not in entry:
+        raise ValueError(f"{path}: {where}: no key {key!r}")
+    return entry[key]
+
+
+def counted(number: int, noun: str) -> str:
+    """ "1 image", "2 images"."""
+    return f"{number} {noun}" + "s" * (number != 1)

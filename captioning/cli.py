@@ -1,0 +1,118 @@
+"""One command line for every script: its CONFIG dicts, `--help`, and errors in one line.
+
+    if __name__ == "__main__":
+        cli.run(main, train=CONFIG, data=data_loader.CONFIG, model=model.CONFIG)
+
+`main` receives `{"train": {...}, "data": {...}, "model": {...}}` with the flags applied; CONFIG itself is not
+changed. `--train.epochs 5` sets a key; a script with a single dict also takes the bare `--epochs 5`.
+"""
+
+import difflib
+import sys
+
+import tyro
+
+TRUE, FALSE = ("true", "yes", "1"), ("false", "no", "0")
+USER_ERROR = 2  # exit code of a mistake that the user can mend
+INTERRUPTED = 130  # 128 + SIGINT, as shells count it
+
+
+def run(main, **configs):
+    """Resolve the flags over `configs`, call `main` with the result, and end the process on an error.
+
+    configs: name -> dict of str, int, float, bool (and non-empty lists of these); the values are the defaults
+
+    ValueError and OSError are a user's mistake: one line on standard error, exit code 2. Ctrl-C ends with 130.
+    Everything else is a defect of ours and keeps its traceback.
+    """
+    try:
+        arguments = normalise_arguments(sys.argv[1:], configs)
+        config = tyro.cli(dict, default=configs, args=arguments, description=sys.modules["__main__"].__doc__)
+        main(config)
+    except (ValueError, OSError) as error:
+        print(f"error: {one_line(error)}", file=sys.stderr)
+        sys.exit(USER_ERROR)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(INTERRUPTED)
+
+
+def normalise_arguments(arguments, configs):
+    """Spell every flag in full, and refuse what tyro would answer with a page.
+
+    returns: arguments with `--name.key value` (booleans as `--name.key` / `--name.no-key`)
+    Raises ValueError for an unknown key (with the nearest one), a missing value, and a value of the wrong type.
+    """
+    defaults = {f"{name}.{key}": value for name, config in configs.items() for key, value in config.items()}
+    prefix = f"{next(iter(configs))}." if len(configs) == 1 else ""
+    normal, rest = [], list(arguments)
+    while rest:
+        argument = rest.pop(0)
+        if argument in ("-h", "--help"):
+            return ["--help"]
+        if not argument.startswith("--"):
+            raise ValueError(f"unexpected argument {argument!r}: settings are spelt --<key> <value>, see --help")
+        flag, equals, inline = argument[2:].partition("=")
+        flag = flag.replace("-", "_")
+        key, negated = find_key(flag, prefix, defaults)
+        values = [inline] if equals else []
+        while not equals and rest and not is_flag(rest[0]):
+            values.append(rest.pop(0))
+        normal += spell(key, negated, values, defaults[key])
+    return normal
+
+
+def is_flag(argument):
+    """True if `argument` starts the next setting; a negative number is a value."""
+    if not argument.startswith("-"):
+        return False
+    try:
+        float(argument)
+    except ValueError:
+        return True
+    return False
+
+
+def find_key(flag, prefix, defaults):
+    """Return (full key, True if the flag was its `no_` form). Raises ValueError naming the nearest key."""
+    for key in (flag, prefix + flag):
+        if key in defaults:
+            return key, False
+        name, _, leaf = key.rpartition(".")
+        positive = f"{name}.{leaf.removeprefix('no_')}"
+        if leaf.startswith("no_") and isinstance(defaults.get(positive), bool):
+            return positive, True
+    nearest = difflib.get_close_matches(flag if "." in flag else prefix + flag, defaults, n=1, cutoff=0)
+    shown = nearest[0].removeprefix(prefix) if nearest else "--help"
+    raise ValueError(f"unknown key --{flag}: did you mean --{shown}? (--help lists every key)")
+
+
+def spell(key, negated, values, default):
+    """Return tyro's spelling of one setting. Raises ValueError if a value has the wrong type."""
+    name, _, leaf = key.rpartition(".")
+    if isinstance(default, bool):
+        wanted = values[0].lower() if values else "true"
+        if len(values) > 1 or wanted not in TRUE + FALSE:
+            raise ValueError(f"--{key}: got {' '.join(values)!r}, allowed are true and false")
+        return [f"--{key}"] if (wanted in TRUE) != negated else [f"--{name}.no-{leaf}"]
+    many = isinstance(default, list | tuple)
+    if not values or (len(values) > 1 and not many):
+        raise ValueError(f"--{key}: takes {'one value or more' if many else 'one value'}, got {len(values)}")
+    kind = type(default[0]) if many else type(default)
+    for value in values:
+        try:
+            kind(value)
+        except ValueError:
+            raise ValueError(f"--{key}: got {value!r}, allowed is {KINDS[kind]}") from None
+    # '=' keeps a value that begins with '-' from being read as the next flag.
+    return [f"--{key}", *values] if many else [f"--{key}={values[0]}"]
+
+
+KINDS = {int: "a whole number", float: "a number", str: "text"}
+
+
+def one_line(error):
+    """The message of an error without line breaks; OSError names its file."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    return " ".join(str(error).split())

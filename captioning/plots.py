@@ -1,0 +1,329 @@
+"""Every figure the project draws, as PNG files.
+
+Each function takes data and a path, and returns nothing. The figures need no display and leave matplotlib's global
+state alone. Everything told by colour is told by a mark, a hatch, a frame or a number too, so that a page printed
+in grey says the same.
+"""
+
+import math
+from contextlib import contextmanager
+
+import matplotlib
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
+
+from captioning.files import replace_file
+
+DPI = 120  # pixels per inch of every PNG
+# Okabe and Ito's colours, ordered so that neighbours differ in lightness as well.
+BLUE, ORANGE, GREEN, BLACK = "#0072B2", "#E69F00", "#009E73", "#000000"
+COLORS = [BLUE, ORANGE, BLACK, "#CC79A7", GREEN, "#D55E00"]
+MARKERS = ["o", "s", "^", "D", "v", "P"]
+DASHES = ["-", "--", "-.", ":"]
+HATCHES = ["", "///", "...", "xxx", "\\\\\\", "+++"]
+STYLE = {
+    "font.family": ["DejaVu Sans"],
+    "font.size": 9,
+    "axes.titlesize": 11,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#DDDDDD",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "text.parse_math": False,  # a caption may hold two dollar signs
+}
+MAX_SIDE = 60.0  # inches; a wider figure takes more memory than it is worth
+
+
+@contextmanager
+def new_figure(path, width, height, layout="constrained"):
+    """Give a Figure of width x height inches; write it to `path` when the block ends well."""
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(width, height), dpi=DPI, layout=layout, facecolor="white")
+        FigureCanvasAgg(figure)
+        yield figure
+        with replace_file(path) as temporary:
+            figure.savefig(temporary, format="png")
+
+
+def number(value):
+    """Write a number with three digits that count: 0.327, 11.3, 1,824."""
+    if not math.isfinite(value):
+        return "–"
+    if value == int(value) or abs(value) >= 100:
+        return f"{value:,.0f}"
+    return f"{value:.3g}"
+
+
+def curve(values, path, *, title, ylabel, xlabel="epoch"):
+    """Draw one line per entry of `values`, a mark at each point.
+
+    values: name -> one float for each epoch, the first is epoch 1; a NaN leaves a gap
+    """
+    with new_figure(path, 7, 4.2) as figure:
+        axes = figure.add_subplot()
+        for index, (name, line) in enumerate(values.items()):
+            axes.plot(
+                range(1, len(line) + 1),
+                line,
+                label=name,
+                color=COLORS[index % len(COLORS)],
+                linestyle=DASHES[index % len(DASHES)],
+                marker=MARKERS[index % len(MARKERS)],
+                markersize=5 if len(line) <= 40 else 2.5,
+            )
+        axes.set(title=title, xlabel=xlabel, ylabel=ylabel)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+        if len(values) > 1:
+            axes.legend()
+
+
+def vocabulary_figure(lengths, counts, path, *, min_count=0, named=12):
+    """Draw how long the captions are (left) and how often each word occurs, by rank (right).
+
+    lengths:   Counter caption length in words -> captions, or one length per caption
+    counts:    word -> how often it occurs
+    min_count: where above 1, a line at the frequency below which words become <unk>
+    """
+    lengths = lengths if hasattr(lengths, "items") else _count(lengths)
+    ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    with new_figure(path, 11, 4.6) as figure:
+        left, right = figure.subplots(1, 2)
+        left.bar(
+            list(lengths), list(lengths.values()), width=0.9, color=BLUE, edgecolor="white", linewidth=0.3
+        )
+        left.set(title="Caption length", xlabel="words in a caption", ylabel="captions")
+        left.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+        left.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+
+        right.set(title="Word frequency", xlabel="rank of the word", ylabel="occurrences")
+        if ranked:
+            ranks = np.arange(1, len(ranked) + 1)
+            frequencies = [count for _, count in ranked]
+            right.loglog(ranks, frequencies, color=BLUE, marker="o", markersize=3, linewidth=1)
+            right.set_ylim(bottom=0.8)
+            for axis in (right.xaxis, right.yaxis):
+                axis.set_major_formatter(
+                    FuncFormatter(lambda value, _: f"{value:,.0f}" if value >= 1 else "")
+                )
+                axis.set_minor_formatter(NullFormatter())
+            width = max(len(word) for word, _ in ranked[:named])
+            table = [f"{word[:24]:<{min(width, 24)}} {count:>9,}" for word, count in ranked[:named]]
+            # Two blanks of the plot lie free: above the curve at the right, where the commonest words are named.
+            right.text(
+                0.98,
+                0.97,
+                "most frequent\n" + "\n".join(table),
+                transform=right.transAxes,
+                ha="right",
+                va="top",
+                family="DejaVu Sans Mono",
+                fontsize=7,
+                bbox={"facecolor": "white", "edgecolor": "#BBBBBB", "alpha": 0.9},
+            )
+        if min_count > 1 and ranked:
+            right.axhline(min_count, color=BLACK, linestyle="--", linewidth=1)
+            right.text(1, min_count * 1.08, f"min_count {min_count}", fontsize=8)
+
+
+def _count(values):
+    """Return {value: how often}, in order of value."""
+    unique, counts = np.unique(list(values), return_counts=True)
+    return dict(zip(unique.tolist(), counts.tolist(), strict=True))
+
+
+def complexity_figure(rows, path):
+    """Draw a small bar chart for each cost of the models, its value written on each bar.
+
+    rows: one dict a model: "model" name, "params_m" millions, "macs_g" 1e9 multiply-adds, "checkpoint_mb",
+          "latency_ms" {"cpu batch 1": median, ...}; what a model lacks is shown as "–"
+    """
+    panels = [("parameters, M", "params_m"), ("MACs, G", "macs_g"), ("checkpoint, MB", "checkpoint_mb")]
+    charts = [(title, [row.get(key, math.nan) for row in rows]) for title, key in panels]
+    for name in dict.fromkeys(name for row in rows for name in row["latency_ms"]):
+        charts.append((f"{name}, ms", [row["latency_ms"].get(name, math.nan) for row in rows]))
+    names = [row["model"].replace(" ", "\n") for row in rows]
+    columns = min(4, len(charts))
+    lines = math.ceil(len(charts) / columns)
+    width = max(2.6, 0.9 + 0.85 * len(rows))
+    with new_figure(path, width * columns, 2.7 * lines) as figure:
+        grid = figure.subplots(lines, columns, squeeze=False).flat
+        for axes, (title, heights) in zip(grid, charts, strict=False):
+            bars = axes.bar(
+                range(len(rows)),
+                [height if math.isfinite(height) else 0 for height in heights],
+                color=[("#9ECAE9", "#F2CF8D")[index % 2] for index in range(len(rows))],
+                hatch=[HATCHES[index % len(HATCHES)] for index in range(len(rows))],
+                edgecolor="#333333",
+                width=0.62,
+            )
+            axes.bar_label(bars, [number(height) for height in heights], padding=2)
+            axes.set_title(title, fontsize=10)
+            axes.set_xticks(range(len(rows)), names, fontsize=8)
+            axes.margins(x=0.15, y=0.18)
+            axes.grid(visible=False, axis="x")
+        for axes in list(figure.axes)[len(charts) :]:
+            axes.set_visible(False)
+
+
+SIGNS = {"right": "✓ ", "wrong": "✗ "}
+FRAMES = {"right": (BLUE, "-"), "wrong": ("#D55E00", (0, (4, 2)))}  # a dashed frame is a wrong one
+TEXTS = {
+    "label": {"weight": "bold"},
+    "caption": {},
+    "reference": {"style": "italic", "color": "#555555"},
+    "right": {"color": "#00507D"},
+    "wrong": {"color": "#A33C00"},
+}
+
+
+def caption_grid(images, texts, path, *, columns, title=""):
+    """Draw pictures in a grid, each with its wrapped lines of text underneath; a row grows with its texts.
+
+    images: PIL images of any size
+    texts:  for each image its lines (text, style), style one of label, caption, reference, right, wrong.
+            A right line begins with a check and frames the picture, a wrong one has a cross and a dashed frame.
+    Raises ValueError if the lists differ in length or are empty.
+    """
+    if not images or len(images) != len(texts):
+        raise ValueError(
+            f"caption_grid: got {len(images)} images and {len(texts)} texts, needs as many of each"
+        )
+    columns = min(columns, len(images))
+    cell, gap, top, line_height, size = 2.5, 0.22, 0.12, 0.16, 8.5  # inches, inches, inches, inches, points
+    head = 0.4 if title else 0.0
+    width = columns * cell + (columns + 1) * gap
+
+    measure = FigureCanvasAgg(Figure(dpi=DPI)).get_renderer()
+    cells = [_wrap_lines(lines, cell, size, measure) for lines in texts]
+    rows = [range(start, min(start + columns, len(images))) for start in range(0, len(images), columns)]
+    # As tall as the tallest picture of the row at full width, but never taller than wide.
+    pictures = [max(min(1.0, images[i].height / images[i].width) for i in row) * cell for row in rows]
+    words = [max(len(cells[i]) for i in row) * line_height for row in rows]
+    title_lines = _wrap(title, width - 2 * gap, {"size": 12, "weight": "bold"}, measure) if title else []
+    head = 0.24 * len(title_lines) + (0.1 if title else 0)
+    height = head + sum(pictures) + sum(words) + len(rows) * (top + gap) + gap
+
+    with new_figure(path, width, height, layout="none") as figure:
+        for index, line in enumerate(title_lines):
+            figure.text(
+                gap / width, 1 - (gap + 0.24 * index) / height, line, size=12, weight="bold", va="top"
+            )
+        y = height - gap - head  # inches from the bottom to the upper edge of the row
+        for row, picture, text in zip(rows, pictures, words, strict=True):
+            for column, index in enumerate(row):
+                x = gap + column * (cell + gap)
+                _draw_picture(figure, images[index], texts[index], (x, y - picture, cell, picture))
+                for number_of_line, (line, style) in enumerate(cells[index]):
+                    line_y = y - picture - top - number_of_line * line_height
+                    figure.text(x / width, line_y / height, line, size=size, va="top", **TEXTS[style])
+            y -= picture + top + text + gap
+
+
+def _wrap_lines(lines, width, size, renderer):
+    """Return the (line, style) pairs of one picture, each line at most `width` inches wide."""
+    wrapped = []
+    for text, style in lines:
+        text = SIGNS.get(style, "") + (text.strip() or "(empty)")
+        font = {"size": size, **{key: value for key, value in TEXTS[style].items() if key != "color"}}
+        wrapped += [(line, style) for line in _wrap(text, width, font, renderer)]
+    return wrapped
+
+
+def _wrap(text, width, font, renderer):
+    """Break a text into lines of at most `width` inches as drawn in `font`; a word too wide is cut."""
+    font = FontProperties(family=STYLE["font.family"], **font)
+
+    def fits(line):
+        return renderer.get_text_width_height_descent(line, font, ismath=False)[0] <= width * DPI
+
+    lines = [""]
+    for word in text.split():
+        joined = f"{lines[-1]} {word}".strip()
+        if fits(joined):
+            lines[-1] = joined
+            continue
+        if lines[-1]:
+            lines.append("")
+        for letter in word:
+            if lines[-1] and not fits(lines[-1] + letter):
+                lines.append("")
+            lines[-1] += letter
+    return lines
+
+
+def _draw_picture(figure, image, lines, box):
+    """Draw one image, centred in box (x, y, width, height in inches), framed if a line is right or wrong."""
+    x, y, width, height = box
+    scale = min(width / image.width, height / image.height)
+    shown_width, shown_height = image.width * scale, image.height * scale
+    x, y = x + (width - shown_width) / 2, y + (height - shown_height) / 2
+    total_width, total_height = figure.get_size_inches()
+    axes = figure.add_axes(
+        (x / total_width, y / total_height, shown_width / total_width, shown_height / total_height)
+    )
+    pixels = (max(1, round(shown_width * DPI)), max(1, round(shown_height * DPI)))
+    axes.imshow(image.convert("RGB").resize(pixels), aspect="auto")
+    axes.set(xticks=[], yticks=[])
+    axes.grid(visible=False)
+    style = next((style for _, style in lines if style in FRAMES), "")
+    color, dashes = FRAMES.get(style, ("#999999", "-"))
+    for spine in axes.spines.values():
+        spine.set(visible=True, color=color, linestyle=dashes, linewidth=3 if style else 0.8)
+
+
+def confusion_figure(matrix, path, *, title):
+    """Draw a confusion matrix: shade = share of the true class, number = images.
+
+    matrix: DataFrame of counts, rows true classes, columns predicted classes and "(none)"
+    """
+    counts = matrix.to_numpy(dtype=float)
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    longest = max(len(str(name)) for name in [*matrix.index, *matrix.columns])
+    cell = min(0.34 if len(matrix) <= 25 else 0.22, MAX_SIDE / 2 / max(1, len(matrix)))  # inches
+    size = min(9.0, 0.6 * cell * 72)  # points
+    margin = 1.0 + longest * size * 0.62 / 72
+    width = max(6.0, cell * counts.shape[1] + margin + 0.8)
+    height = max(4.5, cell * counts.shape[0] + margin + 0.6)
+    with new_figure(path, width, height) as figure:
+        axes = figure.add_subplot()
+        picture = axes.imshow(shares, cmap="Greys", vmin=0, vmax=1, aspect="equal")
+        axes.set_title(title)
+        axes.set(xlabel="class named in the caption", ylabel="true class")
+        axes.set_xticks(range(counts.shape[1]), matrix.columns, rotation=90, fontsize=size)
+        axes.set_yticks(range(counts.shape[0]), matrix.index, fontsize=size)
+        axes.grid(visible=False)
+        axes.set_xticks(np.arange(counts.shape[1] + 1) - 0.5, minor=True)
+        axes.set_yticks(np.arange(counts.shape[0] + 1) - 0.5, minor=True)
+        axes.grid(visible=True, which="minor", color="#CCCCCC", linewidth=0.5)
+        axes.tick_params(which="minor", length=0)
+        for row, column in zip(*np.nonzero(counts), strict=True):
+            shade = "white" if shares[row, column] > 0.5 else "black"
+            text = f"{counts[row, column]:.0f}"
+            fitted = min(size, 1.35 * cell * 72 / max(2, len(text)))
+            axes.text(column, row, text, ha="center", va="center", color=shade, fontsize=fitted)
+        figure.colorbar(picture, ax=axes, shrink=0.5, label="share of the true class")
+
+
+def class_figure(table, path, *, title):
+    """Draw the scores of every class as bars, the best BLEU-4 on top.
+
+    table: DataFrame with the columns class, bleu4, cider_d, accuracy, f1
+    """
+    table = table.sort_values(["bleu4", "class"], ascending=[True, False])
+    panels = [("bleu4", "BLEU-4"), ("cider_d", "CIDEr-D"), ("accuracy", "accuracy"), ("f1", "F1")]
+    height = min(MAX_SIDE, 1.4 + 0.19 * len(table))
+    with new_figure(path, 11, height) as figure:
+        figure.suptitle(title)
+        for axes, (key, name) in zip(figure.subplots(1, len(panels), sharey=True), panels, strict=True):
+            bars = axes.barh(
+                range(len(table)), table[key], color="#9ECAE9", edgecolor="#333333", linewidth=0.5
+            )
+            axes.bar_label(bars, [f"{value:.2f}" for value in table[key]], padding=2, fontsize=7)
+            axes.set(title=name, xlim=(0, max(1.0, table[key].max()) * 1.15))
+            axes.set_yticks(range(len(table)), table["class"], fontsize=8)
+            axes.set_ylim(-0.6, len(table) - 0.4)
+            axes.grid(visible=False, axis="y")

@@ -1,0 +1,160 @@
+"""Script 1: build the vocabulary from the captions of the train split.
+
+    python vocab.py                                       # data/pictograms -> vocab_2.pkl
+    python vocab.py --data_dir data/birds --min_count 5   # -> vocab_5.pkl
+
+Reads   the captions of `data_dir`, in any format that captioning/annotations.py knows
+Writes  vocab_<min_count>.pkl, a pickle of built-in types only, and graphs/vocabulary.png
+
+Only the train split counts: a word met in val or test alone stays <unk>, as it would for a stranger's picture.
+"""
+
+import io
+import itertools
+import pickle
+from collections import Counter
+from pathlib import Path
+
+from captioning import cli, plots
+from captioning.annotations import load_examples
+from captioning.files import replace_file
+from captioning.tokenizer import tokenize
+
+CONFIG = {
+    "data_dir": "data/pictograms",  # folder or annotation file
+    "min_count": 2,  # a word seen fewer times in the train captions becomes <unk>; >= 1
+    "vocab_path": "",  # "" = vocab_<min_count>.pkl
+    "graph_path": "graphs/vocabulary.png",  # caption lengths and word frequencies
+}
+
+SPECIALS = ["<pad>", "<start>", "<end>", "<unk>"]
+FORMAT = 1
+MAX_FILE_BYTES = 64 * 2**20  # a vocabulary of a million words takes a third of it
+
+
+class Vocabulary:
+    """The words a model can say; index = id.
+
+    itos: the words, the four specials first: <pad>, <start>, <end>, <unk>
+    Raises ValueError if the specials are not where they belong, or a word stands twice.
+    """
+
+    def __init__(self, itos):
+        if list(itos[: len(SPECIALS)]) != SPECIALS:
+            raise ValueError(f"vocabulary: begins with {list(itos[:4])}, must begin with {SPECIALS}")
+        self.itos = list(itos)
+        self.stoi = {word: index for index, word in enumerate(self.itos)}
+        if len(self.stoi) != len(self.itos):
+            raise ValueError(f"vocabulary: {len(self.itos) - len(self.stoi)} words stand in it twice")
+        self.pad_id, self.start_id, self.end_id, self.unk_id = range(len(SPECIALS))
+
+    def __len__(self):
+        return len(self.itos)
+
+    def encode(self, caption):
+        """Return the ids of a caption, <start> and <end> included; an unknown word is <unk>."""
+        words = [self.stoi.get(word, self.unk_id) for word in tokenize(caption)]
+        return [self.start_id, *words, self.end_id]
+
+    def decode(self, ids):
+        """Return the words of `ids` joined by blanks; <pad>, <start> and <end> are left out."""
+        silent = (self.pad_id, self.start_id, self.end_id)
+        return " ".join(self.itos[index] for index in ids if index not in silent)
+
+
+def count_words(captions):
+    """Return (Counter of words, Counter of caption lengths in words)."""
+    words, lengths = Counter(), Counter()
+    for caption in captions:
+        tokens = tokenize(caption)
+        words.update(tokens)
+        lengths[len(tokens)] += 1
+    return words, lengths
+
+
+def build_vocabulary(counts, min_count):
+    """Return the Vocabulary of the words seen at least `min_count` times, most frequent first."""
+    if min_count < 1:
+        raise ValueError(f"min_count: got {min_count}, allowed is 1 or more")
+    words = sorted((word for word, count in counts.items() if count >= min_count), key=lambda w: (-counts[w], w))
+    return Vocabulary(SPECIALS + words)
+
+
+def coverage(counts, vocabulary):
+    """Return the share of running words, 0 to 1, that the vocabulary knows."""
+    known = sum(count for word, count in counts.items() if word in vocabulary.stoi)
+    return known / max(1, sum(counts.values()))
+
+
+def save_vocabulary(path, vocabulary, counts, min_count):
+    """Write the vocabulary as a pickle of a plain dict; the old file stays until the new one is complete."""
+    content = {"format": FORMAT, "min_count": min_count, "itos": vocabulary.itos, "counts": dict(counts)}
+    with replace_file(path) as temporary:
+        temporary.write_bytes(pickle.dumps(content))
+
+
+def load_vocabulary(path):
+    """Read a Vocabulary written by `save_vocabulary`.
+
+    Raises ValueError if the file is missing, asks for any code (a pickle can), or is not a vocabulary.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"{path}: no such vocabulary; `python vocab.py --vocab_path {path}` builds one")
+    if path.stat().st_size > MAX_FILE_BYTES:
+        raise ValueError(f"{path}: {path.stat().st_size} bytes, a vocabulary has at most {MAX_FILE_BYTES}")
+    try:
+        content = PlainUnpickler(io.BytesIO(path.read_bytes())).load()
+        if content["format"] != FORMAT:
+            raise ValueError(f"format {content['format']!r}, this version reads {FORMAT}")
+        if not all(isinstance(word, str) for word in content["itos"]):
+            raise ValueError("itos holds something other than words")
+        return Vocabulary(content["itos"])
+    except CodeInPickleError as error:
+        raise ValueError(f"{path}: refused, this pickle carries code ({error})") from None
+    except Exception as error:  # a damaged pickle can raise nearly anything
+        raise ValueError(f"{path}: not a vocabulary of this project ({cli.one_line(error)})") from None
+
+
+class CodeInPickleError(Exception):
+    """A pickle names a function or class."""
+
+
+class PlainUnpickler(pickle.Unpickler):
+    """An unpickler of built-in containers, numbers and strings; no global can be reached through it."""
+
+    def find_class(self, module, name):
+        raise CodeInPickleError(f"{module}.{name}")
+
+    def persistent_load(self, pid):
+        raise CodeInPickleError(f"persistent id {pid!r}")
+
+
+def main(config):
+    """Count the train captions, save the vocabulary, and show what it covers."""
+    config = config["vocab"]
+    examples = load_examples(config["data_dir"])
+    captions = {
+        split: [caption for example in group for caption in example.captions]
+        for split, group in itertools.groupby(sorted(examples, key=lambda e: e.split), key=lambda e: e.split)
+    }
+    if not captions.get("train"):
+        raise ValueError(f"{config['data_dir']}: no captions in its train split, which the vocabulary is built from")
+    counts, lengths = count_words(captions["train"])
+    vocabulary = build_vocabulary(counts, config["min_count"])
+    path = Path(config["vocab_path"] or f"vocab_{config['min_count']}.pkl")
+    save_vocabulary(path, vocabulary, counts, config["min_count"])
+    plots.vocabulary_figure(lengths, counts, config["graph_path"])
+
+    print(f"train captions   {len(captions['train']):,}, {sum(counts.values()):,} words, {len(counts):,} different")
+    print(f"vocabulary       {len(vocabulary):,} ({len(SPECIALS)} specials, min_count {config['min_count']})")
+    for split in ("train", "val"):
+        if split in captions:
+            share = coverage(count_words(captions[split])[0], vocabulary)
+            print(f"coverage {split:<7} {share:.2%} of the running words")
+    print("most frequent    " + ", ".join(f"{word} {count:,}" for word, count in counts.most_common(12)))
+    print(f"wrote {path} and {config['graph_path']}; next: python data_loader.py")
+
+
+if __name__ == "__main__":
+    cli.run(main, vocab=CONFIG)
