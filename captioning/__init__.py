@@ -1,1 +1,1 @@
-"""The parts of the captioning project: one noun per module, none with a command line, none importing a script."""
+"""The parts of the project, one noun per module: none has a command line, none imports a script."""

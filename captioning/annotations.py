@@ -1,6 +1,6 @@
 """Captioned images on disk to a list of Example; the format is chosen by looking at the path given.
 
-    captions.csv                        the project's own layout: {train,val,test}/<class>/<image>.jpg beside it
+    captions.csv                        the project's own layout, {train,val,test}/<class>/<image> beside it
     dataset.json, dataset_*.json        Karpathy's JSON (COCO, Flickr8k/30k, UCM-Captions, RSICD)
     captions_*.json, annotations/...    COCO captions; instances_*.json beside them gives the classes
     captions.txt, Flickr8k.token.txt    Flickr8k, with Flickr_8k.{train,dev,test}Images.txt
@@ -12,6 +12,7 @@ import csv
 import hashlib
 import json
 import os
+import posixpath
 import re
 from collections import defaultdict
 from dataclasses import dataclass
@@ -26,16 +27,9 @@ ACCEPTED = (
     "captions.txt / Flickr8k.token.txt (Flickr8k), or such a file itself"
 )
 
-_IMAGE_FOLDERS = (
-    "",
-    "images",
-    "Images",
-    "Flicker8k_Dataset",
-    "Flickr8k_Dataset",
-)  # the first spelling is Flickr8k's
-_SPLIT_NAMES = {"restval": "train", "dev": "val", "valid": "val", "validation": "val"} | {
-    s: s for s in SPLITS
-}
+_IMAGE_FOLDERS = ("", "images", "Images", "Flicker8k_Dataset", "Flickr8k_Dataset")
+_SPLIT_NAMES = {"train": "train", "restval": "train", "val": "val", "dev": "val", "test": "test"}
+_ID = int | str  # COCO's ids are numbers, those of sets made after its pattern often text
 
 
 @dataclass(frozen=True)
@@ -51,19 +45,22 @@ class Example:
     split: str
 
 
-# ---- what the scripts call ----------------------------------------------------------------------------------------
+# ---- what the scripts call -----------------------------------------------------------------------
 
 
 def load_examples(data_dir: str | Path, split: str = "") -> list[Example]:
-    """Every captioned image of a dataset in file order, or those of one split ("train", "val", "test"; "" = all).
+    """Every captioned image of a dataset in file order, or those of one split.
 
     data_dir: a dataset folder or its annotation file, in one of the formats above
+    split:    "train", "val", "test" or "" = all
     Raises ValueError or FileNotFoundError, in one line that names the file (and row or key): unknown format,
     malformed file, image that is not there, image without caption, empty caption, split without an example.
     """
     if split and split not in SPLITS:
         raise ValueError(f"split: got {split!r}, allowed are {', '.join(SPLITS)} and '' (all)")
     files, reader = find_annotations(Path(data_dir))
+    if reader is read_coco and split:  # one file per split, and a large one
+        files = [path for path in files if coco_split(path) == split] or files
     examples = reader(files)
     if not examples:
         raise ValueError(f"{files[0]}: holds no captioned image")
@@ -80,7 +77,7 @@ def load_examples(data_dir: str | Path, split: str = "") -> list[Example]:
 
 def dataset_name(data_dir: str | Path) -> str:
     """The name of a dataset: that of its folder, also when the annotation file is given."""
-    return dataset_root(Path(data_dir)).name
+    return dataset_root(Path(data_dir)).resolve().name
 
 
 def load_aliases(data_dir: str | Path) -> dict[str, list[str]]:
@@ -99,12 +96,15 @@ def load_aliases(data_dir: str | Path) -> dict[str, list[str]]:
 
 
 def fingerprint(examples: list[Example]) -> str:
-    """Twelve hex digits of a sha256 over image names, labels, splits and captions; neither place nor order counts."""
+    """Twelve hex digits of a sha256 over image names, labels, splits and captions.
+
+    Neither the folder's place nor the order of the images changes it.
+    """
     lines = sorted(json.dumps([e.image.name, e.label, e.split, e.captions]) for e in examples)
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:12]
 
 
-# ---- which file, which format ---------------------------------------------------------------------------------------
+# ---- which file, which format --------------------------------------------------------------------
 
 
 def find_annotations(path: Path):
@@ -122,7 +122,10 @@ def find_annotations(path: Path):
             raise ValueError(f"{path}: holds {names}; give the path of one of them")
         if files:
             return files, reader
-    raise ValueError(f"{path}: no known caption file in it; {ACCEPTED}")
+    raise ValueError(
+        f"{path}: no known caption file in it; {ACCEPTED}; for folders of images without captions see "
+        "`python prepare_data.py --help`"
+    )
 
 
 def reader_of_file(path: Path):
@@ -139,11 +142,11 @@ def reader_of_file(path: Path):
 
 def dataset_root(path: Path) -> Path:
     """The dataset's folder: `path` itself or what holds the file; COCO's annotations/ is a part of it."""
-    folder = path.resolve().parent if path.is_file() else path.resolve()
+    folder = path.parent if path.is_file() else path
     return folder.parent if folder.name == "annotations" else folder
 
 
-# ---- one reader per format, each (annotation files) -> list[Example] --------------------------------------------------
+# ---- one reader per format, each (annotation files) -> list[Example] -----------------------------
 
 
 def read_project(files: list[Path]) -> list[Example]:
@@ -151,9 +154,9 @@ def read_project(files: list[Path]) -> list[Example]:
     (path,) = files
     captions = defaultdict(list)
     for row, (name, caption) in read_csv(path, ("image", "caption")):
-        name = name.strip().replace("\\", "/")
+        name = posixpath.normpath(name.strip().replace("\\", "/"))
         split = name.split("/")[0]
-        if split not in SPLITS:
+        if split not in SPLITS or "/" not in name:
             raise ValueError(f"{path}: row {row}: image {name!r} must begin with train/, val/ or test/")
         captions[name].append(checked_caption(caption, path, f"row {row}"))
     images = locate(captions, path, [path.parent])
@@ -166,22 +169,26 @@ def read_project(files: list[Path]) -> list[Example]:
 
 
 def check_all_captioned(path: Path, captions: dict) -> None:
-    """Raise ValueError if train/, val/ or test/ beside the caption file hold an image that it does not name."""
-    silent = []
+    """Raise ValueError if train/, val/ or test/ hold an image that the caption file does not name."""
+    present = []
     for split in SPLITS:
         for folder, folders, names in os.walk(path.parent / split):
             folders.sort()
             prefix = Path(folder).relative_to(path.parent).as_posix()
-            silent += [
-                f"{prefix}/{name}"
-                for name in sorted(names)
-                if name.lower().endswith(IMAGE_SUFFIXES)
-                and name[0] != "."
-                and f"{prefix}/{name}" not in captions
-            ]
-    if silent:
+            present += [f"{prefix}/{name}" for name in sorted(names) if is_image_name(name)]
+    refuse_silent([name for name in present if name not in captions], path)
+
+
+def is_image_name(name: str) -> bool:
+    """True for a file name with an image's suffix that is not hidden (macOS leaves ._1.jpg beside 1.jpg)."""
+    return name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith(".")
+
+
+def refuse_silent(names: list[str], path: Path) -> None:
+    """Raise ValueError naming the first of the images without a caption, and their count."""
+    if names:
         raise ValueError(
-            f"{path}: no caption for {silent[0]} ({counted(len(silent), 'image')} without a caption)"
+            f"{path}: no caption for {names[0]} ({counted(len(names), 'image')} without a caption)"
         )
 
 
@@ -189,54 +196,59 @@ def read_karpathy(files: list[Path]) -> list[Example]:
     """Karpathy's dataset.json: images with filename, split and sentences[].raw; `restval` counts as train.
 
     `filepath` is the class if there are several and none is like train2014 (COCO's folders are not classes).
-    Source: Karpathy and Fei-Fei 2015 (arXiv:1412.2306), the files of cs.stanford.edu/people/karpathy/deepimagesent.
+    Source: Karpathy and Fei-Fei 2015 (arXiv:1412.2306).
     """
     (path,) = files
-    entries = []
+    entries = {}  # name -> (folder, captions, split)
     for index, image in enumerate(read_list(path, read_json(path), "images")):
         where = f"images[{index}]"
-        name, split, sentences = (
-            read_key(image, key, path, where) for key in ("filename", "split", "sentences")
-        )
+        name, split = (read_key(image, key, str, path, where) for key in ("filename", "split"))
         if split not in _SPLIT_NAMES:
             raise ValueError(f"{path}: {where}: split {split!r}, allowed are {', '.join(_SPLIT_NAMES)}")
         texts = [
-            checked_caption(read_key(sentence, "raw", path, f"{where}.sentences[{number}]"), path, where)
-            for number, sentence in enumerate(sentences)
+            checked_caption(read_key(sentence, "raw", str, path, f"{where}.sentences[{number}]"), path, where)
+            for number, sentence in enumerate(read_key(image, "sentences", list, path, where))
         ]
-        if not texts:
-            raise ValueError(f"{path}: {where}: {name} has no sentence")
-        folder = str(image.get("filepath", "")).strip("/")
-        entries.append((f"{folder}/{name}" if folder else name, folder, texts, _SPLIT_NAMES[split]))
-    folders = {folder for _, folder, _, _ in entries}
-    are_classes = len(folders) > 1 and not any(
-        re.fullmatch(r"|(train|val|test)\d*", folder) for folder in folders
+        folder = read_key(image, "filepath", str, path, where).strip("/") if "filepath" in image else ""
+        name = f"{folder}/{name}" if folder else name
+        if name in entries:
+            raise ValueError(f"{path}: {where}: {name} stands in it twice")
+        entries[name] = (folder, texts, _SPLIT_NAMES[split])
+    refuse_silent([name for name, (_, texts, _) in entries.items() if not texts], path)
+
+    folders = {folder for folder, _, _ in entries.values()}
+    has_classes = len(folders) > 1 and not any(
+        re.fullmatch(r"|(train|val|test)\d*", name) for name in folders
     )
-    images = locate([name for name, *_ in entries], path, [dataset_root(path)], by_name=True)
+    images = locate(entries, path, [dataset_root(path)], bare=True)
     return [
-        Example(images[name], texts, folder * are_classes, split) for name, folder, texts, split in entries
+        Example(images[name], texts, folder if has_classes else "", split)
+        for name, (folder, texts, split) in entries.items()
     ]
 
 
 def read_coco(files: list[Path]) -> list[Example]:
     """COCO's captions_<split><year>.json; the split is read from the file's name.
 
-    With instances_<split><year>.json beside it, the label is the category with the largest total area in the image
-    (the first of equals; "" for an image without an object); without it there are no labels.
+    With instances_<split><year>.json beside it, the label is the category with the largest total area in the
+    image (the first of equals; "" for an image without an object); without it there are no labels.
     Source: Chen et al. 2015 (arXiv:1504.00325).
     """
-    examples, splits = [], {}
+    paths = {}
     for path in files:
-        found = re.search("|".join(SPLITS), path.stem)
-        if not found:
+        split = coco_split(path)
+        if not split:
             raise ValueError(f"{path}: the file's name must say which split it is: {', '.join(SPLITS)}")
-        if found[0] in splits:
-            raise ValueError(
-                f"{path}: {splits[found[0]].name} is {found[0]}, too; give the path of one of them"
-            )
-        splits[found[0]] = path
-        examples += read_coco_file(path, found[0])
-    return examples
+        if split in paths:
+            raise ValueError(f"{path}: {paths[split].name} is {split}, too; give the path of one of them")
+        paths[split] = path
+    return [example for split, path in paths.items() for example in read_coco_file(path, split)]
+
+
+def coco_split(path: Path) -> str:
+    """The split in a COCO file's name; "" if there is none."""
+    found = re.search("|".join(SPLITS), path.stem)
+    return found[0] if found else ""
 
 
 def read_coco_file(path: Path, split: str) -> list[Example]:
@@ -245,24 +257,21 @@ def read_coco_file(path: Path, split: str) -> list[Example]:
     names = {}
     for index, image in enumerate(read_list(path, content, "images")):
         where = f"images[{index}]"
-        names[read_key(image, "id", path, where)] = read_key(image, "file_name", path, where)
+        names[read_key(image, "id", _ID, path, where)] = read_key(image, "file_name", str, path, where)
     captions = defaultdict(list)
     for index, annotation in enumerate(read_list(path, content, "annotations")):
         where = f"annotations[{index}]"
-        image_id, caption = (read_key(annotation, key, path, where) for key in ("image_id", "caption"))
+        image_id = read_key(annotation, "image_id", _ID, path, where)
         if image_id not in names:
             raise ValueError(f"{path}: {where}: image_id {image_id} is not among its images")
-        captions[image_id].append(checked_caption(caption, path, where))
-    silent = [name for image_id, name in names.items() if image_id not in captions]
-    if silent:
-        raise ValueError(
-            f"{path}: no caption for {silent[0]} ({counted(len(silent), 'image')} without a caption)"
+        captions[image_id].append(
+            checked_caption(read_key(annotation, "caption", str, path, where), path, where)
         )
+    refuse_silent([name for image_id, name in names.items() if image_id not in captions], path)
 
-    folder = path.stem.removeprefix("captions_")
+    folder = path.stem.removeprefix("captions_")  # train2017
     root = dataset_root(path)
-    roots = [root / folder, root / "images" / folder, root / split, root]
-    images = locate(names.values(), path, roots)
+    images = locate(names.values(), path, [root / folder, root / "images" / folder, root / split, root])
     labels = read_coco_labels(path.with_name(path.name.replace("captions", "instances", 1)))
     return [Example(images[name], captions[i], labels.get(i, ""), split) for i, name in names.items()]
 
@@ -272,28 +281,26 @@ def read_coco_labels(path: Path) -> dict[int, str]:
     if not path.is_file() or not path.name.startswith("instances"):
         return {}
     content = read_json(path)
-    categories = {
-        read_key(category, "id", path, f"categories[{index}]"): read_key(
-            category, "name", path, f"categories[{index}]"
-        )
-        for index, category in enumerate(read_list(path, content, "categories"))
-    }
+    categories = {}
+    for index, category in enumerate(read_list(path, content, "categories")):
+        where = f"categories[{index}]"
+        categories[read_key(category, "id", _ID, path, where)] = read_key(category, "name", str, path, where)
     areas = defaultdict(lambda: defaultdict(float))
     for index, annotation in enumerate(read_list(path, content, "annotations")):
         where = f"annotations[{index}]"
-        image_id, category, area = (
-            read_key(annotation, k, path, where) for k in ("image_id", "category_id", "area")
-        )
+        category = read_key(annotation, "category_id", _ID, path, where)
         if category not in categories:
             raise ValueError(f"{path}: {where}: category_id {category} is not among its categories")
-        areas[image_id][category] += area
+        area = read_key(annotation, "area", int | float, path, where)
+        areas[read_key(annotation, "image_id", _ID, path, where)][category] += area
     return {image_id: categories[max(sums, key=sums.get)] for image_id, sums in areas.items()}
 
 
 def read_flickr8k(files: list[Path]) -> list[Example]:
-    """captions.txt (image,caption) or Flickr8k.token.txt (image#number<tab>caption) with the three split files.
+    """captions.txt (image,caption) or Flickr8k.token.txt (image#number<tab>caption), with three split files.
 
-    Images outside the split files are left out, as the original's 92 are. No labels. Source: Hodosh et al. 2013.
+    Images outside the split files are left out (92 of the original's). There are no labels.
+    Source: Hodosh, Young and Hockenmaier 2013 (doi:10.1613/jair.3994).
     """
     path = files[0]
     captions = defaultdict(list)
@@ -330,23 +337,25 @@ FORMATS = (
 )
 
 
-# ---- files, rows and keys ---------------------------------------------------------------------------------------------
+# ---- files, rows and keys ------------------------------------------------------------------------
 
 
-def locate(names, path: Path, roots: list[Path], by_name: bool = False) -> dict[str, Path]:
-    """Return name -> path of the image file for the relative `names` of the annotation file `path`.
+def locate(names, path: Path, roots: list[Path], bare: bool = False) -> dict[str, Path]:
+    """Return name -> path of the image file, for the relative `names` in the annotation file `path`.
 
-    roots:   folders to look in, each with its usual image folders
-    by_name: look for the bare file name, too, where the folder given in the file is not there
+    roots: folders to look in, each with its usual image folders; the last one is the dataset's
+    bare:  where the folders of a name are not there, look for the file alone, if no two names share it
 
-    Raises ValueError if a name leads out of the dataset, or for images that are not there (the first and their count).
+    Raises ValueError for a name that leads out of the dataset, and for images that are not there (naming the
+    first, with their count).
     """
     folders = [os.path.join(root, folder) for root in roots for folder in _IMAGE_FOLDERS]
+    bare = bare and len({os.path.basename(name) for name in names}) == len(names)
     listings, found, missing = {}, {}, []
     for name in names:
-        if not isinstance(name, str) or os.path.isabs(name) or ".." in name.split("/"):
+        if os.path.isabs(name) or ".." in name.replace("\\", "/").split("/"):
             raise ValueError(f"{path}: image {name!r}: allowed is a path inside the dataset's folder")
-        spellings = (name, os.path.basename(name)) if by_name else (name,)
+        spellings = (name, os.path.basename(name)) if bare else (name,)
         for candidate in (os.path.join(folder, spelling) for spelling in spellings for folder in folders):
             parent, base = os.path.split(candidate)
             if parent not in listings:
@@ -357,9 +366,8 @@ def locate(names, path: Path, roots: list[Path], by_name: bool = False) -> dict[
         else:
             missing.append(name)
     if missing:
-        raise ValueError(
-            f"{path}: names {missing[0]}, which is not in {roots[-1]} ({counted(len(missing), 'image')} missing)"
-        )
+        count = counted(len(missing), "image")
+        raise ValueError(f"{path}: names {missing[0]}, which is not in {roots[-1]} ({count} missing)")
     return found
 
 
@@ -372,22 +380,22 @@ def list_names(folder: str) -> set[str]:
         return set()
 
 
-def checked_caption(caption, path: Path, where: str) -> str:
+def checked_caption(caption: str, path: Path, where: str) -> str:
     """Return the caption without outer blanks. Raises ValueError if it has no letter or digit."""
-    if not isinstance(caption, str) or not any(character.isalnum() for character in caption):
+    if not any(character.isalnum() for character in caption):
         raise ValueError(f"{path}: {where}: empty caption {caption!r}")
     return caption.strip()
 
 
 def read_csv(path: Path, columns: tuple[str, ...]):
-    """Yield (row number, values of `columns`) of a CSV with a header; the header is row 1, further columns are free."""
+    """Yield (row number, values of `columns`) of a CSV; the header is row 1, and may have further columns."""
     with open(path, encoding="utf-8-sig", newline="") as file:
         reader = csv.reader(file, strict=True)
         try:
             header = [name.strip().lower() for name in next(reader, [])]
             if not set(columns) <= set(header):
                 raise ValueError(
-                    f"{path}: row 1: header is {','.join(header)!r}, must have {','.join(columns)}"
+                    f"{path}: row 1: {','.join(header)!r}, must be the header {','.join(columns)}"
                 )
             places = [header.index(column) for column in columns]
             for values in reader:
@@ -441,10 +449,12 @@ def read_list(path: Path, content: dict, key: str) -> list:
     return content[key]
 
 
-def read_key(entry, key: str, path: Path, where: str):
-    """One value of a JSON object inside the file."""
+def read_key(entry, key: str, kind, path: Path, where: str):
+    """One value, of the type `kind`, of a JSON object inside the file."""
     if not isinstance(entry, dict) or key not in entry:
         raise ValueError(f"{path}: {where}: no key {key!r}")
+    if not isinstance(entry[key], kind):
+        raise ValueError(f"{path}: {where}: {key} is {entry[key]!r:.80}, which has the wrong type")
     return entry[key]
 
 

@@ -30,7 +30,7 @@ def run(main, **configs):
         config = tyro.cli(dict, default=configs, args=arguments, description=sys.modules["__main__"].__doc__)
         main(config)
     except (ValueError, OSError) as error:
-        print(f"error: {one_line(error)}", file=sys.stderr)
+        print(f"error: {message(error)}", file=sys.stderr)
         sys.exit(USER_ERROR)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
@@ -51,7 +51,9 @@ def normalise_arguments(arguments, configs):
         if argument in ("-h", "--help"):
             return ["--help"]
         if not argument.startswith("--"):
-            raise ValueError(f"unexpected argument {argument!r}: settings are spelt --<key> <value>, see --help")
+            raise ValueError(
+                f"unexpected argument {argument!r}: settings are spelt --<key> <value>, see --help"
+            )
         flag, equals, inline = argument[2:].partition("=")
         flag = flag.replace("-", "_")
         key, negated = find_key(flag, prefix, defaults)
@@ -111,8 +113,13 @@ def spell(key, negated, values, default):
 KINDS = {int: "a whole number", float: "a number", str: "text"}
 
 
-def one_line(error):
-    """The message of an error without line breaks; OSError names its file."""
+def message(error):
+    """The message of an error; an OSError names its file first."""
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
-    return " ".join(str(error).split())
+    return str(error)
+
+
+def one_line(error):
+    """The message of an error without line breaks, to be quoted in another."""
+    return " ".join(message(error).split())

@@ -1,8 +1,8 @@
 """Every figure the project draws, as PNG files.
 
-Each function takes data and a path, and returns nothing. The figures need no display and leave matplotlib's global
-state alone. Everything told by colour is told by a mark, a hatch, a frame or a number too, so that a page printed
-in grey says the same.
+Each function takes data and a path, and returns nothing. The figures need no display and leave matplotlib's
+global state alone. What a colour tells is told by a mark, a hatch, a frame or a number too, so that a page
+printed in grey says the same.
 """
 
 import math
@@ -12,7 +12,7 @@ import matplotlib
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.font_manager import FontProperties
+from matplotlib.font_manager import FontProperties, fontManager
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
 from captioning.files import replace_file
@@ -24,8 +24,10 @@ COLORS = [BLUE, ORANGE, BLACK, "#CC79A7", GREEN, "#D55E00"]
 MARKERS = ["o", "s", "^", "D", "v", "P"]
 DASHES = ["-", "--", "-.", ":"]
 HATCHES = ["", "///", "...", "xxx", "\\\\\\", "+++"]
+# matplotlib's own font has no Hangul; the first of these that the machine has lends it.
+HANGUL = ["Noto Sans CJK KR", "Noto Sans KR", "NanumGothic", "Malgun Gothic", "Apple SD Gothic Neo"]
 STYLE = {
-    "font.family": ["DejaVu Sans"],
+    "font.family": ["DejaVu Sans", *[name for name in HANGUL if name in fontManager.get_font_names()][:1]],
     "font.size": 9,
     "axes.titlesize": 11,
     "axes.grid": True,
@@ -46,16 +48,15 @@ def new_figure(path, width, height, layout="constrained"):
         FigureCanvasAgg(figure)
         yield figure
         with replace_file(path) as temporary:
-            figure.savefig(temporary, format="png")
+            tight = "tight" if layout == "constrained" else None
+            figure.savefig(temporary, format="png", bbox_inches=tight, pad_inches=0.15)
 
 
 def number(value):
-    """Write a number with three digits that count: 0.327, 11.3, 1,824."""
+    """Write a number with up to four digits that count: 0.327, 11.33, 1,824; "–" for NaN."""
     if not math.isfinite(value):
         return "–"
-    if value == int(value) or abs(value) >= 100:
-        return f"{value:,.0f}"
-    return f"{value:.3g}"
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
 def curve(values, path, *, title, ylabel, xlabel="epoch"):
@@ -112,7 +113,7 @@ def vocabulary_figure(lengths, counts, path, *, min_count=0, named=12):
                 axis.set_minor_formatter(NullFormatter())
             width = max(len(word) for word, _ in ranked[:named])
             table = [f"{word[:24]:<{min(width, 24)}} {count:>9,}" for word, count in ranked[:named]]
-            # Two blanks of the plot lie free: above the curve at the right, where the commonest words are named.
+            # A falling curve leaves the upper right corner free.
             right.text(
                 0.98,
                 0.97,
@@ -164,6 +165,7 @@ def complexity_figure(rows, path):
             axes.set_title(title, fontsize=10)
             axes.set_xticks(range(len(rows)), names, fontsize=8)
             axes.margins(x=0.15, y=0.18)
+            axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
             axes.grid(visible=False, axis="x")
         for axes in list(figure.axes)[len(charts) :]:
             axes.set_visible(False)
@@ -185,16 +187,13 @@ def caption_grid(images, texts, path, *, columns, title=""):
 
     images: PIL images of any size
     texts:  for each image its lines (text, style), style one of label, caption, reference, right, wrong.
-            A right line begins with a check and frames the picture, a wrong one has a cross and a dashed frame.
+            A right line begins with a check and frames the picture, a wrong one with a cross and dashes it.
     Raises ValueError if the lists differ in length or are empty.
     """
     if not images or len(images) != len(texts):
-        raise ValueError(
-            f"caption_grid: got {len(images)} images and {len(texts)} texts, needs as many of each"
-        )
+        raise ValueError(f"caption_grid: {len(images)} images, {len(texts)} texts; needs as many of each")
     columns = min(columns, len(images))
     cell, gap, top, line_height, size = 2.5, 0.22, 0.12, 0.16, 8.5  # inches, inches, inches, inches, points
-    head = 0.4 if title else 0.0
     width = columns * cell + (columns + 1) * gap
 
     measure = FigureCanvasAgg(Figure(dpi=DPI)).get_renderer()
@@ -305,7 +304,7 @@ def confusion_figure(matrix, path, *, title):
             text = f"{counts[row, column]:.0f}"
             fitted = min(size, 1.35 * cell * 72 / max(2, len(text)))
             axes.text(column, row, text, ha="center", va="center", color=shade, fontsize=fitted)
-        figure.colorbar(picture, ax=axes, shrink=0.5, label="share of the true class")
+        figure.colorbar(picture, ax=axes, shrink=0.5, aspect=40, pad=0.01, label="share of the true class")
 
 
 def class_figure(table, path, *, title):

@@ -1,0 +1,200 @@
+"""A model and examples in; captions, losses and scores out.
+
+Captions are always decoded freely: the model reads its own words, as it does for a stranger's picture.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
+
+from captioning import metrics
+from captioning.annotations import Example
+from captioning.decoding import beam_search
+from captioning.images import check_unreadable, load_image
+from captioning.runtime import autocast
+
+FEWEST_FOR_CIDER = 20  # images; with fewer, CIDEr's document frequencies say nothing
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """A generated caption: words joined by blanks, and its log-probability in nats (<end> included)."""
+
+    example: Example
+    caption: str
+    log_prob: float
+
+
+class ImageDataset(Dataset):
+    """(index, image tensor or error line) for the images of examples."""
+
+    def __init__(self, examples, transform):
+        self.examples, self.transform = examples, transform
+
+    def __len__(self):
+        return len(self.examples)
+
+    def __getitem__(self, index):
+        try:
+            return index, self.transform(load_image(self.examples[index].image))
+        except ValueError as error:
+            return index, str(error)
+
+
+def collate_readable(items):
+    """Return (index list, images (B, 3, S, S) or None, error lines)."""
+    good = [(index, image) for index, image in items if torch.is_tensor(image)]
+    failed = [line for _, line in items if not torch.is_tensor(line)]
+    return [index for index, _ in good], torch.stack([image for _, image in good]) if good else None, failed
+
+
+@torch.inference_mode()
+def encode_images(
+    network, examples, transform, *, device, batch_size=64, num_workers=0, dtype=torch.float32, bar=""
+):
+    """Run `network` over the images of examples.
+
+    network: (B, 3, S, S) -> (B, D): the encoder, or its backbone alone
+    bar:     what the progress bar says; "" = no bar
+    returns: (N,) long positions of the readable images, (N, D) float on the CPU
+
+    Raises ValueError if more than a small share of the images cannot be read.
+    """
+    network.eval()
+    loader = DataLoader(
+        ImageDataset(examples, transform),
+        batch_size=batch_size,
+        num_workers=num_workers,
+        collate_fn=collate_readable,
+        # Random transforms draw from the workers' seeds, which come from torch's global generator.
+        pin_memory=device.type == "cuda",
+    )
+    kept, rows, failed = [], [], []
+    with tqdm(total=len(examples), desc=bar, unit="image", disable=not bar) as progress:
+        for index, images, lines in loader:
+            failed += lines
+            if index:
+                images = images.to(device, memory_format=torch.channels_last, non_blocking=True)
+                with autocast(device, dtype):
+                    rows.append(network(images).float().cpu())
+                kept += index
+            progress.update(len(index) + len(lines))
+    check_unreadable(failed, len(examples), "images")
+    return torch.tensor(kept), torch.cat(rows)
+
+
+@torch.inference_mode()
+def decode_embeddings(
+    model, embeddings, vocabulary, *, beam_size, max_len, length_penalty=0.7, batch_size=128
+):
+    """Caption image embeddings (N, E): N pairs (words joined by blanks, log-probability in nats)."""
+    model.eval()
+    banned = (vocabulary.pad_id, vocabulary.start_id, vocabulary.unk_id)
+    device = next(model.parameters()).device
+    captions = []
+    for chunk in embeddings.split(batch_size):
+        found = beam_search(
+            model.decoder.step,
+            model.decoder.start(chunk.to(device)),
+            len(chunk),
+            start=vocabulary.start_id,
+            end=vocabulary.end_id,
+            beam_size=beam_size,
+            max_len=max_len,
+            length_penalty=length_penalty,
+            banned=banned,
+        )
+        for ids, score in found:
+            length = min(len(ids) + 1, max_len)
+            captions.append((vocabulary.decode(ids), score * length**length_penalty))
+    return captions
+
+
+@torch.inference_mode()
+def teacher_forced(model, embeddings, tokens, pad_id, batch_size=128):
+    """Score reference captions under teacher forcing.
+
+    embeddings: (N, E); tokens: N lists of id tensors (<start> ... <end>), all the captions of each image
+    returns:    {"loss": mean cross-entropy in nats per token, <end> included; "token_accuracy": 0..1}
+    """
+    model.eval()
+    device = next(model.parameters()).device
+    pairs = [(row, ids) for row, captions in enumerate(tokens) for ids in captions]
+    loss, correct, count = 0.0, 0, 0
+    for begin in range(0, len(pairs), batch_size):
+        rows, ids = zip(*pairs[begin : begin + batch_size], strict=True)
+        ids = torch.nn.utils.rnn.pad_sequence(ids, batch_first=True, padding_value=pad_id).to(device)
+        logits = model.decoder(embeddings[list(rows)].to(device), ids[:, :-1]).float()
+        targets = ids[:, 1:]
+        loss += F.cross_entropy(
+            logits.flatten(0, 1), targets.flatten(), ignore_index=pad_id, reduction="sum"
+        ).item()
+        mask = targets != pad_id
+        correct += ((logits.argmax(dim=2) == targets) & mask).sum().item()
+        count += mask.sum().item()
+    return {"loss": loss / count, "token_accuracy": correct / count}
+
+
+def caption_examples(
+    model,
+    vocabulary,
+    examples,
+    transform,
+    *,
+    device,
+    beam_size=5,
+    max_len=30,
+    length_penalty=0.7,
+    batch_size=64,
+    num_workers=0,
+    progress=True,
+):
+    """Caption the images of examples: one Prediction per readable image, in order.
+
+    Raises ValueError if more than a small share of the images cannot be read.
+    """
+    kept, embeddings = encode_images(
+        model.encoder,
+        examples,
+        transform,
+        device=device,
+        batch_size=batch_size,
+        num_workers=num_workers,
+        bar="captioning" if progress else "",
+    )
+    captions = decode_embeddings(
+        model, embeddings, vocabulary, beam_size=beam_size, max_len=max_len, length_penalty=length_penalty
+    )
+    return [Prediction(examples[i], *caption) for i, caption in zip(kept.tolist(), captions, strict=True)]
+
+
+def caption_scores(hypotheses, references):
+    """Score token lists against lists of reference token lists: BLEU-1..4, mean sentence BLEU-4, ROUGE-L, CIDEr-D."""
+    scores = {
+        f"bleu{n}": value for n, value in enumerate(metrics.corpus_bleu(hypotheses, references), start=1)
+    }
+    scores["sentence_bleu4"] = float(metrics.sentence_bleu(hypotheses, references).mean())
+    scores["rouge_l"] = float(metrics.rouge_l(hypotheses, references)[0])
+    scores["cider_d"] = float(metrics.cider_d(hypotheses, references)[0])
+    return scores
+
+
+RECIPES = {
+    **{f"bleu{n}": f"bleu{n}|corpus|{{refs}}|tok:nltk-coco|smooth:none|{{rest}}" for n in range(1, 5)},
+    "sentence_bleu4": "bleu4|mean-of-sentences|{refs}|tok:nltk-coco|smooth:nltk-method4|{rest}",
+    "rouge_l": "rouge_l|mean-of-images|{refs}|tok:nltk-coco|beta:1.2|{rest}",
+    "cider_d": "cider_d|df:this-split|{refs}|tok:nltk-coco|sigma:6|{rest}",
+    "accuracy": "accuracy|class-named-in-caption|none:wrong|{rest}",
+    **{
+        f"{name}": f"{name}|class-named-in-caption|macro|none:wrong|{{rest}}"
+        for name in ("precision", "recall", "f1")
+    },
+}
+
+
+def recipe(metric, *, references, beam_size, count):
+    """Return how a score was made, e.g. bleu4|corpus|refs:5|tok:nltk-coco|smooth:none|beam:5|n:210."""
+    return RECIPES[metric].format(refs=f"refs:{references}", rest=f"beam:{beam_size}|n:{count}")

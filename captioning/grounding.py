@@ -1,0 +1,180 @@
+"""Which class a caption names, and the scores of captions read as a classifier."""
+
+import difflib
+import re
+
+import numpy as np
+import pandas as pd
+from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
+
+from captioning.tokenizer import tokenize
+
+NONE = "(none)"  # the column of captions that name no class
+
+# Endings of English nouns whose plural is not made by -s, -es or -ies; "man" serves woman and fireman, too.
+_IRREGULAR = {
+    "man": "men",
+    "person": "people",
+    "child": "children",
+    "foot": "feet",
+    "tooth": "teeth",
+    "goose": "geese",
+    "mouse": "mice",
+    "ox": "oxen",
+    "cactus": "cacti",
+    "ife": "ives",  # knife, wife, life
+    "eaf": "eaves",  # leaf, sheaf
+    "oaf": "oaves",
+    "oof": "ooves",
+    "arf": "arves",  # scarf, wharf
+    "lf": "lves",  # wolf, shelf, calf, half
+    "thief": "thieves",
+}
+# Without their -s these are other words: "a short man" does not name the class `shorts`.
+_ALWAYS_PLURAL = frozenset({"glasses", "goods", "lens", "news", "shorts", "tights"})
+
+
+class Grounder:
+    """Finds class names in captions.
+
+    classes: names as the data has them, `tennis_court` and `carpenter_s_kit` as well as "tennis court"
+    aliases: class -> further words that name it
+
+    Names are compared with captions word by word, after the captions' own tokenizer; case, underscores and hyphens
+    make no difference. The last word may be singular or plural on either side. Where names overlap the longest
+    counts: "garden spider" is no "spider". An exact name comes before another name's plural.
+    Raises ValueError for a name without words, for one that stands for two classes, and for aliases of an unknown
+    class.
+    """
+
+    def __init__(self, classes: list[str], aliases: dict[str, list[str]] | None = None):
+        names = [(name, name) for name in classes]
+        for name, words in (aliases or {}).items():
+            if name not in classes:
+                near = difflib.get_close_matches(name, classes, n=1) or classes[:1]
+                raise ValueError(f"aliases: {name!r} is not a class, the nearest is {', '.join(near)!r}")
+            names += [(alias, name) for alias in words]
+
+        self._classes: dict[tuple[str, ...], str] = {}  # words of a name -> its class
+        for name, label in names:
+            words = _name_words(name)
+            if not words:
+                raise ValueError(f"classes: got {name!r}, a name needs at least one word")
+            if self._classes.setdefault(words, label) != label:
+                raise ValueError(f"classes: {name!r} names both {self._classes[words]!r} and {label!r}")
+        for words, label in list(self._classes.items()):
+            for form in _singulars(words[-1]) | _plurals(words[-1]):
+                self._classes.setdefault((*words[:-1], form), label)
+        self._sizes = sorted({len(words) for words in self._classes})
+
+    def find(self, caption: str) -> list[str]:
+        """The classes that a caption names, each once, in order of mention; [] if none."""
+        words, edges = [], [0]
+        for token in tokenize(caption):
+            words += token.split("-")
+            edges.append(len(words))
+
+        # A name begins and ends at the edge of a token: "black-and-white" is found, the tree of "tree-lined" not.
+        found = []  # (-size, start, class)
+        for start in edges:
+            for size in self._sizes:
+                label = self._classes.get(tuple(words[start : start + size]))
+                if label is not None and start + size in edges:
+                    found.append((-size, start, label))
+
+        mentions, taken = [], set()
+        for size, start, label in sorted(found):
+            span = range(start, start - size)
+            if taken.isdisjoint(span):
+                taken.update(span)
+                mentions.append((start, label))
+        return list(dict.fromkeys(label for _, label in sorted(mentions)))
+
+    def name(self, caption: str) -> str:
+        """The first class that a caption names, "" if none."""
+        return next(iter(self.find(caption)), "")
+
+
+def classification_scores(true: list[str], predicted: list[str], classes: list[str]) -> dict[str, float]:
+    """Accuracy and macro precision, recall and F1 of captions read as a classifier, in [0, 1].
+
+    true:      N classes; predicted: N classes as named by the captions, "" = none, which counts as wrong
+    classes:   every legal value of both
+    returns:   "accuracy", the share of captions that name the true class; "precision", "recall", "f1", each the
+               plain mean over the classes that occur in `true`, 0 where it divides by zero (sklearn)
+
+    With equally many images per class, accuracy and recall are the same number.
+    Raises ValueError on unequal or zero lengths and on a value that is not a class.
+    """
+    per_class = per_class_scores(true, predicted, classes)
+    means = {name: float(per_class[name].mean()) for name in ("precision", "recall", "f1")}
+    return {"accuracy": float(np.mean(np.array(true) == np.array(predicted))), **means}
+
+
+def per_class_scores(true: list[str], predicted: list[str], classes: list[str]) -> pd.DataFrame:
+    """One row per class that occurs in `true`, in the order of `classes`; arguments as classification_scores.
+
+    columns: class; precision, the share of captions naming the class that are right; recall; f1; accuracy, the
+             share of the class's own images whose caption names it, which is its recall; count, its images
+
+    Raises ValueError as classification_scores.
+    """
+    _check(true, predicted, classes)
+    present = set(true)
+    labels = [name for name in classes if name in present]
+    precision, recall, f1, count = precision_recall_fscore_support(
+        true, _none_named(predicted), labels=labels, average=None, zero_division=0
+    )
+    columns = {"class": labels, "precision": precision, "recall": recall, "f1": f1, "accuracy": recall}
+    return pd.DataFrame({**columns, "count": count.astype(int)})
+
+
+def confusion(true: list[str], predicted: list[str], classes: list[str]) -> pd.DataFrame:
+    """How often an image of each class (row) was captioned as each class (column).
+
+    returns: (C, C + 1) counts, rows `classes`, columns `classes` and "(none)"; arguments as classification_scores
+
+    Raises ValueError as classification_scores.
+    """
+    _check(true, predicted, classes)
+    labels = [*classes, NONE]
+    counts = confusion_matrix(true, _none_named(predicted), labels=labels)
+    return pd.DataFrame(counts[:-1], index=pd.Index(classes, name="true"), columns=labels)
+
+
+def _check(true, predicted, classes) -> None:
+    if len(true) != len(predicted):
+        raise ValueError(f"classes: got {len(predicted)} named for {len(true)} images, needs one for each")
+    if not true:
+        raise ValueError("classes: got no images, a score needs at least one")
+    unknown = set(true) - set(classes) or set(predicted) - {*classes, ""}
+    if unknown:
+        raise ValueError(f"classes: got {min(unknown)!r}, which is not one of the {len(classes)} classes")
+
+
+def _none_named(predicted: list[str]) -> list[str]:
+    return [name or NONE for name in predicted]
+
+
+def _name_words(name: str) -> tuple[str, ...]:
+    """The words of a class name; `_s` at the end of a word is the file-name spelling of 's."""
+    caption = re.sub(r"(?<=[^\W_])_s(?![^\W_])", "'s", name).replace("_", " ")
+    return tuple(word for token in tokenize(caption) for word in token.split("-") if word)
+
+
+def _plurals(word: str) -> set[str]:
+    """Every plural that the rules of spelling allow; a form that does not exist does no harm in a look-up."""
+    plurals = {word[: -len(end)] + plural for end, plural in _IRREGULAR.items() if word.endswith(end)}
+    if re.search(r"[^aeiou]y$", word):
+        return plurals | {word[:-1] + "ies"}
+    if re.search(r"(s|x|z|ch|sh)$", word):
+        return plurals | {word + "es"}
+    return plurals | {word + "s"} | ({word + "es"} if word.endswith("o") else set())
+
+
+def _singulars(word: str) -> set[str]:
+    """Every singular of which `word` may be the plural."""
+    singulars = {word[: -len(plural)] + end for end, plural in _IRREGULAR.items() if word.endswith(plural)}
+    if word in _ALWAYS_PLURAL or not re.search(r"[^su]s$|[^i]s$", word):
+        return singulars
+    return singulars

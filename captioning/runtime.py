@@ -1,0 +1,155 @@
+"""The machine a run happens on: device, seeds, precision, and the experiment tracker."""
+
+import contextlib
+import os
+import platform
+import random
+from pathlib import Path
+
+import numpy as np
+import torch
+
+PRECISIONS = ("auto", "float32", "bfloat16", "float16")
+TRACKER_MODES = ("auto", "online", "offline", "off")
+
+
+def pick_device(name=""):
+    """Return the torch.device called `name`; "" takes cuda, then mps, then cpu.
+
+    Raises ValueError if this machine has no such device.
+    """
+    if not name:
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    kind = name.partition(":")[0]
+    have = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not have.get(kind):
+        raise ValueError(
+            f"device: got {name!r}, this machine has {', '.join(k for k, v in have.items() if v)}"
+        )
+    return torch.device(name)
+
+
+def seed_everything(seed):
+    """Seed Python, numpy and torch."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)  # noqa: NPY002  (libraries draw from the global state)
+    torch.manual_seed(seed)
+
+
+def random_state():
+    """Return the state of every generator, in types that torch.load(weights_only=True) reads."""
+    version, words, gauss = random.getstate()
+    kind, keys, position, has_gauss, cached = np.random.get_state()  # noqa: NPY002
+    return {
+        "python": [version, list(words), gauss],
+        "numpy": [kind, torch.from_numpy(keys.astype(np.int64)), position, has_gauss, cached],
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+    }
+
+
+def restore_random_state(state):
+    """Put the generators back to what `random_state` saw."""
+    version, words, gauss = state["python"]
+    random.setstate((version, tuple(words), gauss))
+    kind, keys, position, has_gauss, cached = state["numpy"]
+    np.random.set_state((kind, keys.numpy().astype(np.uint32), position, has_gauss, cached))  # noqa: NPY002
+    torch.set_rng_state(state["torch"])
+    if state["cuda"] and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all(state["cuda"])
+
+
+def pick_precision(name, device):
+    """Return the torch dtype of autocast: "auto" is bfloat16 where the hardware multiplies it, else float32."""
+    if name not in PRECISIONS:
+        raise ValueError(f"precision: got {name!r}, allowed are {', '.join(PRECISIONS)}")
+    if name != "auto":
+        return getattr(torch, name)
+    if device.type == "cuda" and torch.cuda.is_bf16_supported():
+        return torch.bfloat16
+    if device.type == "cpu" and torch.cpu._is_avx512_bf16_supported():
+        return torch.bfloat16
+    return torch.float32
+
+
+def autocast(device, dtype):
+    """Return the context in which matrix products run in `dtype`; float32 changes nothing."""
+    return torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32)
+
+
+def versions():
+    """Return the versions that a result depends on."""
+    import torchvision  # slow to import, and needed by training alone
+
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "torchvision": torchvision.__version__,
+    }
+
+
+class Tracker:
+    """An experiment tracker that never stops a run: WandB, or nothing.
+
+    mode: "online", "offline", "off", or "auto" (online when logged in, else offline)
+    folder: WandB writes into `<folder>/wandb`, never into the working directory, where a folder
+            called wandb could be taken for the package
+    """
+
+    def __init__(self, mode, *, project, run, folder, config):
+        if mode not in TRACKER_MODES:
+            raise ValueError(f"wandb: got {mode!r}, allowed are {', '.join(TRACKER_MODES)}")
+        self.run = None
+        if mode == "off":
+            return
+        with self._survive("start"):
+            import wandb  # only here: a run without it should not pay for the import
+
+            if mode == "auto":
+                mode = "online" if wandb_logged_in() else "offline"
+            Path(folder).mkdir(parents=True, exist_ok=True)
+            settings = wandb.Settings(silent=True, console="off", init_timeout=30)
+            self.run = wandb.init(
+                project=project, name=run, dir=str(folder), config=config, mode=mode, settings=settings
+            )
+
+    def log(self, values, step):
+        """Log numbers by name."""
+        if self.run:
+            with self._survive("log"):
+                self.run.log(values, step=step)
+
+    def finish(self):
+        """Close the run."""
+        if self.run:
+            with self._survive("finish"):
+                self.run.finish(quiet=True)
+
+    @contextlib.contextmanager
+    def _survive(self, what):
+        # Whatever a tracker raises (network, quota, a missing package), the training is worth more.
+        try:
+            yield
+        except Exception as error:
+            self.run = None
+            print(
+                f"warning: wandb could not {what} ({' '.join(str(error).split())[:160]}); going on without it"
+            )
+
+
+def wandb_logged_in():
+    """True if an API key is set or stored, found without asking and without the network."""
+    if os.environ.get("WANDB_API_KEY"):
+        return True
+    import netrc
+
+    for name in (os.environ.get("NETRC"), "~/.netrc", "~/_netrc"):
+        path = Path(name).expanduser() if name else None
+        if path and path.is_file():
+            try:
+                return any("wandb" in host for host in netrc.netrc(str(path)).hosts)
+            except netrc.NetrcParseError:
+                return False
+    return False

@@ -1,0 +1,202 @@
+"""Script 2: images and captions become padded batches.
+
+    python data_loader.py                                              # -> graphs/batch.png, one augmented batch
+    python data_loader.py --data_dir data/birds --vocab_path vocab_5.pkl
+
+Reads   the images and captions of `data_dir` and the vocabulary
+Writes  graphs/batch.png, to see what the model will see
+
+One item is one image with all its captions, decoded once. A batch keeps them apart: `images` has a row per image,
+`tokens` a row per caption, and `owner` says which image each caption belongs to.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+from torchvision.transforms import v2
+
+from captioning import cli, plots
+from captioning.annotations import load_examples
+from captioning.images import load_image
+from vocab import load_vocabulary
+
+CONFIG = {
+    # what
+    "data_dir": "data/pictograms",  # folder or annotation file, see captioning/annotations.py
+    "vocab_path": "vocab_2.pkl",  # written by vocab.py
+    "image_size": 0,  # pixels a side; 0 = what the encoder's weights were trained at (224 for imagenet)
+    # augmentation of the train split
+    "crop_scale": 0.6,  # smallest share of the area that a random crop keeps, 0..1; 1 = no cropping
+    "flip": 0.5,  # probability of a horizontal flip; 0 where captions say left and right
+    "jitter": 0.2,  # brightness, contrast, saturation, +- this share
+    "hue": 0.0,  # +- share of the colour circle, 0..0.5; 0 where captions name colours
+    # loading
+    "batch_size": 64,  # images
+    "captions_per_image": 0,  # drawn at random each epoch; 0 = all
+    "num_workers": 2,  # processes; 0 = none
+    "seed": 0,
+}
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, as torchvision's weights expect
+DEFAULT_IMAGE_SIZE = 224
+
+
+def train_transform(image_size, *, crop_scale=0.6, flip=0.5, jitter=0.2, hue=0.0, mean=MEAN, std=STD):
+    """Return a transform PIL -> (3, S, S) float: random crop, flip and colour jitter, then normalised."""
+    steps = [v2.PILToTensor()]
+    if crop_scale < 1:
+        steps.append(v2.RandomResizedCrop(image_size, scale=(crop_scale, 1.0), antialias=True))
+    else:
+        steps.append(v2.Resize((image_size, image_size), antialias=True))
+    steps.append(v2.RandomHorizontalFlip(flip))
+    if jitter or hue:
+        steps.append(v2.ColorJitter(jitter, jitter, jitter, hue))
+    return v2.Compose([*steps, v2.ToDtype(torch.float32, scale=True), v2.Normalize(mean, std)])
+
+
+def eval_transform(image_size, mean=MEAN, std=STD):
+    """Return a transform PIL -> (3, S, S) float: resize the shorter side, centre crop, normalise."""
+    steps = [v2.PILToTensor(), v2.Resize(image_size, antialias=True), v2.CenterCrop(image_size)]
+    return v2.Compose([*steps, v2.ToDtype(torch.float32, scale=True), v2.Normalize(mean, std)])
+
+
+@dataclass
+class Batch:
+    """B images with M captions.
+
+    images: (B, 3, S, S) float, normalised
+    tokens: (M, T) long, <start> w1 ... <end>, right-padded to the longest of the batch
+    owner:  (M,) long, the row of `images` that each caption describes
+    labels: (B,) long, class index; -1 = no class
+    index:  (B,) long, position in the dataset
+    failed: error lines of the images that could not be read, which are left out
+    """
+
+    images: torch.Tensor
+    tokens: torch.Tensor
+    owner: torch.Tensor
+    labels: torch.Tensor
+    index: torch.Tensor
+    failed: list
+
+    def pin_memory(self):
+        """Called by the DataLoader where the device is CUDA."""
+        for name in ("images", "tokens", "owner", "labels", "index"):
+            setattr(self, name, getattr(self, name).pin_memory())
+        return self
+
+
+class CaptionDataset(Dataset):
+    """Images with the ids of their captions.
+
+    captions_per_image: how many captions an item draws at random; 0 = all
+    An unreadable image is an item with `image` None and the error line in `failed`.
+    """
+
+    def __init__(self, examples, vocabulary, transform, *, classes=(), captions_per_image=0, image_size=0):
+        self.examples, self.transform, self.image_size = examples, transform, image_size
+        self.tokens = [[torch.tensor(vocabulary.encode(text)) for text in e.captions] for e in examples]
+        position = {name: index for index, name in enumerate(classes)}
+        self.labels = [position.get(example.label, -1) for example in examples]
+        self.captions_per_image = captions_per_image
+
+    def __len__(self):
+        return len(self.examples)
+
+    def __getitem__(self, index):
+        tokens = self.tokens[index]
+        if 0 < self.captions_per_image < len(tokens):
+            chosen = torch.randperm(len(tokens))[: self.captions_per_image].tolist()
+            tokens = [tokens[i] for i in chosen]
+        image, failed = None, ""
+        try:
+            # Twice the size leaves the random crop something to choose from.
+            image = self.transform(load_image(self.examples[index].image, 2 * self.image_size))
+        except ValueError as error:
+            failed = str(error)
+        return {
+            "image": image,
+            "tokens": tokens,
+            "label": self.labels[index],
+            "index": index,
+            "failed": failed,
+        }
+
+
+def pad_tokens(sequences, pad_id=0):
+    """Return (M, T) long, right-padded to the longest of `sequences`."""
+    return torch.nn.utils.rnn.pad_sequence(sequences, batch_first=True, padding_value=pad_id)
+
+
+def collate(items):
+    """Put items of a CaptionDataset together into a Batch; unreadable images are left out and named."""
+    good = [item for item in items if item["image"] is not None]
+    tokens = [tokens for item in good for tokens in item["tokens"]]
+    return Batch(
+        images=torch.stack([item["image"] for item in good]) if good else torch.empty(0),
+        tokens=pad_tokens(tokens) if tokens else torch.empty(0, 0, dtype=torch.long),
+        owner=torch.tensor([row for row, item in enumerate(good) for _ in item["tokens"]], dtype=torch.long),
+        labels=torch.tensor([item["label"] for item in good], dtype=torch.long),
+        index=torch.tensor([item["index"] for item in good], dtype=torch.long),
+        failed=[item["failed"] for item in items if item["failed"]],
+    )
+
+
+def build_loader(dataset, *, batch_size, num_workers=0, shuffle=False, seed=0):
+    """Return a DataLoader of Batches; the same seed gives the same order and the same augmentation."""
+    return DataLoader(
+        dataset,
+        batch_size=batch_size,
+        shuffle=shuffle,
+        num_workers=num_workers,
+        collate_fn=collate,
+        generator=torch.Generator().manual_seed(seed),  # the workers' seeds come from it too
+        pin_memory=torch.cuda.is_available(),
+        persistent_workers=False,
+    )
+
+
+def main(config):
+    """Save a picture of one augmented batch with its captions."""
+    config = config["data"]
+    vocabulary = load_vocabulary(config["vocab_path"])
+    examples = load_examples(config["data_dir"], "train")
+    size = config["image_size"] or DEFAULT_IMAGE_SIZE
+    augmentation = {key: config[key] for key in ("crop_scale", "flip", "jitter", "hue")}
+    dataset = CaptionDataset(
+        examples,
+        vocabulary,
+        train_transform(size, **augmentation),
+        captions_per_image=config["captions_per_image"],
+        image_size=size,
+    )
+    loader = build_loader(
+        dataset,
+        batch_size=min(config["batch_size"], len(examples)),
+        num_workers=config["num_workers"],
+        shuffle=True,
+        seed=config["seed"],
+    )
+    batch = next(iter(loader))
+    for line in batch.failed:
+        print(f"warning: {line}")
+    print(f"train images   {len(examples):,} with {sum(len(e.captions) for e in examples):,} captions")
+    print(f"one batch      images {tuple(batch.images.shape)}, tokens {tuple(batch.tokens.shape)}")
+    mean, std = torch.tensor(MEAN)[:, None, None], torch.tensor(STD)[:, None, None]
+    shown = (batch.images[:12] * std + mean).clamp(0, 1)
+    first_caption = [(batch.owner == row).nonzero()[0, 0] for row in range(len(shown))]
+    path = Path("graphs/batch.png")
+    plots.caption_grid(
+        [v2.functional.to_pil_image(image) for image in shown],
+        [[(vocabulary.decode(batch.tokens[row].tolist()), "caption")] for row in first_caption],
+        path,
+        columns=4,
+        title="One augmented batch of the train split",
+    )
+    print(f"wrote {path}; next: python model.py")
+
+
+if __name__ == "__main__":
+    cli.run(main, data=CONFIG)

@@ -1,0 +1,311 @@
+"""Script 3: the model, MobileNetV2 + LSTM.
+
+    python model.py                     # -> graphs/complexity.csv, graphs/complexity.png
+    python model.py --embed_size 512    # the ResNet-18 head that its row was first published with
+
+    image (3, S, S) -> MobileNetV2 -> pooled feature (1280) -> Linear -> BatchNorm -> embedding (300) -> LSTM -> words
+
+Run as a script it prints the complexity of both encoders: parameters, multiply-accumulates (MACs, counted by thop on
+a copy), the size of the weights, and the latency of one forward pass, median after warm-up.
+"""
+
+import copy
+import statistics
+import time
+from pathlib import Path
+
+import pandas as pd
+import torch
+import torchvision
+from torch import nn
+from torch.nn import functional as F
+
+from captioning import cli, plots
+from captioning.checkpoint import load_checkpoint, load_weights
+from captioning.runtime import pick_device
+from vocab import Vocabulary
+
+CONFIG = {
+    # encoder
+    "encoder": "mobilenet_v2",  # mobilenet_v2 | resnet18
+    "encoder_weights": "checkpoints/pictograms.safetensors",  # imagenet | none | a state_dict | one of our checkpoints
+    "embed_size": 300,  # width of the image embedding and of the word embeddings
+    # decoder
+    "hidden_size": 512,
+    "num_layers": 1,
+    "image_input": "first",  # first: the LSTM's first input | state: its initial state | every: state and every step
+    "dropout": 0.5,  # on word embeddings and LSTM outputs, 0..1
+}
+
+ENCODERS = ("mobilenet_v2", "resnet18")
+IMAGE_INPUTS = ("first", "state", "every")
+MAX_WEIGHTS_BYTES = 2**30  # a state_dict of either encoder has under 50 MB
+
+
+class EncoderCNN(nn.Module):
+    """An image becomes one embedding: CNN -> global average pool -> Linear -> BatchNorm1d.
+
+    name: mobilenet_v2 (feature_dim D = 1280) or resnet18 (D = 512)
+    """
+
+    def __init__(self, name="mobilenet_v2", embed_size=300):
+        super().__init__()
+        if name not in ENCODERS:
+            raise ValueError(f"model.encoder: got {name!r}, allowed are {', '.join(ENCODERS)}")
+        network = getattr(torchvision.models, name)(weights=None)
+        if name == "mobilenet_v2":
+            self.feature_dim = network.last_channel
+            self.backbone = nn.Sequential(network.features, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        else:
+            self.feature_dim = network.fc.in_features
+            network.fc = nn.Identity()
+            self.backbone = network
+        self.linear = nn.Linear(self.feature_dim, embed_size)
+        self.norm = nn.BatchNorm1d(embed_size)
+
+    def embed(self, features):
+        """(B, D) pooled features -> (B, E) embedding."""
+        return self.norm(self.linear(features))
+
+    def forward(self, images):
+        """(B, 3, S, S) normalised images -> (B, E) embedding."""
+        return self.embed(self.backbone(images))
+
+
+class DecoderRNN(nn.Module):
+    """An LSTM that writes a caption from an image embedding (Vinyals et al. 2015, arXiv:1411.4555).
+
+    image_input: "first", the image is the LSTM's first input, before <start>; "state", it gives the initial state;
+                 "every", it gives the initial state and stands beside every word
+    """
+
+    def __init__(
+        self, vocab_size, embed_size=300, hidden_size=512, num_layers=1, image_input="first", dropout=0.5
+    ):
+        super().__init__()
+        if image_input not in IMAGE_INPUTS:
+            raise ValueError(f"model.image_input: got {image_input!r}, allowed are {', '.join(IMAGE_INPUTS)}")
+        self.image_input = image_input
+        self.embedding = nn.Embedding(vocab_size, embed_size, padding_idx=0)
+        input_size = 2 * embed_size if image_input == "every" else embed_size
+        self.lstm = nn.LSTM(input_size, hidden_size, num_layers, batch_first=True)
+        if image_input != "first":
+            self.initial = nn.Linear(embed_size, 2 * num_layers * hidden_size)
+        self.dropout = nn.Dropout(dropout)
+        self.output = nn.Linear(hidden_size, vocab_size)
+
+    def start(self, image):
+        """(B, E) image embedding -> the state before <start>: hidden and cell (B, L, H), and the image (B, E)."""
+        batch, layers, hidden = len(image), self.lstm.num_layers, self.lstm.hidden_size
+        if self.image_input == "first":
+            _, (h, c) = self.lstm(image[:, None])
+            return h.transpose(0, 1), c.transpose(0, 1), image
+        h, c = self.initial(image).view(batch, 2, layers, hidden).unbind(dim=1)
+        return torch.tanh(h), c, image
+
+    def unroll(self, tokens, state):
+        """(N, T) tokens from a state -> (N, T, H) LSTM outputs and the state after them."""
+        h, c, image = state
+        inputs = self.dropout(self.embedding(tokens))  # (N, T, E)
+        if self.image_input == "every":
+            inputs = torch.cat([inputs, image[:, None].expand(-1, tokens.shape[1], -1)], dim=2)  # (N, T, 2E)
+        outputs, (h, c) = self.lstm(inputs, (h.transpose(0, 1).contiguous(), c.transpose(0, 1).contiguous()))
+        return outputs, (h.transpose(0, 1), c.transpose(0, 1), image)
+
+    def forward(self, image, tokens):
+        """Score every next token under teacher forcing.
+
+        image:   (N, E) float, one image embedding per caption
+        tokens:  (N, T) long, <start> w1 ...; <pad> only on the right
+        returns: (N, T, V) logits; [:, t] scores the token after tokens[:, t]
+
+        Right padding cannot reach an earlier logit; the loss ignores pad_id.
+        Raises ValueError if the batch sizes differ.
+        """
+        if len(image) != len(tokens):
+            raise ValueError(f"decoder: {len(image)} image embeddings for {len(tokens)} captions")
+        outputs, _ = self.unroll(tokens, self.start(image))
+        return self.output(self.dropout(outputs))
+
+    def step(self, tokens, state):
+        """(N,) tokens and a state -> (N, V) log-probabilities of the next token, and the next state."""
+        outputs, state = self.unroll(tokens[:, None], state)
+        return F.log_softmax(self.output(self.dropout(outputs[:, 0])).float(), dim=1), state
+
+
+class CNNtoRNN(nn.Module):
+    """The captioner: EncoderCNN, DecoderRNN and, where num_classes > 0, a class head on the embedding.
+
+    The class head serves training alone: it gives the encoder a signal before the decoder has learned to speak.
+    """
+
+    def __init__(self, vocab_size, num_classes=0, *, encoder="mobilenet_v2", embed_size=300, **decoder):
+        super().__init__()
+        self.encoder = EncoderCNN(encoder, embed_size)
+        self.decoder = DecoderRNN(vocab_size, embed_size, **decoder)
+        self.classifier = nn.Linear(embed_size, num_classes) if num_classes else None
+
+    def forward(self, images, tokens, owner):
+        """Images (B, 3, S, S), tokens (M, T), owner (M,) -> logits (M, T, V) and the embeddings (B, E)."""
+        return self.from_embedding(self.encoder(images), tokens, owner)
+
+    def forward_features(self, features, tokens, owner):
+        """The same from pooled features (B, D), which a frozen encoder computes once."""
+        return self.from_embedding(self.encoder.embed(features), tokens, owner)
+
+    def from_embedding(self, image, tokens, owner):
+        """The same from embeddings (B, E)."""
+        return self.decoder(image[owner], tokens), image
+
+
+def load_encoder_weights(encoder, name, source):
+    """Fill the CNN of an EncoderCNN from `source`; the Linear and BatchNorm too when it is one of our checkpoints.
+
+    name:    mobilenet_v2 | resnet18
+    source:  "none", "imagenet" (torchvision downloads it), a torchvision state_dict, or one of our checkpoints
+    returns: image size that the weights were trained at, 0 = not known
+    Raises ValueError if the file is missing, damaged, or of another network.
+    """
+    if source == "none":
+        return 0
+    if source == "imagenet":
+        enum = {"mobilenet_v2": "MobileNet_V2_Weights", "resnet18": "ResNet18_Weights"}[name]
+        try:
+            state = getattr(torchvision.models, enum).IMAGENET1K_V1.get_state_dict(
+                progress=True, check_hash=True
+            )
+        except (OSError, RuntimeError) as error:
+            raise ValueError(
+                f"model.encoder_weights: imagenet could not be downloaded ({cli.one_line(error)[:120]}).\n"
+                f"Go online once, or give --model.encoder_weights a torchvision {name} state_dict or one of our "
+                f"checkpoints, or none (random weights)"
+            ) from None
+        load_torchvision(encoder, state, source)
+        return 224
+    path = Path(source)
+    if not path.is_file():
+        raise ValueError(
+            f"model.encoder_weights: {source}: no such file; allowed are imagenet, none, or a file"
+        )
+    if path.suffix == ".safetensors":
+        checkpoint = load_checkpoint(path)
+        own = checkpoint.config.get("model", {}).get("encoder")
+        if own != name:
+            raise ValueError(f"{source}: its encoder is {own}, this model's is {name} (model.encoder)")
+        prefix = "encoder."
+        weights = {k.removeprefix(prefix): v for k, v in checkpoint.weights.items() if k.startswith(prefix)}
+        load_weights(encoder, weights, source)
+        return checkpoint.transform.get("image_size", 0)
+    if path.stat().st_size > MAX_WEIGHTS_BYTES:
+        raise ValueError(
+            f"{source}: {path.stat().st_size} bytes, a state_dict of {name} has at most {MAX_WEIGHTS_BYTES}"
+        )
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged archive raises from zipfile, pickle or torch
+        raise ValueError(f"{source}: not a readable state_dict ({cli.one_line(error)[:160]})") from None
+    load_torchvision(encoder, state, source)
+    return 224
+
+
+def load_torchvision(encoder, state, source):
+    """Load a torchvision state_dict, without its classifier, into the CNN of an EncoderCNN."""
+    if not isinstance(state, dict):
+        raise ValueError(f"{source}: holds a {type(state).__name__}, must be a state_dict")
+    if any(name.startswith("features.") for name in state):
+        state = {f"0.{k.removeprefix('features.')}": v for k, v in state.items() if k.startswith("features.")}
+    else:
+        state = {k: v for k, v in state.items() if not k.startswith("fc.")}
+    load_weights(encoder.backbone, state, source)
+
+
+def build_model(vocab_size, num_classes, config):
+    """Return a CNNtoRNN with random weights, as the keys of model.CONFIG say."""
+    return CNNtoRNN(vocab_size, num_classes, **{k: v for k, v in config.items() if k != "encoder_weights"})
+
+
+def load_captioner(path, device="cpu"):
+    """Read a checkpoint: (CNNtoRNN in eval(), Vocabulary, Checkpoint).
+
+    Raises ValueError if the file is not a checkpoint, or its weights do not fit its own config and vocabulary.
+    """
+    checkpoint = load_checkpoint(path)
+    vocabulary = Vocabulary(checkpoint.vocab)
+    try:
+        model = build_model(len(vocabulary), len(checkpoint.classes), checkpoint.config["model"])
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{path}: its config does not describe a model ({error})") from None
+    load_weights(model, checkpoint.weights, path)
+    return model.to(device).eval(), vocabulary, checkpoint
+
+
+def count_macs(encoder, image_size):
+    """Return (multiply-accumulates, parameters) of one image, counted by thop on a copy (it leaves hooks behind)."""
+    import thop  # only this count needs it
+
+    encoder = copy.deepcopy(encoder).cpu().eval()
+    macs, _ = thop.profile(encoder, inputs=(torch.zeros(1, 3, image_size, image_size),), verbose=False)
+    return macs, sum(parameter.numel() for parameter in encoder.parameters())
+
+
+@torch.inference_mode()
+def latency_ms(encoder, image_size, batch_size, device, num_runs):
+    """Return the median time in ms of one forward pass of `batch_size` images, after warm-up."""
+    encoder = copy.deepcopy(encoder).to(device).eval()
+    images = torch.randn(batch_size, 3, image_size, image_size, device=device)
+    times = []
+    for _ in range(num_runs + 3):
+        begin = time.perf_counter()
+        encoder(images)
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        times.append(1000 * (time.perf_counter() - begin))
+    return statistics.median(times[3:])
+
+
+def main(config):
+    """Print and save the complexity table of both encoders at 224 and 256 pixels."""
+    config = config["model"]
+    devices = [torch.device("cpu")] + ([pick_device()] if pick_device().type == "cuda" else [])
+    # The last row is the setting in which ResNet-18 was first published beside this model.
+    variants = [("mobilenet_v2", config["embed_size"]), ("resnet18", config["embed_size"]), ("resnet18", 512)]
+    rows = []
+    for name, embed_size in dict.fromkeys(variants):
+        encoder = EncoderCNN(name, embed_size)
+        latency = {
+            f"{device.type} batch {batch_size}": latency_ms(encoder, 224, batch_size, device, num_runs)
+            for device in devices
+            for batch_size, num_runs in ((1, 20), (32, 5))
+        }
+        macs, parameters = count_macs(encoder, 224)
+        weights_mb = sum(v.numel() * v.element_size() for v in encoder.state_dict().values()) / 1e6
+        rows.append(
+            {
+                "model": f"{'MobileNetV2' if name == 'mobilenet_v2' else 'ResNet-18'} ({embed_size})",
+                "params_m": parameters / 1e6,
+                "macs_g": macs / 1e9,
+                "macs_g_256px": count_macs(encoder, 256)[0] / 1e9,
+                "checkpoint_mb": weights_mb,
+                "latency_ms": latency,
+            }
+        )
+    header = f"{'encoder (embed_size)':<22}{'params M':>9}{'MACs G':>9}{'at 256 px':>11}{'fp32 MB':>9}"
+    print(header + "".join(f"{key + ' ms':>19}" for key in rows[0]["latency_ms"]))
+    for row in rows:
+        line = f"{row['model']:<22}{row['params_m']:>9.2f}{row['macs_g']:>9.3f}{row['macs_g_256px']:>11.3f}"
+        line += f"{row['checkpoint_mb']:>9.1f}"
+        print(line + "".join(f"{value:>19.2f}" for value in row["latency_ms"].values()))
+    table = pd.DataFrame(
+        [{k: v for k, v in row.items() if k != "latency_ms"} | row["latency_ms"] for row in rows]
+    )
+    Path("graphs").mkdir(exist_ok=True)
+    table.to_csv("graphs/complexity.csv", index=False, float_format="%.4f")
+    plots.complexity_figure(rows, "graphs/complexity.png")
+    print(
+        f"at 224 px, {torch.get_num_threads()} CPU threads; wrote graphs/complexity.csv and graphs/complexity.png"
+    )
+    print("next: python train.py")
+
+
+if __name__ == "__main__":
+    cli.run(main, model=CONFIG)
