@@ -232,7 +232,7 @@ def load_captioner(path, device="cpu"):
     checkpoint = load_checkpoint(path)
     vocabulary = Vocabulary(checkpoint.vocab)
     try:
-        model = build_model(len(vocabulary), len(checkpoint.classes), checkpoint.config["model"])
+        model = build_model(len(vocabulary), 0, checkpoint.config["model"])
     except (KeyError, TypeError) as error:
         raise ValueError(f"{path}: its config does not describe a model ({error})") from None
     load_weights(model, checkpoint.weights, path)

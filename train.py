@@ -312,7 +312,9 @@ def main(config):
             raise ValueError(
                 f"{options['init']}: has another vocabulary ({sizes}); give the one it was trained with"
             )
-        load_weights(model, checkpoint.weights, options["init"])
+        # The class head is an aid of training that no checkpoint keeps.
+        head = {k: v for k, v in model.state_dict().items() if k.startswith("classifier.")}
+        load_weights(model, checkpoint.weights | head, options["init"])
         native_size = checkpoint.transform["image_size"]
     else:
         native_size = model_script.load_encoder_weights(
@@ -358,7 +360,7 @@ def main(config):
     optimizer = build_optimizer(model, options["lr"], options["weight_decay"])
     scheduler = build_scheduler(optimizer, options["epochs"] * len(batches), options["warmup"])
     scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
-    history, best, best_weights = [], {}, {}
+    history, best = [], {}
     description = {"name": dataset_name(data["data_dir"]), "fingerprint": fingerprint(train_examples)}
     if options["resume"]:
         state = load_resume(last_path)
@@ -386,6 +388,7 @@ def main(config):
     )
     print(f"{len(vocabulary)} words; {device}, {dtype}; best checkpoint by {metric}".replace("torch.", ""))
 
+    print(f"Ctrl-C keeps {last_path}; --train.resume goes on from it")
     for epoch in range(len(history), options["epochs"]):
         began = time.perf_counter()
         trained = train_one_epoch(
@@ -426,11 +429,11 @@ def main(config):
         improved = not best or row[metric] > best["value"]
         if improved:
             best = {"metric": metric, "value": row[metric], "epoch": epoch + 1}
-            best_weights = model.state_dict()
+            weights = {k: v for k, v in model.state_dict().items() if not k.startswith("classifier.")}
             save_checkpoint(
                 best_path,
                 Checkpoint(
-                    weights=best_weights,
+                    weights=weights,
                     config=config,
                     vocab=vocabulary.itos,
                     transform={"image_size": size, "mean": data_loader.MEAN, "std": data_loader.STD},

@@ -30,8 +30,8 @@ _IRREGULAR = {
     "lf": "lves",  # wolf, shelf, calf, half
     "thief": "thieves",
 }
-# Without their -s these are other words: "a short man" does not name the class `shorts`.
-_ALWAYS_PLURAL = frozenset({"glasses", "goods", "lens", "news", "shorts", "tights"})
+# Names that are other words without their -s: "a short man" does not name the class `shorts`.
+_ALWAYS_PLURAL = frozenset({"glasses", "goods", "news", "shorts", "tights"})
 
 
 class Grounder:
@@ -40,10 +40,10 @@ class Grounder:
     classes: names as the data has them, `tennis_court` and `carpenter_s_kit` as well as "tennis court"
     aliases: class -> further words that name it
 
-    Names are compared with captions word by word, after the captions' own tokenizer; case, underscores and hyphens
-    make no difference. The last word may be singular or plural on either side. Where names overlap the longest
-    counts: "garden spider" is no "spider". An exact name comes before another name's plural.
-    Raises ValueError for a name without words, for one that stands for two classes, and for aliases of an unknown
+    Names and captions are compared word by word, split by one tokenizer; case, underscores and hyphens
+    make no difference. The last word may be singular or plural on either side. Where names overlap the
+    longest counts: "garden spider" is no "spider". An exact name comes before the plural of another.
+    Raises ValueError for a name without words, a name that stands for two classes, aliases of an unknown
     class.
     """
 
@@ -51,8 +51,8 @@ class Grounder:
         names = [(name, name) for name in classes]
         for name, words in (aliases or {}).items():
             if name not in classes:
-                near = difflib.get_close_matches(name, classes, n=1) or classes[:1]
-                raise ValueError(f"aliases: {name!r} is not a class, the nearest is {', '.join(near)!r}")
+                near = ", ".join(difflib.get_close_matches(name, classes, n=1, cutoff=0))
+                raise ValueError(f"aliases: got {name!r}, which is not a class (nearest: {near or 'none'})")
             names += [(alias, name) for alias in words]
 
         self._classes: dict[tuple[str, ...], str] = {}  # words of a name -> its class
@@ -63,23 +63,24 @@ class Grounder:
             if self._classes.setdefault(words, label) != label:
                 raise ValueError(f"classes: {name!r} names both {self._classes[words]!r} and {label!r}")
         for words, label in list(self._classes.items()):
-            for form in _singulars(words[-1]) | _plurals(words[-1]):
+            always_plural = " ".join(words) in _ALWAYS_PLURAL
+            for form in _plurals(words[-1]) | (set() if always_plural else _singulars(words[-1])):
                 self._classes.setdefault((*words[:-1], form), label)
         self._sizes = sorted({len(words) for words in self._classes})
 
     def find(self, caption: str) -> list[str]:
         """The classes that a caption names, each once, in order of mention; [] if none."""
-        words, edges = [], [0]
+        words, edges = [], {0}
         for token in tokenize(caption):
-            words += token.split("-")
-            edges.append(len(words))
+            words += filter(None, token.split("-"))
+            edges.add(len(words))
 
-        # A name begins and ends at the edge of a token: "black-and-white" is found, the tree of "tree-lined" not.
+        # A name begins and ends at the edge of a token: "t-shirt" is found, the tree of "tree-lined" is not.
         found = []  # (-size, start, class)
         for start in edges:
             for size in self._sizes:
                 label = self._classes.get(tuple(words[start : start + size]))
-                if label is not None and start + size in edges:
+                if label and start + size in edges:
                     found.append((-size, start, label))
 
         mentions, taken = [], set()
@@ -98,10 +99,11 @@ class Grounder:
 def classification_scores(true: list[str], predicted: list[str], classes: list[str]) -> dict[str, float]:
     """Accuracy and macro precision, recall and F1 of captions read as a classifier, in [0, 1].
 
-    true:      N classes; predicted: N classes as named by the captions, "" = none, which counts as wrong
+    true:      N classes
+    predicted: N classes as the captions name them, "" = none, which counts as wrong
     classes:   every legal value of both
-    returns:   "accuracy", the share of captions that name the true class; "precision", "recall", "f1", each the
-               plain mean over the classes that occur in `true`, 0 where it divides by zero (sklearn)
+    returns:   "accuracy", the share of captions that name the true class; "precision", "recall" and "f1", the
+               plain means over the classes that occur in `true`, each 0 where it would divide by zero
 
     With equally many images per class, accuracy and recall are the same number.
     Raises ValueError on unequal or zero lengths and on a value that is not a class.
@@ -114,8 +116,9 @@ def classification_scores(true: list[str], predicted: list[str], classes: list[s
 def per_class_scores(true: list[str], predicted: list[str], classes: list[str]) -> pd.DataFrame:
     """One row per class that occurs in `true`, in the order of `classes`; arguments as classification_scores.
 
-    columns: class; precision, the share of captions naming the class that are right; recall; f1; accuracy, the
-             share of the class's own images whose caption names it, which is its recall; count, its images
+    columns: class; precision, the share of captions naming the class that are right; recall; f1;
+             accuracy, the share of the class's own images whose caption names it, which is its recall;
+             count, its images
 
     Raises ValueError as classification_scores.
     """
@@ -132,7 +135,8 @@ def per_class_scores(true: list[str], predicted: list[str], classes: list[str]) 
 def confusion(true: list[str], predicted: list[str], classes: list[str]) -> pd.DataFrame:
     """How often an image of each class (row) was captioned as each class (column).
 
-    returns: (C, C + 1) counts, rows `classes`, columns `classes` and "(none)"; arguments as classification_scores
+    returns: (C, C + 1) counts, rows `classes`, columns `classes` and "(none)"; arguments as
+             classification_scores
 
     Raises ValueError as classification_scores.
     """
@@ -167,14 +171,18 @@ def _plurals(word: str) -> set[str]:
     plurals = {word[: -len(end)] + plural for end, plural in _IRREGULAR.items() if word.endswith(end)}
     if re.search(r"[^aeiou]y$", word):
         return plurals | {word[:-1] + "ies"}
-    if re.search(r"(s|x|z|ch|sh)$", word):
+    if re.search(r"(s|x|z|sh)$", word):
         return plurals | {word + "es"}
-    return plurals | {word + "s"} | ({word + "es"} if word.endswith("o") else set())
+    return plurals | {word + "s"} | ({word + "es"} if re.search(r"(o|ch)$", word) else set())
 
 
 def _singulars(word: str) -> set[str]:
     """Every singular of which `word` may be the plural."""
     singulars = {word[: -len(plural)] + end for end, plural in _IRREGULAR.items() if word.endswith(plural)}
-    if word in _ALWAYS_PLURAL or not re.search(r"[^su]s$|[^i]s$", word):
-        return singulars
+    if re.search(r"[^s]s$", word):
+        singulars.add(word[:-1])
+    if word.endswith("ies"):
+        singulars.add(word[:-3] + "y")
+    if re.search(r"(s|x|z|ch|sh|o)es$", word):
+        singulars.add(word[:-2])
     return singulars

@@ -1,8 +1,8 @@
 """How close captions come to their references: BLEU, ROUGE-L and CIDEr-D on token lists.
 
-hypotheses: N token lists, one caption per image; references: N lists of one or more token lists. Both are made by
-captioning.tokenizer.tokenize. Every function raises ValueError if the lengths differ or are 0, or if an image has
-no reference. Corpus BLEU, ROUGE-L and CIDEr-D agree with pycocoevalcap to 1e-9.
+hypotheses: N token lists, one caption per image; references: N lists of one or more token lists. Both are
+made by captioning.tokenizer.tokenize. Every function raises ValueError if the lengths differ or are 0, or
+if an image has no reference. Corpus BLEU, ROUGE-L and CIDEr-D agree with pycocoevalcap to 1e-9.
 """
 
 import math
@@ -10,7 +10,8 @@ from collections import Counter
 
 import numpy as np
 
-# What pycocoevalcap adds above and below BLEU's fractions: nothing is divided by zero, no match gives about 0.
+# What pycocoevalcap adds above and below BLEU's fractions: nothing is divided by zero, no match gives
+# about 0.
 _TINY, _SMALL = 1e-15, 1e-9
 _BETA = 1.2  # ROUGE-L: how much more recall weighs than precision
 _SIGMA = 6.0  # CIDEr-D: words of length difference that cost a factor of exp(-1/2)
@@ -19,8 +20,9 @@ _SIGMA = 6.0  # CIDEr-D: words of length difference that cost a factor of exp(-1
 def corpus_bleu(hypotheses, references, max_n=4) -> list[float]:
     """Corpus BLEU-1..max_n in [0, 1]; papers print x100.
 
-    Unsmoothed; counts are summed over the images before dividing, not a mean of sentences. The reference length
-    is the one closest to the hypothesis, the shorter of two equally close. Without a match BLEU-n is about 0.
+    Unsmoothed; counts are summed over the images before dividing, not a mean of sentences. The reference
+    length is the one closest to the hypothesis, the shorter of two equally close. Without a match BLEU-n
+    is about 0.
     Source: Papineni et al. 2002; counts short hypotheses as pycocoevalcap does.
     """
     matches, totals, lengths, closest = _bleu_counts(hypotheses, references, max_n)
@@ -73,8 +75,8 @@ def rouge_l(hypotheses, references) -> tuple[float, np.ndarray]:
 def cider_d(hypotheses, references) -> tuple[float, np.ndarray]:
     """CIDEr-D: (mean, (N,) per image), in [0, 10].
 
-    The scale is pycocoevalcap's, which includes the paper's factor 10: Lu et al. 2017 print this number as it is
-    (hard attention on UCM: 2.99), COCO papers print it x100 (1.20 as 120).
+    The scale is pycocoevalcap's, which includes the paper's factor 10: Lu et al. 2017 print this number
+    as it is (hard attention on UCM: 2.99), COCO papers print it x100 (1.20 as 120).
     An n-gram weighs log(N) - log(images whose references hold it), counted on these references: the score
     depends on the set of images, and for one image it is 0.
     Source: Vedantam et al. 2015 (arXiv:1411.5726); its length penalty counts bigrams, as in pycocoevalcap.
@@ -100,9 +102,9 @@ def cider_d(hypotheses, references) -> tuple[float, np.ndarray]:
         for reference, counts in zip(group, group_counts, strict=True):
             reference_values, reference_norms = vector(counts)
             products = [0.0] * 4
-            for ngram in values.keys() & reference_values.keys():
-                value = reference_values[ngram]
-                products[len(ngram) - 1] += min(values[ngram], value) * value
+            for ngram, value in values.items():
+                reference_value = reference_values.get(ngram, 0.0)
+                products[len(ngram) - 1] += min(value, reference_value) * reference_value
             difference = max(0, len(hypothesis) - 1) - max(0, len(reference) - 1)
             penalty = math.exp(-(difference**2) / (2 * _SIGMA**2))
             for product, norm, reference_norm in zip(products, norms, reference_norms, strict=True):

@@ -315,14 +315,15 @@ def class_figure(table, path, *, title):
     table = table.sort_values(["bleu4", "class"], ascending=[True, False])
     panels = [("bleu4", "BLEU-4"), ("cider_d", "CIDEr-D"), ("accuracy", "accuracy"), ("f1", "F1")]
     height = min(MAX_SIDE, 1.4 + 0.19 * len(table))
+    size = min(7.5, 0.7 * 72 * height / len(table))  # points
     with new_figure(path, 11, height) as figure:
         figure.suptitle(title)
         for axes, (key, name) in zip(figure.subplots(1, len(panels), sharey=True), panels, strict=True):
             bars = axes.barh(
                 range(len(table)), table[key], color="#9ECAE9", edgecolor="#333333", linewidth=0.5
             )
-            axes.bar_label(bars, [f"{value:.2f}" for value in table[key]], padding=2, fontsize=7)
+            axes.bar_label(bars, [f"{value:.2f}" for value in table[key]], padding=2, fontsize=size)
             axes.set(title=name, xlim=(0, max(1.0, table[key].max()) * 1.15))
-            axes.set_yticks(range(len(table)), table["class"], fontsize=8)
+            axes.set_yticks(range(len(table)), table["class"], fontsize=size)
             axes.set_ylim(-0.6, len(table) - 0.4)
             axes.grid(visible=False, axis="y")

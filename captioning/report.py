@@ -1,7 +1,7 @@
 """The tables and the text of the analysis report: captioned images in, DataFrames and Markdown out.
 
-One DataFrame per question: the images (image_table), the classes (class_table), the whole split (summary_table),
-the best and the worst classes (extreme_classes), and what is taken for what (frequent_mistakes).
+One DataFrame per question: the images (image_table), the whole split (summary_table), the classes
+(class_table), the best and the worst of them (extreme_classes), what is taken for what (frequent_mistakes).
 """
 
 import re
@@ -9,11 +9,10 @@ import re
 import pandas as pd
 
 from captioning.evaluation import FEWEST_FOR_CIDER
-from captioning.grounding import classification_scores, per_class_scores
+from captioning.grounding import NONE, Grounder, classification_scores, per_class_scores
 from captioning.metrics import cider_d, corpus_bleu, rouge_l, sentence_bleu
 from captioning.tokenizer import tokenize
 
-NONE = "(none)"  # the caption names no class; the column of that name in the confusion matrix
 METRICS = {  # as in summary.csv and the recipes -> as printed
     "accuracy": "average accuracy",
     "bleu1": "BLEU-1",
@@ -43,6 +42,26 @@ CLASS_COLUMNS = [
 ]
 
 
+def build_grounders(labels, trained_classes, aliases):
+    """Return two Grounders over the classes of data and checkpoint: with the aliases, and without.
+
+    labels: of the data, "" = none; without any the result is (None, None)
+    aliases: class -> further words; where there are none the second is None
+    """
+    classes = sorted(set(labels) - {""})
+    if not classes:
+        return None, None
+    # Of a class that both spell differently ("Tennis court", tennis_court) the data's spelling counts.
+    known = {class_words(name) for name in classes}
+    classes += [name for name in trained_classes if class_words(name) not in known]
+    return Grounder(classes, aliases), Grounder(classes) if aliases else None
+
+
+def class_words(name):
+    """Return the words of a class name, without regard to case, underscores and hyphens."""
+    return tuple(tokenize(name.replace("_", " ").replace("-", " ")))
+
+
 def image_table(predictions, root, grounder=None):
     """One row for each image: image, class, caption, references, [named, correct,] its own scores, log_prob.
 
@@ -63,7 +82,9 @@ def image_table(predictions, root, grounder=None):
     )
     if grounder:
         table["named"] = [grounder.name(p.caption) or NONE for p in predictions]
-        table["correct"] = table["named"] == table["class"]
+        # An image without a class is neither right nor wrong.
+        pairs = zip(table["named"], table["class"], strict=True)
+        table["correct"] = [named == label if label else "" for named, label in pairs]
     table["sentence_bleu4"] = sentence_bleu(hypotheses, references)
     table["rouge_l"] = rouge_l(hypotheses, references)[1]
     table["cider_d"] = cider_d(hypotheses, references)[1]
@@ -90,20 +111,19 @@ def class_table(images, hypotheses, references):
 
     bleu4 is the corpus BLEU-4 of the class's images, sentence_bleu4 and cider_d are means of theirs.
     """
-    labelled = images[images["class"] != ""]
-    rows = []
+    labelled, rows = images[images["class"] != ""], []
     for name, group in labelled.groupby("class"):
         bleu = corpus_bleu([hypotheses[i] for i in group.index], [references[i] for i in group.index])
         means = group[["sentence_bleu4", "cider_d"]].mean()
         rows.append({"class": name, "bleu4": bleu[3], **means})
-    scores = pd.DataFrame(rows)
-    found = per_class_scores(labelled["class"].tolist(), named_classes(labelled), scores["class"].tolist())
-    return scores.merge(found, on="class")[CLASS_COLUMNS]
+    return pd.DataFrame(rows).merge(per_class_scores(*true_and_named(images)), on="class")[CLASS_COLUMNS]
 
 
-def named_classes(images):
-    """Return what each caption names as the functions of grounding.py take it: "" = none."""
-    return images["named"].replace(NONE, "").tolist()
+def true_and_named(images):
+    """Return the (true, named, all) classes of the images that have one, as grounding.py takes them."""
+    labelled = images[images["class"] != ""]
+    true, named = labelled["class"].tolist(), labelled["named"].replace(NONE, "").tolist()
+    return true, named, sorted({*true, *named} - {""})
 
 
 def summary_table(images, caption_scores, recipe):
@@ -112,15 +132,15 @@ def summary_table(images, caption_scores, recipe):
     caption_scores: name in METRICS -> value
     recipe:         function (name in METRICS, number of images) -> what the value depends on
 
-    Where images have classes, they count too; precision, recall and F1 are means over the classes of the split.
+    Where images have classes, these count too; precision, recall and F1 are means over the split's classes.
     """
-    scores = dict(caption_scores)
-    labelled = images[images["class"] != ""]
+    scores, count = dict(caption_scores), {}
     if "named" in images:
-        classes = sorted(labelled["class"].unique())
-        scores |= classification_scores(labelled["class"].tolist(), named_classes(labelled), classes)
+        true, named, classes = true_and_named(images)
+        scores |= classification_scores(true, named, classes)
+        count = dict.fromkeys(CLASS_METRICS, len(true))
     rows = [
-        (label, scores[name], recipe(name, len(labelled if name in CLASS_METRICS else images)))
+        (label, scores[name], recipe(name, count.get(name, len(images))))
         for name, label in METRICS.items()
         if name in scores
     ]
@@ -128,14 +148,14 @@ def summary_table(images, caption_scores, recipe):
 
 
 def rank_classes(classes):
-    """Return the class table with the best BLEU-4 first; ties go by the mean sentence BLEU-4, then by name."""
+    """Return the class table, best BLEU-4 first; ties go by the mean sentence BLEU-4, then by name."""
     return classes.sort_values(["bleu4", "sentence_bleu4", "class"], ascending=[False, False, True])
 
 
 def extreme_classes(classes, most=MOST_EXTREME):
-    """The best and the worst classes by BLEU-4: group (top, bottom), rank, CLASS_COLUMNS; rank 0 is the average.
+    """The best and the worst classes by BLEU-4: group (top, bottom), rank (0 = average), CLASS_COLUMNS.
 
-    No class stands in both groups: with fewer than 2 * most, each group has half of them, a single class none.
+    No class stands in both groups: of fewer than 2 * most each group has half, a single class is in none.
     """
     ranked = rank_classes(classes)
     size = min(most, len(ranked) // 2)
@@ -147,11 +167,8 @@ def extreme_classes(classes, most=MOST_EXTREME):
             group.insert(0, "rank", [*range(1, size + 1), 0])
             group.insert(0, "group", name)
             groups.append(group)
-    return (
-        pd.concat(groups, ignore_index=True)
-        if groups
-        else pd.DataFrame(columns=["group", "rank", *CLASS_COLUMNS])
-    )
+    columns = ["group", "rank", *CLASS_COLUMNS]
+    return pd.concat(groups, ignore_index=True) if groups else pd.DataFrame(columns=columns)
 
 
 def frequent_mistakes(matrix, most=10):
@@ -169,30 +186,26 @@ def markdown_table(table, digits=3):
         text = f"{value:.{digits}f}" if isinstance(value, float) else str(value)
         return re.sub(r"\s+", " ", text).replace("|", "\\|")
 
-    lines = ["| " + " | ".join(map(cell, table.columns)) + " |"]
-    lines.append(
-        "|" + "|".join("---:" if pd.api.types.is_numeric_dtype(t) else "---" for t in table.dtypes) + "|"
-    )
-    for row in table.astype(object).itertuples(index=False):
-        lines.append("| " + " | ".join(map(cell, row)) + " |")
-    return "\n".join(lines)
+    rules = ["---:" if pd.api.types.is_numeric_dtype(kind) else "---" for kind in table.dtypes]
+    rows = [table.columns, rules, *table.astype(object).itertuples(index=False)]
+    return "\n".join("| " + " | ".join(map(cell, row)) + " |" for row in rows)
 
 
-FILES = {  # every file of a report -> what it holds; data without classes has the first three
+FILES = {  # every file of a report -> what it holds; data without classes has the first three alone
     "report.md": "the results in words and tables",
     "summary.csv": "one row per metric: `metric`, `value`, and `recipe`, what the value depends on",
     "images.csv": (
         "one row per image: `class` is the true one, `caption` the model's, `references` are joined by ` | `, "
-        "`named` is the class that the caption names first, `correct` whether that is the true one, "
-        "`sentence_bleu4`, `rouge_l` and `cider_d` are the caption's own scores, `log_prob` its log-probability in nats"
+        "`named` is the class that the caption names first, `correct` whether it is the true one; "
+        "`sentence_bleu4`, `rouge_l` and `cider_d` are the caption's own scores, `log_prob` is in nats"
     ),
     "classes.csv": (
-        "one row per class: `bleu4` is the corpus BLEU-4 of its images, `sentence_bleu4` and `cider_d` are means, "
-        "`accuracy` is the share of its images whose caption names it, `count` its images"
+        "one row per class: `bleu4` is the corpus BLEU-4 of its images, `sentence_bleu4` and `cider_d` are "
+        "means, `accuracy` is the share of its images whose caption names it first, `count` its images"
     ),
     "classes.png": "the same as bars",
-    "top_bottom.csv": "the best and the worst classes by `bleu4`, best and worst first; `rank` 0 is the average",
-    "confusion.csv": "images by true class (rows) and class named (columns; `(none)`: the caption names no class)",
+    "top_bottom.csv": "the best and the worst classes by `bleu4`; `rank` 0 is the group's average",
+    "confusion.csv": "images by true class (rows) and class named (columns, `(none)`: no class is named)",
     "confusion.png": "the same as a picture, shaded by the share of the true class",
 }
 FILES_WITHOUT_CLASSES = list(FILES)[:3]
@@ -224,8 +237,8 @@ def findings(tables, *, subject, reference_accuracy):
         return facts
     ranked = rank_classes(tables["classes"])
     facts.append(
-        f"The class that a caption names first is the true one, out of {len(ranked)}, for "
-        f"{score['average accuracy']:.1%} of the images; for the reference captions it is {reference_accuracy:.1%}."
+        f"For {score['average accuracy']:.1%} of the images the caption names the true one of "
+        f"{counted(len(ranked), 'class')} first; of the reference captions {reference_accuracy:.1%} do."
     )
     if len(ranked) > 1:
         best, worst = ranked.iloc[0], ranked.iloc[-1]
@@ -252,9 +265,7 @@ def reservations(tables, *, unreadable=(), unseen=(), known_words=1.0):
     if unreadable:
         notes.append(f"Left out, not readable: {counted(len(unreadable), 'image')} ({listed(unreadable)}).")
     if known_words < FEW_WORDS:
-        notes.append(
-            f"The model's vocabulary holds {known_words:.1%} of the references' words; it cannot say the rest."
-        )
+        notes.append(f"{1 - known_words:.1%} of the references' words are not in the model's vocabulary.")
     if len(images) < FEWEST_FOR_CIDER:
         notes.append(
             f"CIDEr-D says little here: it weighs a word by how rare it is in the split, and this has "
@@ -264,12 +275,10 @@ def reservations(tables, *, unreadable=(), unseen=(), known_words=1.0):
         return [*notes, "The data has no classes: the report is about the captions alone."]
     without = int((images["class"] == "").sum())
     if without:
-        notes.append(
-            f"{counted(without, 'image')} without a class: counted for the captions, not for the classes."
-        )
+        notes.append(f"{counted(without, 'image')} without a class: counted in the caption scores alone.")
     if unseen:
         notes.append(
-            f"Never seen in training: {counted(len(unseen), 'class')} of the data ({listed(unseen)})."
+            f"The checkpoint never saw {counted(len(unseen), 'class')} of the data: {listed(unseen)}."
         )
     number = len(tables["classes"])
     if number < 2 * MOST_EXTREME:
@@ -281,24 +290,24 @@ def reservations(tables, *, unreadable=(), unseen=(), known_words=1.0):
 
 
 def report_text(title, facts, notes, tables):
-    """Write the report in Markdown: findings, reservations, the tables, and what each file beside it holds."""
+    """Write the report in Markdown: findings, reservations, tables, and what the files beside it hold."""
     parts = [f"# {title}", " ".join(facts)]
     if notes:
         parts.append("\n".join(f"- {note}" for note in notes))
     parts += ["## Results", markdown_table(tables["summary"], digits=4)]
     if "classes" in tables:
         for group, word in (("top", "Best"), ("bottom", "Worst")):
-            rows = tables["top_bottom"].query("group == @group").drop(columns="group")
+            rows = tables["top_bottom"]
+            rows = rows[rows["group"] == group].drop(columns="group")
             if len(rows):
                 rows = rows.assign(
-                    rank=[rank or "" for rank in rows["rank"]], count=rows["count"].map("{:g}".format)
+                    rank=[rank or "" for rank in rows["rank"]],
+                    count=[f"{count:g}" for count in rows["count"]],
                 )
                 parts += [f"## {word} {counted(len(rows) - 1, 'class')} by BLEU-4", markdown_table(rows)]
+        mistakes = tables["mistakes"]
         none = "None: every caption names the true class first."
-        parts += [
-            "## Most frequent mistakes",
-            markdown_table(tables["mistakes"]) if len(tables["mistakes"]) else none,
-        ]
+        parts += ["## Most frequent mistakes", markdown_table(mistakes) if len(mistakes) else none]
     files = [name for name in FILES if "classes" in tables or name in FILES_WITHOUT_CLASSES]
     parts += ["## Files", "\n".join(f"- [`{name}`]({name}): {FILES[name]}" for name in files)]
     return "\n\n".join(parts) + "\n"

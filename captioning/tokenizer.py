@@ -9,12 +9,14 @@ from nltk.tokenize import NLTKWordTokenizer
 
 _nltk_tokenize = NLTKWordTokenizer().tokenize
 
-# The characters of COCO's list (pycocoevalcap's PUNCTUATIONS: quotes, brackets, . ? ! , : ; - -- ...), and those
-# that Stanford's tokenizer turns into one of them but NLTK leaves alone. Square brackets are added.
+# The characters of COCO's list (pycocoevalcap's PUNCTUATIONS: quotes, brackets, . ? ! , : ; - -- ...),
+# and those that Stanford's tokenizer turns into one of them but NLTK leaves alone. Square brackets are
+# added.
 _PUNCTUATION = "'`\".?!,:;-()[]{}“”„‘’‚‛«»‹›…‒–—―"
 
-# A caption of words, 's, single hyphens, commas and periods before a blank, one period at the end. NLTK's rules
-# can only cut off its commas, periods and 's, and take six words apart; test_tokenizer.py compares both paths.
+# A caption of words, 's, single hyphens, commas and periods before a blank, one period at the end. NLTK's
+# rules can only cut off its commas, periods and 's, and take six words apart; test_tokenizer.py compares
+# both paths.
 _PLAIN = re.compile(r"((?:[a-z0-9 ]++|[,.](?= )|-(?!-)|(?<=[a-z0-9])'s(?=[ ,]|\.?\s*\Z))*+)\.?\s*")
 _CONTRACTION = re.compile(r"\b(?:cannot|gimme|gonna|gotta|lemme|wanna)\b")
 _TO_WORDS = {ord(","): " ", ord("."): " ", ord("'"): " '"}

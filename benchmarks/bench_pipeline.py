@@ -1,0 +1,161 @@
+"""How much the pipeline adds to what it stands on: each rate beside its baseline, measured in the same run.
+
+    python benchmarks/bench_pipeline.py                           # data/pictograms, 128 px
+    python benchmarks/bench_pipeline.py --data_dir data/birds --image_size 224
+
+tokenizer   captions/s of the vocabulary's tokenizer            baseline: NLTK's word tokenizer on the same captions
+loading     images/s of data_loader with workers                baseline: torchvision's ImageFolder, same transforms
+features    images/s of the frozen encoder over files           baseline: the bare encoder on tensors in memory
+decoder     tokens/s of decoder training from cached features   baseline: captions padded to the longest of the set
+report      captions/s of beam 5, 64 images at a time           baseline: one image at a time
+
+The last line is JSON. Times are the median of several runs after a warm-up.
+"""
+
+import json
+import platform
+import statistics
+import sys
+import time
+from pathlib import Path
+
+import torch
+from nltk.tokenize import NLTKWordTokenizer
+from torch.nn import functional as F
+from torch.utils.data import DataLoader
+from torchvision.datasets import ImageFolder
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import data_loader
+from captioning import cli
+from captioning.annotations import load_examples
+from captioning.evaluation import decode_embeddings, encode_images
+from captioning.images import load_image
+from captioning.tokenizer import tokenize
+from model import CNNtoRNN
+from train import FeatureBatches
+from vocab import Vocabulary, build_vocabulary, count_words
+
+CONFIG = {
+    "data_dir": "data/pictograms",  # the project's own layout, so that ImageFolder can read it too
+    "image_size": 128,  # pixels
+    "num_images": 1024,
+    "num_workers": 2,
+    "runs": 3,
+}
+
+
+def rate(work, amount, runs):
+    """Return amount/s of `work()`, the median of `runs` after one warm-up."""
+    times = []
+    for _ in range(runs + 1):
+        begin = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - begin)
+    return amount / statistics.median(times[1:])
+
+
+def exhaust(iterable):
+    """Run through an iterable."""
+    for _ in iterable:
+        pass
+
+
+def bench_tokenizer(captions, runs):
+    """Return (ours, baseline) in captions/s."""
+    nltk_tokenize = NLTKWordTokenizer().tokenize
+    ours = rate(lambda: [tokenize(caption) for caption in captions], len(captions), runs)
+    return ours, rate(lambda: [nltk_tokenize(caption.lower()) for caption in captions], len(captions), runs)
+
+
+def bench_loading(examples, root, vocabulary, config):
+    """Return (ours, baseline) in images/s."""
+    transform = data_loader.train_transform(config["image_size"])
+    dataset = data_loader.CaptionDataset(examples, vocabulary, transform, image_size=config["image_size"])
+    loader = data_loader.build_loader(dataset, batch_size=64, num_workers=config["num_workers"], shuffle=True)
+    folder = ImageFolder(root, transform)
+    folder.samples = [(str(example.image), 0) for example in examples]
+    plain = DataLoader(folder, batch_size=64, num_workers=config["num_workers"], shuffle=True)
+    ours = rate(lambda: exhaust(loader), len(examples), config["runs"])
+    return ours, rate(lambda: exhaust(plain), len(examples), config["runs"])
+
+
+def bench_features(model, examples, config):
+    """Return (ours, baseline) in images/s."""
+    transform = data_loader.eval_transform(config["image_size"])
+    device, network = torch.device("cpu"), model.encoder.backbone
+    images = torch.stack([transform(load_image(example.image)) for example in examples[:256]])
+    images = images.contiguous(memory_format=torch.channels_last)
+
+    @torch.inference_mode()
+    def bare():
+        for chunk in images.split(64):
+            network(chunk)
+
+    def ours():
+        encode_images(network, examples, transform, device=device, num_workers=config["num_workers"])
+
+    return rate(ours, len(examples), config["runs"]), rate(bare, len(images), config["runs"])
+
+
+def bench_decoder(model, examples, vocabulary, runs):
+    """Return (ours, baseline) in tokens/s, <end> included and padding not counted."""
+    tokens = [[torch.tensor(vocabulary.encode(text)) for text in example.captions] for example in examples]
+    longest = max(len(ids) for captions in tokens for ids in captions)
+    features = torch.randn(len(examples), 1, model.encoder.feature_dim)
+    batches = FeatureBatches(features, tokens, torch.zeros(len(examples), dtype=torch.long), 64)
+    optimizer = torch.optim.AdamW(model.decoder.parameters())
+    amount = sum(len(ids) - 1 for captions in tokens for ids in captions)
+
+    def epoch(pad_to):
+        for inputs, ids, owner, _, _ in batches.epoch(seed=0):
+            ids = F.pad(ids, (0, max(0, pad_to - ids.shape[1])), value=vocabulary.pad_id)
+            logits, _ = model.forward_features(inputs, ids[:, :-1], owner)
+            loss = F.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten(), ignore_index=vocabulary.pad_id)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+
+    model.train()
+    return rate(lambda: epoch(0), amount, runs), rate(lambda: epoch(longest), amount, runs)
+
+
+def bench_report(model, vocabulary, runs):
+    """Return (ours, baseline) in captions/s."""
+    embeddings = torch.randn(128, model.decoder.embedding.embedding_dim)
+
+    def decode(batch_size):
+        decode_embeddings(model, embeddings, vocabulary, beam_size=5, max_len=20, batch_size=batch_size)
+
+    return rate(lambda: decode(64), len(embeddings), runs), rate(lambda: decode(1), len(embeddings), runs)
+
+
+def main(config):
+    """Print a line per rate, and all of them as JSON."""
+    config = config["bench"]
+    torch.manual_seed(0)
+    examples = load_examples(config["data_dir"], "train")[: config["num_images"]]
+    captions = [caption for example in examples for caption in example.captions]
+    vocabulary: Vocabulary = build_vocabulary(count_words(captions)[0], 1)
+    model = CNNtoRNN(len(vocabulary))
+    model.encoder.to(memory_format=torch.channels_last)
+    root = Path(config["data_dir"]) / "train"
+    runs = config["runs"]
+    results = {
+        "tokenizer captions/s": bench_tokenizer(captions, runs),
+        "loading images/s": bench_loading(examples, root, vocabulary, config),
+        "features images/s": bench_features(model.eval(), examples, config),
+        "decoder tokens/s": bench_decoder(model, examples, vocabulary, runs),
+        "report captions/s": bench_report(model, vocabulary, runs),
+    }
+    for name, (ours, baseline) in results.items():
+        print(f"{name:<22}{ours:>12,.0f}   baseline {baseline:>12,.0f}   ratio {ours / baseline:>6.2f}")
+    ratios = {name: round(ours / baseline, 3) for name, (ours, baseline) in results.items()}
+    rates = {name: round(ours, 1) for name, (ours, _) in results.items()}
+    machine = {"processor": platform.machine(), "threads": torch.get_num_threads(), "torch": torch.__version__}
+    print(json.dumps({"bench": "pipeline", "ratio": ratios, "rate": rates, "machine": machine}))
+
+
+if __name__ == "__main__":
+    cli.run(main, bench=CONFIG)

@@ -1,0 +1,197 @@
+"""captioning.metrics: hand-worked values, pycocoevalcap and nltk, edge cases and invariances."""
+
+import json
+import math
+import random
+
+import numpy as np
+import pytest
+from nltk.translate.bleu_score import SmoothingFunction
+from nltk.translate.bleu_score import sentence_bleu as nltk_sentence_bleu
+
+from captioning.metrics import cider_d, corpus_bleu, rouge_l, sentence_bleu
+from captioning.tokenizer import tokenize
+
+METRICS = [corpus_bleu, sentence_bleu, rouge_l, cider_d]
+
+
+def split(*captions):
+    return [caption.split() for caption in captions]
+
+
+def random_captions(seed, images, words="abcdefgh", longest=9):
+    """Short random captions over few words, so that n-grams repeat and match; some are empty."""
+    generator = random.Random(seed)
+
+    def caption():
+        return generator.choices(words, k=generator.randint(0, longest))
+
+    references = [[caption() for _ in range(generator.randint(1, 5))] for _ in range(images)]
+    hypotheses = [generator.choice([caption(), generator.choice(group)]) for group in references]
+    return hypotheses, references
+
+
+def assert_equals_pycocoevalcap(hypotheses, references):
+    bleu = pytest.importorskip("pycocoevalcap.bleu.bleu").Bleu(4)
+    rouge = pytest.importorskip("pycocoevalcap.rouge.rouge").Rouge()
+    cider = pytest.importorskip("pycocoevalcap.cider.cider").Cider()
+    gts = {i: [" ".join(reference) for reference in group] for i, group in enumerate(references)}
+    res = {i: [" ".join(hypothesis)] for i, hypothesis in enumerate(hypotheses)}
+    exact = {"rtol": 0, "atol": 1e-9}
+    np.testing.assert_allclose(
+        corpus_bleu(hypotheses, references), bleu.compute_score(gts, res, verbose=0)[0], **exact
+    )
+    for ours, theirs in ((rouge_l, rouge), (cider_d, cider)):
+        mean, scores = ours(hypotheses, references)
+        expected_mean, expected = theirs.compute_score(gts, res)
+        np.testing.assert_allclose(scores, expected, **exact)
+        assert mean == pytest.approx(expected_mean, abs=1e-9)
+
+
+# ---- against other implementations ----
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_equals_pycocoevalcap_on_random_captions(seed):
+    assert_equals_pycocoevalcap(*random_captions(seed, images=40))
+
+
+@pytest.mark.parametrize("words", ["a", "ab", "abcdefghijklmnopqrstuvwxyz"])
+def test_equals_pycocoevalcap_whatever_the_vocabulary(words):
+    assert_equals_pycocoevalcap(*random_captions(0, images=40, words=words, longest=70))
+
+
+@pytest.mark.parametrize(
+    ("hypotheses", "references"),
+    [
+        ([[]], [split("a b c d e")]),
+        ([[]], [[[], *split("a b")]]),
+        (split("a"), [split("a b c d e")]),
+        (split("a b c"), [split("a b c", "a b c d")]),
+        (split("x y z"), [split("a b c d")]),
+        (split("the the the the the"), [split("the cat is on the mat", "the the")]),
+        (split("a b c d e", "a b c d e"), [split("a b c d e"), split("a b c d e")]),
+        (split("a b c d", "", "e"), [split("a b c d"), split("a b"), split("e f g h i")]),
+    ],
+    ids=["empty", "both empty", "one word", "shorter than n", "no match", "repeats", "same images", "mixed"],
+)
+def test_equals_pycocoevalcap_at_the_edges(hypotheses, references):
+    assert_equals_pycocoevalcap(hypotheses, references)
+
+
+def test_equals_pycocoevalcap_on_real_captions(shared_dir):
+    images = json.loads((shared_dir / "data/ucm_captions/dataset.json").read_text())["images"]
+    captions = [
+        [tokenize(s["raw"]) for s in image["sentences"]] for image in images if image["split"] == "test"
+    ]
+    generator = random.Random(0)
+    others = [generator.choice(generator.choice(captions)) for _ in captions]
+    assert_equals_pycocoevalcap(others, captions)
+    assert_equals_pycocoevalcap([group[0] for group in captions], [group[1:] for group in captions])
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_sentence_bleu_equals_nltk_method_4(seed):
+    hypotheses, references = random_captions(seed, images=100)
+    smooth = SmoothingFunction().method4
+    expected = [
+        nltk_sentence_bleu(group, hypothesis, smoothing_function=smooth) if hypothesis else 0.0
+        for hypothesis, group in zip(hypotheses, references, strict=True)
+    ]
+    np.testing.assert_allclose(sentence_bleu(hypotheses, references), expected, rtol=0, atol=1e-12)
+
+
+# ---- by hand ----
+
+
+def test_corpus_bleu_by_hand():
+    # Matches 5 + 1 of 6 + 2 words, 3 + 0 of 5 + 1 pairs; 8 words against 6 + 3 in the closest references.
+    hypotheses = split("the cat sat on the mat", "a dog")
+    references = [split("the cat is on the mat", "there is a cat on the big red mat"), split("one dog runs")]
+    bleu1, bleu2 = corpus_bleu(hypotheses, references, max_n=2)
+    assert bleu1 == pytest.approx(math.exp(1 - 9 / 8) * 6 / 8, abs=1e-8)
+    assert bleu2 == pytest.approx(math.exp(1 - 9 / 8) * math.sqrt(6 / 8 * 3 / 6), abs=1e-8)
+
+
+def test_sentence_bleu_by_hand():
+    # "a b c d" in "a b x c": 3 of 4 words, 1 of 3 pairs, then log(4) / 10 of 2 and log(4) / 20 of 1.
+    expected = (3 / 4 * 1 / 3 * math.log(4) / 10 / 2 * math.log(4) / 20) ** 0.25
+    assert sentence_bleu(split("a b c d"), [split("a b x c")]) == pytest.approx([expected], abs=1e-12)
+
+
+def test_rouge_l_by_hand():
+    # The longest common subsequence is "a c e", 3 of 4 words; "c x" has the better recall, 2 of 2.
+    mean, scores = rouge_l(split("a c x e"), [split("a b c d e", "c x")])
+    precision, recall = 3 / 4, 2 / 2
+    assert scores == pytest.approx([(1 + 1.44) * precision * recall / (recall + 1.44 * precision)])
+    assert mean == scores[0]
+
+
+def test_cider_d_by_hand():
+    # Two images that share only "a": every other n-gram weighs log 2, "a" nothing.
+    # Image 1, "a b" for "a b b": the b counts min(1, 2) * 2 of norms 1 and 2, so 1; "a b" 1 of norms 1 and sqrt 2;
+    # no longer n-grams; one bigram too few costs exp(-1 / 72). Image 2 has no match.
+    _, scores = cider_d(split("a b", "x"), [split("a b b"), split("a c")])
+    expected = 10 * math.exp(-1 / 72) * (1 + 1 / math.sqrt(2)) / 4
+    assert scores == pytest.approx([expected, 0])
+
+
+# ---- edges ----
+
+
+def test_a_perfect_caption_scores_the_top_of_the_scale():
+    captions = split("a b c d e", "f g h i j k")
+    references = [[caption] for caption in captions]
+    assert corpus_bleu(captions, references) == pytest.approx([1, 1, 1, 1])
+    assert sentence_bleu(captions, references) == pytest.approx([1, 1])
+    assert rouge_l(captions, references)[0] == pytest.approx(1)
+    assert cider_d(captions, references)[0] == pytest.approx(10)
+
+
+def test_an_empty_caption_scores_zero():
+    hypotheses, references = [[], *split("a b c d")], [split("a b"), split("a b c d")]
+    assert corpus_bleu([[]], [split("a b")]) == [0, 0, 0, 0]
+    for scores in (sentence_bleu(hypotheses, references), rouge_l(hypotheses, references)[1]):
+        assert scores == pytest.approx([0, 1])
+    assert cider_d(hypotheses, references)[1][0] == 0
+
+
+def test_cider_d_of_one_image_is_zero():
+    assert cider_d(split("a b c d"), [split("a b c d")])[0] == 0
+
+
+def test_a_caption_shorter_than_n_has_no_bleu_n():
+    bleu = corpus_bleu(split("a b"), [split("a b")])
+    assert bleu[:2] == pytest.approx([1, 1])
+    assert bleu[2] < 0.01
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_captions_that_do_not_fit_are_refused(metric):
+    with pytest.raises(ValueError, match="got 1 for 2 images"):
+        metric(split("a"), [split("a"), split("b")])
+    with pytest.raises(ValueError, match="image 1 has none"):
+        metric(split("a", "b"), [split("a"), []])
+    with pytest.raises(ValueError, match="got none"):
+        metric([], [])
+
+
+# ---- invariances ----
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_neither_the_order_of_references_nor_of_images_counts(metric):
+    hypotheses, references = random_captions(3, images=30)
+    order = np.random.default_rng(0).permutation(len(hypotheses))
+
+    def score(hypotheses, references):
+        result = metric(hypotheses, references)
+        return result if isinstance(result, tuple) else (np.mean(result), np.array(result))
+
+    mean, scores = score(hypotheses, references)
+    turned_mean, turned = score(hypotheses, [group[::-1] for group in references])
+    assert turned_mean == pytest.approx(mean, abs=1e-12)
+    np.testing.assert_allclose(turned, scores, atol=1e-12)
+    moved_mean, moved = score([hypotheses[i] for i in order], [references[i] for i in order])
+    assert moved_mean == pytest.approx(mean, abs=1e-12)
+    np.testing.assert_allclose(moved, scores if metric is corpus_bleu else scores[order], atol=1e-12)
