@@ -49,6 +49,7 @@ from captioning.images import check_unreadable
 from captioning.runtime import (
     Tracker,
     autocast,
+    flush_denormals,
     pick_device,
     pick_precision,
     random_state,
@@ -289,6 +290,7 @@ def save_graphs(history, suffix):
 
 def main(config):
     """Train, validate after every epoch, keep the best and the last."""
+    flush_denormals()
     options, data, model_config = config["train"], config["data"], config["model"]
     device = pick_device(options["device"])
     dtype = pick_precision(options["precision"], device)

@@ -435,7 +435,7 @@ def read_lines(path: Path) -> list[str]:
 def read_json(path: Path) -> dict:
     """The object in a JSON file."""
     collecting = gc.isenabled()
-    gc.disable()  # millions of new objects and none to free: with collection COCO's instances take twice as long
+    gc.disable()  # millions of new objects, none to free: COCO's instances load a third faster
     try:
         content = json.loads(path.read_bytes())
     except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:

@@ -93,9 +93,7 @@ def vocabulary_figure(lengths, counts, path, *, min_count=0, named=12):
     ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
     with new_figure(path, 11, 4.6) as figure:
         left, right = figure.subplots(1, 2)
-        left.bar(
-            list(lengths), list(lengths.values()), width=0.9, color=BLUE, edgecolor="white", linewidth=0.3
-        )
+        left.bar(list(lengths), list(lengths.values()), width=0.9, color=BLUE, edgecolor="white", linewidth=0.3)
         left.set(title="Caption length", xlabel="words in a caption", ylabel="captions")
         left.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         left.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
@@ -107,9 +105,7 @@ def vocabulary_figure(lengths, counts, path, *, min_count=0, named=12):
             right.loglog(ranks, frequencies, color=BLUE, marker="o", markersize=3, linewidth=1)
             right.set_ylim(bottom=0.8)
             for axis in (right.xaxis, right.yaxis):
-                axis.set_major_formatter(
-                    FuncFormatter(lambda value, _: f"{value:,.0f}" if value >= 1 else "")
-                )
+                axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}" if value >= 1 else ""))
                 axis.set_minor_formatter(NullFormatter())
             width = max(len(word) for word, _ in ranked[:named])
             table = [f"{word[:24]:<{min(width, 24)}} {count:>9,}" for word, count in ranked[:named]]
@@ -208,9 +204,7 @@ def caption_grid(images, texts, path, *, columns, title=""):
 
     with new_figure(path, width, height, layout="none") as figure:
         for index, line in enumerate(title_lines):
-            figure.text(
-                gap / width, 1 - (gap + 0.24 * index) / height, line, size=12, weight="bold", va="top"
-            )
+            figure.text(gap / width, 1 - (gap + 0.24 * index) / height, line, size=12, weight="bold", va="top")
         y = height - gap - head  # inches from the bottom to the upper edge of the row
         for row, picture, text in zip(rows, pictures, words, strict=True):
             for column, index in enumerate(row):
@@ -261,9 +255,7 @@ def _draw_picture(figure, image, lines, box):
     shown_width, shown_height = image.width * scale, image.height * scale
     x, y = x + (width - shown_width) / 2, y + (height - shown_height) / 2
     total_width, total_height = figure.get_size_inches()
-    axes = figure.add_axes(
-        (x / total_width, y / total_height, shown_width / total_width, shown_height / total_height)
-    )
+    axes = figure.add_axes((x / total_width, y / total_height, shown_width / total_width, shown_height / total_height))
     pixels = (max(1, round(shown_width * DPI)), max(1, round(shown_height * DPI)))
     axes.imshow(image.convert("RGB").resize(pixels), aspect="auto")
     axes.set(xticks=[], yticks=[])
@@ -319,9 +311,7 @@ def class_figure(table, path, *, title):
     with new_figure(path, 11, height) as figure:
         figure.suptitle(title)
         for axes, (key, name) in zip(figure.subplots(1, len(panels), sharey=True), panels, strict=True):
-            bars = axes.barh(
-                range(len(table)), table[key], color="#9ECAE9", edgecolor="#333333", linewidth=0.5
-            )
+            bars = axes.barh(range(len(table)), table[key], color="#9ECAE9", edgecolor="#333333", linewidth=0.5)
             axes.bar_label(bars, [f"{value:.2f}" for value in table[key]], padding=2, fontsize=size)
             axes.set(title=name, xlim=(0, max(1.0, table[key].max()) * 1.15))
             axes.set_yticks(range(len(table)), table["class"], fontsize=size)

@@ -195,8 +195,8 @@ FILES = {  # every file of a report -> what it holds; data without classes has t
     "report.md": "the results in words and tables",
     "summary.csv": "one row per metric: `metric`, `value`, and `recipe`, what the value depends on",
     "images.csv": (
-        "one row per image: `class` is the true one, `caption` the model's, `references` are joined by ` | `, "
-        "`named` is the class that the caption names first, `correct` whether it is the true one; "
+        "one row per image: `class` is the true one, `caption` the model's, `references` are joined by "
+        "` | `, `named` is the class that the caption names first, `correct` whether it is the true one; "
         "`sentence_bleu4`, `rouge_l` and `cider_d` are the caption's own scores, `log_prob` is in nats"
     ),
     "classes.csv": (
@@ -277,9 +277,7 @@ def reservations(tables, *, unreadable=(), unseen=(), known_words=1.0):
     if without:
         notes.append(f"{counted(without, 'image')} without a class: counted in the caption scores alone.")
     if unseen:
-        notes.append(
-            f"The checkpoint never saw {counted(len(unseen), 'class')} of the data: {listed(unseen)}."
-        )
+        notes.append(f"The checkpoint never saw {counted(len(unseen), 'class')} of the data: {listed(unseen)}.")
     number = len(tables["classes"])
     if number < 2 * MOST_EXTREME:
         notes.append(

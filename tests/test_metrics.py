@@ -38,9 +38,8 @@ def assert_equals_pycocoevalcap(hypotheses, references):
     gts = {i: [" ".join(reference) for reference in group] for i, group in enumerate(references)}
     res = {i: [" ".join(hypothesis)] for i, hypothesis in enumerate(hypotheses)}
     exact = {"rtol": 0, "atol": 1e-9}
-    np.testing.assert_allclose(
-        corpus_bleu(hypotheses, references), bleu.compute_score(gts, res, verbose=0)[0], **exact
-    )
+    expected, _ = bleu.compute_score(gts, res, verbose=0)
+    np.testing.assert_allclose(corpus_bleu(hypotheses, references), expected, **exact)
     for ours, theirs in ((rouge_l, rouge), (cider_d, cider)):
         mean, scores = ours(hypotheses, references)
         expected_mean, expected = theirs.compute_score(gts, res)
@@ -81,9 +80,8 @@ def test_equals_pycocoevalcap_at_the_edges(hypotheses, references):
 
 def test_equals_pycocoevalcap_on_real_captions(shared_dir):
     images = json.loads((shared_dir / "data/ucm_captions/dataset.json").read_text())["images"]
-    captions = [
-        [tokenize(s["raw"]) for s in image["sentences"]] for image in images if image["split"] == "test"
-    ]
+    images = [image for image in images if image["split"] == "test"]
+    captions = [[tokenize(sentence["raw"]) for sentence in image["sentences"]] for image in images]
     generator = random.Random(0)
     others = [generator.choice(generator.choice(captions)) for _ in captions]
     assert_equals_pycocoevalcap(others, captions)
@@ -129,8 +127,8 @@ def test_rouge_l_by_hand():
 
 def test_cider_d_by_hand():
     # Two images that share only "a": every other n-gram weighs log 2, "a" nothing.
-    # Image 1, "a b" for "a b b": the b counts min(1, 2) * 2 of norms 1 and 2, so 1; "a b" 1 of norms 1 and sqrt 2;
-    # no longer n-grams; one bigram too few costs exp(-1 / 72). Image 2 has no match.
+    # Image 1, "a b" for "a b b": the b counts min(1, 2) * 2 of norms 1 and 2, so 1; "a b" counts 1 of norms
+    # 1 and sqrt 2; no longer n-grams; one bigram too few costs exp(-1 / 72). Image 2 has no match.
     _, scores = cider_d(split("a b", "x"), [split("a b b"), split("a c")])
     expected = 10 * math.exp(-1 / 72) * (1 + 1 / math.sqrt(2)) / 4
     assert scores == pytest.approx([expected, 0])

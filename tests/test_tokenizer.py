@@ -49,7 +49,8 @@ def test_plain_captions_do_not_reach_the_slow_path(monkeypatch):
 
 
 WORDS = """
-a dog dog's dogs' s 's cannot cannot's can-not cannot-do gonna gimme wanna d'ye more'n 'tis o'clock don't t-shirt
+a dog dog's dogs' s 's cannot cannot's can-not cannot-do gonna gimme wanna
+d'ye more'n 'tis o'clock don't t-shirt
 - -- , . .. ... ; : ? ! ' '' " ` `` ( ) [ ] { } < > & % 3.5 1,000 10:30 2 u.s. mr. ,,a ',
 “ ” ‘ ’ « » — … é ß İ ſ _ 한국 남자 ² ٣
 """

@@ -1,0 +1,131 @@
+"""Figures are written whole, at a size that holds what they show; how they look is for eyes."""
+
+import logging
+import warnings
+from collections import Counter
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from captioning import plots
+
+CLASSES = [f"pair of scissors {number}" for number in range(60)]
+
+
+@pytest.fixture(autouse=True)
+def _no_warnings(caplog):
+    """A glyph that the font lacks or a layout that collapses is only a warning to matplotlib."""
+    with warnings.catch_warnings(), caplog.at_level(logging.WARNING, "matplotlib"):
+        warnings.simplefilter("error")
+        yield
+    assert not caplog.records
+
+
+def read(path):
+    """Return the pixels of a PNG as (H, W, 3), read to the end."""
+    with Image.open(path) as image:
+        assert image.format == "PNG"
+        pixels = np.asarray(image.convert("RGB"))
+    assert pixels.std() > 5, "an empty page"
+    return pixels
+
+
+def noise(width, height):
+    generator = np.random.default_rng(width)
+    return Image.fromarray(generator.integers(0, 255, (height, width, 3), dtype=np.uint8))
+
+
+@pytest.mark.parametrize(
+    "values", [{"a": [2.0, 1.5, float("nan"), 1.0], "b": [3.0, 2.0, 1.0, 0.5]}, {"a": [1.0]}, {"a": []}]
+)
+def test_curve(tmp_path, values):
+    plots.curve(values, tmp_path / "new" / "c.png", title="Loss of $1 and $2", ylabel="nats")
+    assert read(tmp_path / "new" / "c.png").shape[1] > 600
+
+
+@pytest.mark.parametrize("lengths", [Counter({3: 10, 12: 2}), [3, 3, 12], []])
+def test_vocabulary_figure(tmp_path, lengths):
+    counts = {f"word{rank}": 1000 // rank for rank in range(1, 300)} if lengths else {}
+    plots.vocabulary_figure(lengths, counts, tmp_path / "v.png", min_count=5)
+    assert read(tmp_path / "v.png").shape[1] > 1000
+
+
+def test_complexity_figure_with_a_latency_that_one_model_lacks(tmp_path):
+    costs = {"params_m": 2.61, "macs_g": 0.327, "checkpoint_mb": 10.5}
+    rows = [
+        {"model": "MobileNetV2 (300)", **costs, "latency_ms": {"cpu batch 1": 20.0, "cuda batch 1": 2.0}},
+        {"model": "ResNet-18 (512)", **costs, "latency_ms": {"cpu batch 1": 2500.0}},
+    ]
+    plots.complexity_figure(rows, tmp_path / "x.png")
+    assert read(tmp_path / "x.png").shape[0] > 500
+
+
+def test_numbers_keep_the_digits_of_the_complexity_table():
+    shown = [plots.number(value) for value in (11.44, 0.327, 1.824, 1824.4, 3, float("nan"))]
+    assert shown == ["11.44", "0.327", "1.824", "1,824", "3", "–"]
+
+
+def test_caption_grid_grows_with_its_texts(tmp_path):
+    images = [noise(256, 256), noise(100, 300), noise(300, 100)]
+    short = [[("knight", "label"), ("a knight", "right")], [("sun", "label"), ("", "wrong")], [("x", "caption")]]
+    long = [*short[:2], [("a very long caption " * 12 + "w" * 300, "reference")]]
+    heights = []
+    for texts in (short, long):
+        plots.caption_grid(images, texts, tmp_path / "g.png", columns=2, title="A title that is too long " * 6)
+        heights.append(read(tmp_path / "g.png").shape[0])
+    assert heights[1] > heights[0] + 100
+
+
+def test_caption_grid_stays_within_its_page(tmp_path):
+    # Text that is cut off or runs over the edge would leave ink on the border of the page.
+    texts = [[("mobile_home_park_" * 9, "label"), ("residential " * 30, "wrong")]] * 3
+    plots.caption_grid([noise(64, 64)] * 3, texts, tmp_path / "g.png", columns=3)
+    pixels = read(tmp_path / "g.png")
+    assert all((edge == 255).all() for edge in (pixels[:4], pixels[-4:], pixels[:, :4], pixels[:, -4:]))
+
+
+def test_caption_grid_tells_right_from_wrong_without_colour(tmp_path):
+    grey = []
+    for style in ("right", "wrong"):
+        plots.caption_grid([Image.new("RGB", (64, 64), "grey")], [[("x", style)]], tmp_path / "g.png", columns=1)
+        grey.append(np.asarray(Image.open(tmp_path / "g.png").convert("1")))
+    assert (grey[0] != grey[1]).sum() > 200
+
+
+@pytest.mark.parametrize("texts", [[], [[("a", "caption")]] * 2])
+def test_caption_grid_refuses_unequal_lists(tmp_path, texts):
+    with pytest.raises(ValueError, match="as many"):
+        plots.caption_grid([noise(8, 8)] if texts else [], texts, tmp_path / "g.png", columns=2)
+
+
+@pytest.mark.parametrize("count", [1, 21, 60])
+def test_confusion_and_class_figures(tmp_path, count):
+    names = CLASSES[:count]
+    counts = np.eye(count, count + 1, dtype=int) * 30
+    counts[0, -1] = 2
+    plots.confusion_figure(
+        pd.DataFrame(counts, index=names, columns=[*names, "(none)"]), tmp_path / "m.png", title="Classes"
+    )
+    height, width, _ = read(tmp_path / "m.png").shape
+    assert min(height, width) > 20 * count  # 20 pixels hold a letter of a label
+
+    scores = {"bleu4": 0.5, "cider_d": 3.0, "accuracy": 0.0, "f1": 1.0}
+    plots.class_figure(pd.DataFrame({"class": names} | scores), tmp_path / "b.png", title="Classes")
+    assert read(tmp_path / "b.png").shape[0] > 20 * count
+
+
+def test_a_full_disk_leaves_the_old_file(tmp_path, monkeypatch):
+    def fail(self, path, **options):
+        path.write_bytes(b"half a pic")
+        raise OSError(28, "No space left on device")
+
+    path = tmp_path / "c.png"
+    plots.curve({"a": [1.0]}, path, title="t", ylabel="y")
+    before = path.read_bytes()
+    monkeypatch.setattr(plots.Figure, "savefig", fail)
+    with pytest.raises(OSError, match="No space"):
+        plots.curve({"a": [2.0]}, path, title="t", ylabel="y")
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
