@@ -79,9 +79,7 @@ class DecoderRNN(nn.Module):
                  "every", it gives the initial state and stands beside every word
     """
 
-    def __init__(
-        self, vocab_size, embed_size=300, hidden_size=512, num_layers=1, image_input="first", dropout=0.5
-    ):
+    def __init__(self, vocab_size, embed_size=300, hidden_size=512, num_layers=1, image_input="first", dropout=0.5):
         super().__init__()
         if image_input not in IMAGE_INPUTS:
             raise ValueError(f"model.image_input: got {image_input!r}, allowed are {', '.join(IMAGE_INPUTS)}")
@@ -171,9 +169,7 @@ def load_encoder_weights(encoder, name, source):
     if source == "imagenet":
         enum = {"mobilenet_v2": "MobileNet_V2_Weights", "resnet18": "ResNet18_Weights"}[name]
         try:
-            state = getattr(torchvision.models, enum).IMAGENET1K_V1.get_state_dict(
-                progress=True, check_hash=True
-            )
+            state = getattr(torchvision.models, enum).IMAGENET1K_V1.get_state_dict(progress=True, check_hash=True)
         except (OSError, RuntimeError) as error:
             raise ValueError(
                 f"model.encoder_weights: imagenet could not be downloaded ({cli.one_line(error)[:120]}).\n"
@@ -184,9 +180,7 @@ def load_encoder_weights(encoder, name, source):
         return 224
     path = Path(source)
     if not path.is_file():
-        raise ValueError(
-            f"model.encoder_weights: {source}: no such file; allowed are imagenet, none, or a file"
-        )
+        raise ValueError(f"model.encoder_weights: {source}: no such file; allowed are imagenet, none, or a file")
     if path.suffix == ".safetensors":
         checkpoint = load_checkpoint(path)
         own = checkpoint.config.get("model", {}).get("encoder")
@@ -295,15 +289,11 @@ def main(config):
         line = f"{row['model']:<22}{row['params_m']:>9.2f}{row['macs_g']:>9.3f}{row['macs_g_256px']:>11.3f}"
         line += f"{row['checkpoint_mb']:>9.1f}"
         print(line + "".join(f"{value:>19.2f}" for value in row["latency_ms"].values()))
-    table = pd.DataFrame(
-        [{k: v for k, v in row.items() if k != "latency_ms"} | row["latency_ms"] for row in rows]
-    )
+    table = pd.DataFrame([{k: v for k, v in row.items() if k != "latency_ms"} | row["latency_ms"] for row in rows])
     Path("graphs").mkdir(exist_ok=True)
     table.to_csv("graphs/complexity.csv", index=False, float_format="%.4f")
     plots.complexity_figure(rows, "graphs/complexity.png")
-    print(
-        f"at 224 px, {torch.get_num_threads()} CPU threads; wrote graphs/complexity.csv and graphs/complexity.png"
-    )
+    print(f"at 224 px, {torch.get_num_threads()} CPU threads; wrote graphs/complexity.csv and graphs/complexity.png")
     print("next: python train.py")
 
 

@@ -8,13 +8,15 @@
 Reads   nothing, or <source>/<class>/<image> with a CSV (image,caption) or a captioning model
 Writes  <output>/{train,val,test}/<class>/<image>.jpg, <output>/captions.csv and <output>/preview.png
 
-Photographs are cropped to their central square and resized. Unreadable ones are dropped, and of copies (equal files,
-or nearly equal pictures) one is kept, so that no picture is in two splits.
+Photographs are cropped to their central square and resized. Unreadable ones are dropped, and of copies (equal
+files, or nearly equal pictures) one is kept, so that no picture is in two splits.
 """
 
 import csv
 import itertools
 import os
+from collections import Counter
+from operator import attrgetter
 from pathlib import Path
 
 from tqdm import tqdm
@@ -30,74 +32,78 @@ CONFIG = {
     "seed": 0,  # of the drawing, or of the choice of images
     "num_workers": 0,  # processes; 0 = one per core
     # how many
-    "per_class": 300,  # images of each class, split 8:1:1; 0 = all there are (not for pictograms)
+    "per_class": 300,  # images of each class, split 8:1:1; 0 = all there are (class folders only)
+    # class folders only
     "train": 0,  # images of each class in this split; 0 = from per_class
     "val": 0,
     "test": 0,
-    # class folders only
     "classes": "",  # "" = all; "20" = the first 20 by name; "cat,dog" = these
-    "captions": "",  # CSV with the header image,caption; image relative to source, as in cat/1.jpg
-    "captioner": "",  # instead: image-to-text model, a Hugging Face hub name or a local folder
-    "captioner_batch": 16,  # images
-    "device": "",  # of the captioner: cuda, mps, cpu; "" = the best there is
+    "captions": "",  # CSV with the header image,caption; image relative to source: cat/1.jpg
+    "captioner": "",  # instead of captions: image-to-text model, a Hugging Face hub name or a local folder
+    "captioner_batch": 16,  # images at a time
+    "device": "",  # of the captioner: cuda, mps or cpu; "" = the first of these that is there
     "image_size": 256,  # pixels a side
-    "near_copies": 4,  # perceptual hashes (64 bits) differing in so many bits are copies; -1 = equal files only
+    "near_copies": 4,  # pictures whose 64-bit perceptual hashes differ in at most so many bits are copies; -1 = off
 }
 
 PREVIEW_IMAGES = 60
+CLASS_FOLDER_KEYS = ("train", "val", "test", "classes", "captions", "captioner")
 
 
-def split_sizes(available, per_class, wanted):
-    """Return split -> number of images of a class.
+# ---- how many images of each class -----------------------------------------------------------------
 
-    available: usable images in the class; counts if per_class is 0
-    wanted:    split -> number, 0 = an 8:1:1 share of per_class
-    """
+
+def split_sizes(per_class, wanted):
+    """Return split -> images of a class: those of `wanted`, or an 8:1:1 share of `per_class` where it has 0."""
     if all(wanted.values()):
         return wanted
-    shares = pictograms.split_sizes(per_class or available)
+    shares = pictograms.split_sizes(per_class)
     return {split: wanted[split] or shares[split] for split in SPLITS}
 
 
-def class_sizes(found, per_class, wanted):
-    """Return class -> split_sizes. Raises ValueError naming a class that has too few.
+def class_sizes(usable, per_class, wanted):
+    """Return class -> split_sizes; per_class 0 stands for all usable images of a class.
 
-    found: class -> (usable images, images in the folder)
+    usable: class -> number of images
+    Raises ValueError naming the first class that has too few.
     """
     sizes = {}
-    for label, (usable, total) in found.items():
-        sizes[label] = split_sizes(max(3, usable), per_class, wanted)
+    for label, number in usable.items():
+        sizes[label] = split_sizes(per_class or max(number, len(SPLITS)), wanted)
         need = sum(sizes[label].values())
-        if usable < need:
+        if number < need:
             numbers = "/".join(str(count) for count in sizes[label].values())
             raise ValueError(
-                f"class {label!r}: {usable} usable of {total} images, needs {need} ({numbers} for train/val/test); "
-                "set --per_class (0 = all there are) or --train, --val, --test, or leave the class out"
+                f"class {label!r}: {number} usable images, {need} are needed ({numbers} for train/val/test); lower "
+                "--per_class (0 = all there are) or --train, --val and --test, or choose other --classes"
             )
     return sizes
 
 
+# ---- captions by a model ---------------------------------------------------------------------------
+
+
 def load_captioner(name, device):
-    """Return a function from PIL images to one caption each, by a model of the transformers library.
+    """Return a function from PIL images to their captions, by a model of the transformers library.
 
     name: Hugging Face hub name or local folder
     Raises ValueError if the library or the model is not there.
     """
-    try:
-        # Optional, and slow to import in each of the processes that only decode images.
+    try:  # optional, and slow to import, which every process that decodes images would pay for
         from transformers import AutoModelForImageTextToText, AutoProcessor
 
         from captioning import runtime
     except ImportError:
-        raise ValueError("--captioner needs more libraries: pip install -r requirements-captioner.txt") from None
+        raise ValueError("--captioner needs one more library: pip install -r requirements-captioner.txt") from None
     device = runtime.pick_device(device)
     try:
         processor = AutoProcessor.from_pretrained(name)
         model = AutoModelForImageTextToText.from_pretrained(name).to(device).eval()
     except (OSError, ValueError, KeyError) as error:
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        reason = next(iter(str(error).splitlines()), "")
         raise ValueError(
-            f"--captioner {name}: no image-to-text model in such a folder or on the hub, or no network ({reason:.120})"
+            f"--captioner {name}: neither a folder with an image-to-text model nor one to be had from the "
+            f"Hugging Face hub ({type(error).__name__}: {reason:.160})"
         ) from None
 
     def describe(images):
@@ -108,76 +114,166 @@ def load_captioner(name, device):
     return describe
 
 
-def describe_images(describe, paths, batch_size):
-    """Return the captions of the images at `paths`, one each; a caption without words is ""."""
-    captions = []
-    with tqdm(total=len(paths), desc="describing", unit="image") as bar:
-        for start in range(0, len(paths), batch_size):
-            images = [load_image(path) for path in paths[start : start + batch_size]]
-            captions += [text if any(c.isalnum() for c in text) else "" for text in describe(images)]
-            bar.update(len(images))
+def describe_images(describe, folder, names, batch_size):
+    """Return image name -> [caption] by the captioner. Raises ValueError if it says nothing about an image."""
+    captions = {}
+    with tqdm(total=len(names), desc="describing", unit="image") as bar:
+        for start in range(0, len(names), batch_size):
+            batch = names[start : start + batch_size]
+            for name, text in zip(batch, describe([load_image(folder / name) for name in batch]), strict=True):
+                if not any(character.isalnum() for character in text):
+                    raise ValueError(f"{name}: the captioner gives {text!r}; take another --captioner")
+                captions[name] = [text]
+            bar.update(len(batch))
     return captions
 
 
-def draw_preview(folder):
-    """Write preview.png, pictures of all classes in turn with their captions. Returns the folder's examples."""
-    examples = load_examples(folder)
-    by_class = [list(group) for _, group in itertools.groupby(sorted(examples, key=label_of), key=label_of)]
-    in_turn = itertools.chain.from_iterable(itertools.zip_longest(*by_class))
-    shown = list(itertools.islice((example for example in in_turn if example), PREVIEW_IMAGES))
-    texts = [[(e.label, "label"), *((caption, "caption") for caption in e.captions[:2])] for e in shown]
-    images = [load_image(example.image) for example in shown]
-    plots.caption_grid(images, texts, folder / "preview.png", columns=10, title=f"{len(examples):,} images")
-    return examples
+# ---- writing ---------------------------------------------------------------------------------------
 
 
-def label_of(example):
-    """The class of an example."""
-    return example.label
-
-
-def write_captions(path, rows):
-    """Write captions.csv from (image, caption) rows."""
+def write_captions(path, captions):
+    """Write captions.csv from image name -> captions."""
+    rows = [(name, caption) for name, texts in captions.items() for caption in texts]
     with open(path, "w", newline="", encoding="utf-8") as file:
         csv.writer(file, lineterminator="\n").writerows([("image", "caption"), *rows])
 
 
-def report_choice(gathered, uncaptioned):
-    """Print what was dropped, and why."""
-    for line in gathered.unreadable[:5]:
-        print(f"warning: {line}; dropped")
-    if uncaptioned:
-        print(f"skipped          {uncaptioned:,} images without a caption")
-    print(
-        f"looked at        {gathered.looked_at:,} images, dropped {len(gathered.unreadable):,} unreadable, "
-        f"{gathered.exact:,} exact and {gathered.near:,} near copies"
-    )
+def write_preview(folder):
+    """Draw <folder>/preview.png, the classes in turn, and return the folder's examples."""
+    examples = load_examples(folder)
+    by_class = itertools.groupby(sorted(examples, key=attrgetter("label")), key=attrgetter("label"))
+    in_turn = itertools.chain.from_iterable(itertools.zip_longest(*(list(group) for _, group in by_class)))
+    shown = list(itertools.islice(filter(None, in_turn), PREVIEW_IMAGES))
+    texts = [[(e.label, "label"), *((caption, "caption") for caption in e.captions[:2])] for e in shown]
+    images = [load_image(example.image) for example in shown]
+    plots.caption_grid(images, texts, folder / "preview.png", columns=10)
+    return examples
 
 
-def write_photographs(source, output, *, classes, captions_path, describe, batch_size, per_class, wanted, **reading):
-    """Write the dataset of a folder of classes, and return its examples.
+def write_photographs(source, output, candidates, *, captions, describe, batch_size, per_class, wanted, **reading):
+    """Write the dataset of a folder of classes; return (its examples, what became of the images).
 
-    describe: function from PIL images to captions, used where there is no captions_path
-    wanted:   split -> images of a class, 0 = from per_class
-    reading:  size, distance, seed and num_workers of class_folders.gather_photos
+    candidates: class -> images to choose from, relative to `source`
+    captions:   image -> captions; {} = ask `describe`, a function from PIL images to captions
+    wanted:     split -> images of a class, 0 = from per_class
+    reading:    size, distance, seed and num_workers of class_folders.gather_photos
 
-    Raises ValueError if a class has too few images; then nothing is written.
+    Raises ValueError if a class has too few images; nothing is written then.
     """
+    fixed = per_class or all(wanted.values())
+    need = sum(split_sizes(per_class, wanted).values()) if fixed else 0
+    with class_folders.replace_folder(output) as folder:
+        with class_folders.scratch_folder(folder) as scratch:
+            gathered = class_folders.gather_photos(source, candidates, scratch, need=need, **reading)
+            usable = {label: len(photos) for label, photos in gathered.photos.items()}
+            origin = {}  # image in the dataset -> image in the source
+            for label, sizes in class_sizes(usable, per_class, wanted).items():
+                origin |= class_folders.place_photos(gathered.photos[label], sizes, folder)
+        names = sorted(origin, key=lambda name: (SPLITS.index(name.partition("/")[0]), name))
+        if captions:
+            written = {name: captions[origin[name]] for name in names}
+        else:
+            written = describe_images(describe, folder, names, batch_size)
+        write_captions(folder / "captions.csv", written)
+        return write_preview(folder), gathered
+
+
+# ---- the two sources -------------------------------------------------------------------------------
+
+
+def prepare_pictograms(output, *, per_class, seed, num_workers):
+    """Draw the pictograms into `output` and return their examples."""
+    pictograms.write_dataset(output, per_class=per_class, seed=seed, num_workers=num_workers)
+    return write_preview(output)
+
+
+def prepare_photographs(source, output, *, classes, captions_path, captioner, device, per_class, wanted, **writing):
+    """Choose, read and write the photographs of `source`; say what was dropped; return the examples.
+
+    classes:  "" = all, "N" = the first N, "a,b" = these
+    captioner: name of the model that describes the images if there is no captions_path
+    """
+    if bool(captions_path) == bool(captioner):
+        raise ValueError(
+            f"{source}: its images need captions: give either --captions <CSV with image,caption> or "
+            "--captioner <Hugging Face hub name or folder>" + ", not both" * bool(captioner)
+        )
     found = class_folders.list_photos(source)
     captions = class_folders.read_captions(captions_path, found) if captions_path else {}
-    found = {label: found[label] for label in class_folders.choose_classes(list(found), classes)}
+    chosen = {label: found[label] for label in class_folders.choose_classes(list(found), classes)}
     candidates = {
-        label: [name for name in names if name in captions or not captions_path] for label, names in found.items()
+        label: [name for name in names if not captions or name in captions] for label, names in chosen.items()
     }
-    class_sizes({label: (len(candidates[label]), len(found[label])) for label in found}, per_class, wanted)
-    fixed = per_class or all(wanted.values())
-    need = sum(split_sizes(0, per_class, wanted).values()) if fixed else 0
-    with class_folders.replace_folder(output) as folder, tempfile.TemporaryDirectory(dir=folder) as pool:
-        gathered = class_folders.gather_photos(source, candidates, Path(pool), need=need, **reading)
-        usable = {label: (len(gathered.photos[label]), len(found[label])) for label in found}
-        placed = [
-            place
-            for label, sizes in class_sizes(usable, per_class, wanted).items()
-            for place in class_folders.place_photos(gathered.photos[label], sizes, folder)
-        ]
-    return placed
+    # Known before any image is read: whether there are enough, and whether the captioner is there.
+    class_sizes({label: len(names) for label, names in candidates.items()}, per_class, wanted)
+    describe = load_captioner(captioner, device) if captioner else None
+
+    examples, gathered = write_photographs(
+        source, output, candidates, captions=captions, describe=describe, per_class=per_class, wanted=wanted, **writing
+    )
+    for line in gathered.unreadable[:5]:
+        print(f"warning: {line}; dropped")
+    print(f"without caption  {sum(map(len, chosen.values())) - sum(map(len, candidates.values())):,} images, skipped")
+    print(
+        f"looked at        {gathered.looked_at:,} images; dropped {len(gathered.unreadable):,} unreadable, "
+        f"{gathered.exact:,} exact copies, {gathered.near:,} near copies"
+    )
+    return examples
+
+
+def check_at_least(config, **least):
+    """Raise ValueError naming the first of these settings that is smaller than allowed."""
+    for key, value in least.items():
+        if config[key] < value:
+            raise ValueError(f"--{key}: got {config[key]}, allowed is {value} or more")
+
+
+def main(config):
+    """Make the dataset, and say what it holds and what comes next."""
+    config = config["prepare"]
+    check_at_least(config, per_class=0, train=0, val=0, test=0, num_workers=0, seed=0)
+    check_at_least(config, captioner_batch=1, image_size=32, near_copies=-1)
+    source = Path(config["source"])
+    captions_path = Path(config["captions"]) if config["captions"] else None
+    default = f"data/{source.resolve().name}" if config["source"] else DEFAULT_DATA_DIR
+    output = Path(config["output"] or default)
+    inputs = [source] * bool(config["source"]) + [captions_path] * bool(captions_path)
+    class_folders.check_replaceable(output, inputs)
+    num_workers = config["num_workers"] or os.cpu_count() or 1
+
+    if config["source"]:
+        examples = prepare_photographs(
+            source,
+            output,
+            classes=config["classes"],
+            captions_path=captions_path,
+            captioner=config["captioner"],
+            device=config["device"],
+            batch_size=config["captioner_batch"],
+            per_class=config["per_class"],
+            wanted={split: config[split] for split in SPLITS},
+            size=config["image_size"],
+            distance=config["near_copies"],
+            seed=config["seed"],
+            num_workers=num_workers,
+        )
+    else:
+        given = [f"--{key}" for key in CLASS_FOLDER_KEYS if config[key]]
+        if given:
+            raise ValueError(f"{given[0]}: is for class folders, which --source names; pictograms take --per_class")
+        if config["image_size"] != pictograms.IMAGE_SIZE:
+            raise ValueError(f"--image_size: pictograms have {pictograms.IMAGE_SIZE} pixels a side")
+        examples = prepare_pictograms(
+            output, per_class=config["per_class"], seed=config["seed"], num_workers=num_workers
+        )
+
+    sizes = Counter(example.split for example in examples)
+    print(f"classes          {len({example.label for example in examples}):,}")
+    print("images           " + ", ".join(f"{sizes[split]:,} {split}" for split in SPLITS))
+    print(f"captions         {sum(len(example.captions) for example in examples):,}")
+    for_other = "" if output == Path(DEFAULT_DATA_DIR) else f" --data_dir {output}"
+    print(f"wrote {output} with captions.csv and preview.png; next: python vocab.py{for_other}")
+
+
+if __name__ == "__main__":
+    cli.run(main, prepare=CONFIG)

@@ -88,7 +88,8 @@ def first_readable(examples):
 def describe(prediction, grounder):
     """Return the lines (text, style) under one picture: true class, caption, reference."""
     example = prediction.example
-    reference = (f"ref: {example.captions[0]}", "reference")
+    # Some datasets put a blank before every mark, which would begin a line of its own.
+    reference = (f"ref: {example.captions[0].replace(' .', '.').replace(' ,', ',')}", "reference")
     if not example.label:
         return [(prediction.caption, "caption"), reference]
     right = grounder.name(prediction.caption) == example.label
@@ -137,6 +138,7 @@ def main(config):
     classes = any(example.label for example in drawn)
     what = f"{len(lines)} {'classes' if classes else 'images'}"
     title = f"{what} of the {split} split of {dataset_name(data_dir)}, captioned by {model_path.stem}"
+    title += " (✓ names the true class, ✗ does not)" if classes else ""
     path = Path(config["output"] or Path("reports", model_path.stem, f"{split}_inference.png"))
     images = [load_image(prediction.example.image) for prediction in predictions]
     plots.caption_grid(images, lines, path, columns=COLUMNS, title=title)

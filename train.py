@@ -133,11 +133,7 @@ class ImageBatches:
             self.dataset, batch_size=self.batch_size, num_workers=self.num_workers, shuffle=True, seed=seed
         )
         for batch in loader:
-            images = (
-                batch.images.contiguous(memory_format=torch.channels_last)
-                if len(batch.index)
-                else batch.images
-            )
+            images = batch.images.contiguous(memory_format=torch.channels_last) if len(batch.index) else batch.images
             yield images, batch.tokens, batch.owner, batch.labels, batch.failed
 
 
@@ -184,9 +180,7 @@ def train_mode(model, freeze_encoder):
         model.encoder.backbone.eval()
 
 
-def train_one_epoch(
-    model, forward, batches, optimizer, scheduler, scaler, *, config, device, dtype, pad_id, bar
-):
+def train_one_epoch(model, forward, batches, optimizer, scheduler, scaler, *, config, device, dtype, pad_id, bar):
     """Train over `batches` once.
 
     forward: (images or features, tokens, owner) -> (logits, embeddings)
@@ -199,9 +193,7 @@ def train_one_epoch(
         failed += lines
         if len(inputs) < 2:  # BatchNorm has no statistics of one row
             continue
-        inputs, tokens, owner, labels = (
-            t.to(device, non_blocking=True) for t in (inputs, tokens, owner, labels)
-        )
+        inputs, tokens, owner, labels = (t.to(device, non_blocking=True) for t in (inputs, tokens, owner, labels))
         targets = tokens[:, 1:]
         with autocast(device, dtype):
             logits, embeddings = forward(inputs, tokens[:, :-1], owner)
@@ -216,9 +208,7 @@ def train_one_epoch(
                 class_loss = F.cross_entropy(model.classifier(embeddings).float(), labels, ignore_index=-1)
                 objective = loss + config["class_loss"] * class_loss
         if not torch.isfinite(objective):
-            raise ValueError(
-                f"training: the loss became {objective.item()}; lower --train.lr (now {config['lr']})"
-            )
+            raise ValueError(f"training: the loss became {objective.item()}; lower --train.lr (now {config['lr']})")
         optimizer.zero_grad(set_to_none=True)
         scaler.scale(objective).backward()
         scaler.unscale_(optimizer)
@@ -229,9 +219,7 @@ def train_one_epoch(
         tokens_here = int((targets != pad_id).sum())
         total, count, rows = total + loss.item() * tokens_here, count + tokens_here, rows + len(inputs)
     if not count:
-        raise ValueError(
-            "training: no batch of two images or more; the train split or --data.batch_size is too small"
-        )
+        raise ValueError("training: no batch of two images or more; the train split or --data.batch_size is too small")
     return {"loss": total / count, "rows_per_s": rows / (time.perf_counter() - began), "failed": failed}
 
 
@@ -241,9 +229,7 @@ def validate(model, embeddings, examples, tokens, vocabulary, grounder, *, beam_
     returns: {"val_loss", "token_accuracy", "bleu4", "cider_d"} and, with classes, "class_accuracy"
     """
     forced = teacher_forced(model, embeddings, tokens, vocabulary.pad_id)
-    captions = [
-        c for c, _ in decode_embeddings(model, embeddings, vocabulary, beam_size=beam_size, max_len=max_len)
-    ]
+    captions = [c for c, _ in decode_embeddings(model, embeddings, vocabulary, beam_size=beam_size, max_len=max_len)]
     references = [[tokenize(text) for text in example.captions] for example in examples]
     scores = caption_scores([caption.split() for caption in captions], references)
     result = {"val_loss": forced["loss"], "token_accuracy": forced["token_accuracy"]}
@@ -304,16 +290,12 @@ def main(config):
     train_examples, val_examples, classes = load_data(data["data_dir"], vocabulary)
     if options["class_loss"] and not classes:
         raise ValueError(f"train.class_loss: {data['data_dir']} has no classes; set it to 0")
-    model = model_script.build_model(
-        len(vocabulary), len(classes) if options["class_loss"] else 0, model_config
-    )
+    model = model_script.build_model(len(vocabulary), len(classes) if options["class_loss"] else 0, model_config)
     if options["init"]:
         checkpoint = load_checkpoint(options["init"])
         if checkpoint.vocab != vocabulary.itos:
             sizes = f"{len(checkpoint.vocab)} words, {data['vocab_path']} {len(vocabulary)}"
-            raise ValueError(
-                f"{options['init']}: has another vocabulary ({sizes}); give the one it was trained with"
-            )
+            raise ValueError(f"{options['init']}: has another vocabulary ({sizes}); give the one it was trained with")
         # The class head is an aid of training that no checkpoint keeps.
         head = {k: v for k, v in model.state_dict().items() if k.startswith("classifier.")}
         load_weights(model, checkpoint.weights | head, options["init"])
@@ -332,9 +314,7 @@ def main(config):
         model.encoder.backbone.compile()
 
     # Batches
-    augment = data_loader.train_transform(
-        size, **{key: data[key] for key in ("crop_scale", "flip", "jitter", "hue")}
-    )
+    augment = data_loader.train_transform(size, **{key: data[key] for key in ("crop_scale", "flip", "jitter", "hue")})
     plain = data_loader.eval_transform(size)
     loading = {"device": device, "dtype": dtype, "num_workers": data["num_workers"]}
     train_set = data_loader.CaptionDataset(
@@ -382,9 +362,7 @@ def main(config):
         restore_random_state(state["random"])
     metric = "cider_d" if len(val_examples) >= FEWEST_FOR_CIDER else "bleu4"
     grounder = Grounder(classes, load_aliases(data["data_dir"])) if classes else None
-    tracker = Tracker(
-        options["wandb"], project=options["wandb_project"], run=run, folder=f"runs/{run}", config=config
-    )
+    tracker = Tracker(options["wandb"], project=options["wandb_project"], run=run, folder=f"runs/{run}", config=config)
     print(
         f"{run}: {len(train_examples):,} train and {len(val_examples):,} val images at {size} px, {len(classes)} classes"
     )
@@ -465,9 +443,7 @@ def main(config):
         with replace_file(f"runs/{run}/history.csv") as temporary:
             pd.DataFrame(history).to_csv(temporary, index=False)
         save_graphs(history, run)
-        tracker.log(
-            {("train/loss" if k == "train_loss" else f"val/{k}"): v for k, v in row.items()}, step=epoch + 1
-        )
+        tracker.log({("train/loss" if k == "train_loss" else f"val/{k}"): v for k, v in row.items()}, step=epoch + 1)
         shown = "  ".join(f"{key} {row[key]:.3f}" for key in ("train_loss", *scores))
         mark = "  *" if improved else ""
         print(

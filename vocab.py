@@ -76,9 +76,7 @@ def build_vocabulary(counts, min_count):
     """Return the Vocabulary of the words seen at least `min_count` times, most frequent first."""
     if min_count < 1:
         raise ValueError(f"min_count: got {min_count}, allowed is 1 or more")
-    words = sorted(
-        (word for word, count in counts.items() if count >= min_count), key=lambda w: (-counts[w], w)
-    )
+    words = sorted((word for word, count in counts.items() if count >= min_count), key=lambda w: (-counts[w], w))
     return Vocabulary(SPECIALS + words)
 
 
@@ -141,18 +139,14 @@ def main(config):
         for split, group in itertools.groupby(sorted(examples, key=lambda e: e.split), key=lambda e: e.split)
     }
     if not captions.get("train"):
-        raise ValueError(
-            f"{config['data_dir']}: no captions in its train split, which the vocabulary is built from"
-        )
+        raise ValueError(f"{config['data_dir']}: no captions in its train split, which the vocabulary is built from")
     counts, lengths = count_words(captions["train"])
     vocabulary = build_vocabulary(counts, config["min_count"])
     path = Path(config["vocab_path"] or f"vocab_{config['min_count']}.pkl")
     save_vocabulary(path, vocabulary, counts, config["min_count"])
     plots.vocabulary_figure(lengths, counts, config["graph_path"])
 
-    print(
-        f"train captions   {len(captions['train']):,}, {sum(counts.values()):,} words, {len(counts):,} different"
-    )
+    print(f"train captions   {len(captions['train']):,}, {sum(counts.values()):,} words, {len(counts):,} different")
     print(f"vocabulary       {len(vocabulary):,} ({len(SPECIALS)} specials, min_count {config['min_count']})")
     for split in ("train", "val"):
         if split in captions:

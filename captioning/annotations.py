@@ -70,9 +70,7 @@ def load_examples(data_dir: str | Path, split: str = "") -> list[Example]:
     chosen = [example for example in examples if example.split == split]
     if not chosen:
         present = [name for name in SPLITS if any(example.split == name for example in examples)]
-        raise ValueError(
-            f"{data_dir}: split {split!r} has no example; the splits there are {', '.join(present)}"
-        )
+        raise ValueError(f"{data_dir}: split {split!r} has no example; the splits there are {', '.join(present)}")
     return chosen
 
 
@@ -188,9 +186,7 @@ def is_image_name(name: str) -> bool:
 def refuse_silent(names: list[str], path: Path) -> None:
     """Raise ValueError naming the first of the images without a caption, and their count."""
     if names:
-        raise ValueError(
-            f"{path}: no caption for {names[0]} ({counted(len(names), 'image')} without a caption)"
-        )
+        raise ValueError(f"{path}: no caption for {names[0]} ({counted(len(names), 'image')} without a caption)")
 
 
 def read_karpathy(files: list[Path]) -> list[Example]:
@@ -218,9 +214,7 @@ def read_karpathy(files: list[Path]) -> list[Example]:
     refuse_silent([name for name, (_, texts, _) in entries.items() if not texts], path)
 
     folders = {folder for folder, _, _ in entries.values()}
-    has_classes = len(folders) > 1 and not any(
-        re.fullmatch(r"|(train|val|test)\d*", name) for name in folders
-    )
+    has_classes = len(folders) > 1 and not any(re.fullmatch(r"|(train|val|test)\d*", name) for name in folders)
     images = locate(entries, path, [dataset_root(path)], bare=True)
     return [
         Example(images[name], texts, folder if has_classes else "", split)
@@ -265,9 +259,7 @@ def read_coco_file(path: Path, split: str) -> list[Example]:
         image_id = read_key(annotation, "image_id", _ID, path, where)
         if image_id not in names:
             raise ValueError(f"{path}: {where}: image_id {image_id} is not among its images")
-        captions[image_id].append(
-            checked_caption(read_key(annotation, "caption", str, path, where), path, where)
-        )
+        captions[image_id].append(checked_caption(read_key(annotation, "caption", str, path, where), path, where))
     refuse_silent([name for image_id, name in names.items() if image_id not in captions], path)
 
     folder = path.stem.removeprefix("captions_")  # train2017
@@ -325,9 +317,7 @@ def read_flickr8k(files: list[Path]) -> list[Example]:
             if splits.setdefault(image, _SPLIT_NAMES[name]) != _SPLIT_NAMES[name]:
                 raise ValueError(f"{split_path}: row {row}: {image} is in the {splits[image]} split, too")
     images = locate(splits, path, [path.parent])
-    return [
-        Example(images[name], texts, "", splits[name]) for name, texts in captions.items() if name in splits
-    ]
+    return [Example(images[name], texts, "", splits[name]) for name, texts in captions.items() if name in splits]
 
 
 FORMATS = (
@@ -395,9 +385,7 @@ def read_csv(path: Path, columns: tuple[str, ...]):
         try:
             header = [name.strip().lower() for name in next(reader, [])]
             if not set(columns) <= set(header):
-                raise ValueError(
-                    f"{path}: row 1: {','.join(header)!r}, must be the header {','.join(columns)}"
-                )
+                raise ValueError(f"{path}: row 1: {','.join(header)!r}, must be the header {','.join(columns)}")
             places = [header.index(column) for column in columns]
             for values in reader:
                 if not values:

@@ -67,22 +67,16 @@ def load_checkpoint(path):
     """Read a Checkpoint. Raises ValueError, one line naming the file, if it is missing, damaged or foreign."""
     path = Path(path)
     if not path.is_file():
-        raise ValueError(
-            f"{path}: no such checkpoint; `python train.py` writes one, or give another model_path"
-        )
+        raise ValueError(f"{path}: no such checkpoint; `python train.py` writes one, or give another model_path")
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
     except (SafetensorError, OSError, ValueError) as error:
-        raise ValueError(
-            f"{path}: not a readable safetensors file ({' '.join(str(error).split())})"
-        ) from None
+        raise ValueError(f"{path}: not a readable safetensors file ({' '.join(str(error).split())})") from None
     missing = [name for name in ("format", *PARTS) if name not in metadata]
     if missing:
-        raise ValueError(
-            f"{path}: a safetensors file, but not a checkpoint of this project (no {missing[0]!r})"
-        )
+        raise ValueError(f"{path}: a safetensors file, but not a checkpoint of this project (no {missing[0]!r})")
     try:
         parts = {name: json.loads(metadata[name]) for name in PARTS}
         version = json.loads(metadata["format"])
@@ -110,9 +104,7 @@ def load_resume(path):
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged archive raises from zipfile, pickle or torch
-        raise ValueError(
-            f"{path}: not a readable resume file ({' '.join(str(error).split())[:160]})"
-        ) from None
+        raise ValueError(f"{path}: not a readable resume file ({' '.join(str(error).split())[:160]})") from None
 
 
 def load_weights(module, weights, source):

@@ -7,6 +7,7 @@ Nothing is written outside the folder that the caller gives.
 import difflib
 import functools
 import hashlib
+import itertools
 import multiprocessing
 import os
 import random
@@ -259,23 +260,24 @@ def gather_photos(
 # ---- the dataset's folder ------------------------------------------------------------------------------
 
 
-def place_photos(photos: list[Photo], sizes: dict[str, int], folder: Path) -> list[tuple[str, Photo]]:
+def place_photos(photos: list[Photo], sizes: dict[str, int], folder: Path) -> dict[str, str]:
     """Move the JPEGs of one class to folder/<split>/<class>/, the first sizes["train"] to train and so on.
 
-    returns: (path relative to `folder`, photo) for each; a file keeps its name as far as it is a plain one
+    returns: path relative to `folder` -> the photograph's path relative to the source
+    A file keeps its name as far as it is a plain one.
     """
-    placed, taken, rest = [], set(), iter(photos)
+    origin, taken, rest = {}, set(), iter(photos)
     for split, count in sizes.items():
-        for photo in (next(rest) for _ in range(count)):
+        for photo in itertools.islice(rest, count):
             stem = re.sub(r"[^\w.()+-]", "_", Path(photo.name).stem)
-            while stem.lower() in taken:  # 1.jpg beside 1.png, or 1.JPG
+            while stem.lower() in taken:  # 1.jpg beside 1.png, or a.jpg beside A.jpg
                 stem += "_"
             taken.add(stem.lower())
             name = f"{split}/{photo.label}/{stem}.jpg"
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             photo.path.rename(folder / name)
-            placed.append((name, photo))
-    return placed
+            origin[name] = photo.name
+    return origin
 
 
 def check_replaceable(path: Path, inputs: list[Path]) -> None:
@@ -316,3 +318,14 @@ def replace_folder(path: Path):
             raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def scratch_folder(folder: Path):
+    """Give a folder inside `folder` that is gone after the block."""
+    scratch = folder / ".scratch"
+    scratch.mkdir()
+    try:
+        yield scratch
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)

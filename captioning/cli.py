@@ -51,9 +51,7 @@ def normalise_arguments(arguments, configs):
         if argument in ("-h", "--help"):
             return ["--help"]
         if not argument.startswith("--"):
-            raise ValueError(
-                f"unexpected argument {argument!r}: settings are spelt --<key> <value>, see --help"
-            )
+            raise ValueError(f"unexpected argument {argument!r}: settings are spelt --<key> <value>, see --help")
         flag, equals, inline = argument[2:].partition("=")
         flag = flag.replace("-", "_")
         key, negated = find_key(flag, prefix, defaults)

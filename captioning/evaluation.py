@@ -52,9 +52,7 @@ def collate_readable(items):
 
 
 @torch.inference_mode()
-def encode_images(
-    network, examples, transform, *, device, batch_size=64, num_workers=0, dtype=torch.float32, bar=""
-):
+def encode_images(network, examples, transform, *, device, batch_size=64, num_workers=0, dtype=torch.float32, bar=""):
     """Run `network` over the images of examples.
 
     network: (B, 3, S, S) -> (B, D): the encoder, or its backbone alone
@@ -87,9 +85,7 @@ def encode_images(
 
 
 @torch.inference_mode()
-def decode_embeddings(
-    model, embeddings, vocabulary, *, beam_size, max_len, length_penalty=0.7, batch_size=128
-):
+def decode_embeddings(model, embeddings, vocabulary, *, beam_size, max_len, length_penalty=0.7, batch_size=128):
     """Caption image embeddings (N, E): N pairs (words joined by blanks, log-probability in nats)."""
     model.eval()
     banned = (vocabulary.pad_id, vocabulary.start_id, vocabulary.unk_id)
@@ -129,9 +125,7 @@ def teacher_forced(model, embeddings, tokens, pad_id, batch_size=128):
         ids = torch.nn.utils.rnn.pad_sequence(ids, batch_first=True, padding_value=pad_id).to(device)
         logits = model.decoder(embeddings[list(rows)].to(device), ids[:, :-1]).float()
         targets = ids[:, 1:]
-        loss += F.cross_entropy(
-            logits.flatten(0, 1), targets.flatten(), ignore_index=pad_id, reduction="sum"
-        ).item()
+        loss += F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=pad_id, reduction="sum").item()
         mask = targets != pad_id
         correct += ((logits.argmax(dim=2) == targets) & mask).sum().item()
         count += mask.sum().item()
@@ -173,9 +167,7 @@ def caption_examples(
 
 def caption_scores(hypotheses, references):
     """Score token lists against lists of reference token lists: BLEU-1..4, mean sentence BLEU-4, ROUGE-L, CIDEr-D."""
-    scores = {
-        f"bleu{n}": value for n, value in enumerate(metrics.corpus_bleu(hypotheses, references), start=1)
-    }
+    scores = {f"bleu{n}": value for n, value in enumerate(metrics.corpus_bleu(hypotheses, references), start=1)}
     scores["sentence_bleu4"] = float(metrics.sentence_bleu(hypotheses, references).mean())
     scores["rouge_l"] = float(metrics.rouge_l(hypotheses, references)[0])
     scores["cider_d"] = float(metrics.cider_d(hypotheses, references)[0])
@@ -188,10 +180,7 @@ RECIPES = {
     "rouge_l": "rouge_l|mean-of-images|{refs}|tok:nltk-coco|beta:1.2|{rest}",
     "cider_d": "cider_d|df:this-split|{refs}|tok:nltk-coco|sigma:6|{rest}",
     "accuracy": "accuracy|class-named-in-caption|none:wrong|{rest}",
-    **{
-        f"{name}": f"{name}|class-named-in-caption|macro|none:wrong|{{rest}}"
-        for name in ("precision", "recall", "f1")
-    },
+    **{f"{name}": f"{name}|class-named-in-caption|macro|none:wrong|{{rest}}" for name in ("precision", "recall", "f1")},
 }
 
 

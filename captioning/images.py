@@ -33,6 +33,4 @@ def check_unreadable(failed, total, where):
         print(f"warning: {len(failed) - 5} more unreadable images skipped")
     if len(failed) > UNREADABLE_SHARE * total:
         share = f"{len(failed)} of {total} images"
-        raise ValueError(
-            f"{where}: {share} cannot be read, at most {UNREADABLE_SHARE:.0%} may be; {failed[0]}"
-        )
+        raise ValueError(f"{where}: {share} cannot be read, at most {UNREADABLE_SHARE:.0%} may be; {failed[0]}")

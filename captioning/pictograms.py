@@ -55,7 +55,7 @@ THIN = (
 SINGULAR = {"hammer": "pair of {}hammers", "scissors": "pair of {}scissors", "swords": "pair of {}swords"}
 PLURAL = {
     "hammer": "pairs of {}hammers", "scissors": "pairs of {}scissors", "swords": "pairs of {}swords",
-    "dice": "{}dice", "leaf": "{}leaves", "wheelchair": "{}wheelchairs",
+    "dice": "{}dice", "leaf": "{}leaves", "cross": "{}crosses",
 }  # fmt: skip
 NUMBERS = {1: "", 2: "two", 3: "three"}
 
@@ -100,11 +100,15 @@ COLOUR_PAIRS = tuple(
 )
 
 
+def font_path():
+    """Return the path of DejaVu Sans, which ships inside matplotlib."""
+    return Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
+
+
 @functools.cache
 def glyph_mask(word):
     """Return the glyph as a greyscale picture, cropped to its ink."""
-    path = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
-    font = ImageFont.truetype(str(path), MASK_SIZE)
+    font = ImageFont.truetype(str(font_path()), MASK_SIZE)
     canvas = Image.new("L", (3 * MASK_SIZE, 3 * MASK_SIZE))
     stroke = 8 if word in THIN else 2
     middle = (1.5 * MASK_SIZE, 1.5 * MASK_SIZE)
@@ -118,9 +122,7 @@ def draw_texture(rng, texture, colour):
     shade = np.clip(np.array(colour, dtype=float) + (26 if light else -26), 0, 255)
     period = int(rng.integers(20, 41))
     y, x = np.mgrid[:IMAGE_SIZE, :IMAGE_SIZE] + int(rng.integers(period))
-    along = ((x, y, x + y) if texture == "striped" else (x,))[
-        int(rng.integers(3)) if texture == "striped" else 0
-    ]
+    along = ((x, y, x + y) if texture == "striped" else (x,))[int(rng.integers(3)) if texture == "striped" else 0]
     mark = {
         "plain": np.zeros((IMAGE_SIZE, IMAGE_SIZE), dtype=bool),
         "striped": (along // (period // 2)) % 2 == 1,
@@ -132,9 +134,7 @@ def draw_texture(rng, texture, colour):
 
 def jittered(rng, name):
     """Return the named colour, a little off."""
-    return tuple(
-        int(v) for v in np.clip(np.array(COLOURS[name]) + rng.integers(-COLOUR_JITTER, 11, 3), 0, 255)
-    )
+    return tuple(int(v) for v in np.clip(np.array(COLOURS[name]) + rng.integers(-COLOUR_JITTER, 11, 3), 0, 255))
 
 
 def draw_example(word, rng):

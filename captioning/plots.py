@@ -91,11 +91,14 @@ def vocabulary_figure(lengths, counts, path, *, min_count=0, named=12):
     """
     lengths = lengths if hasattr(lengths, "items") else _count(lengths)
     ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
-    with new_figure(path, 11, 4.6) as figure:
-        left, right = figure.subplots(1, 2)
+    with new_figure(path, 12.5, 4.6) as figure:
+        left, right, names = figure.subplots(1, 3, width_ratios=[5, 5, 2])
+        names.set_axis_off()
+        names.set_title("most frequent", loc="left", fontsize=9)
         left.bar(list(lengths), list(lengths.values()), width=0.9, color=BLUE, edgecolor="white", linewidth=0.3)
         left.set(title="Caption length", xlabel="words in a caption", ylabel="captions")
-        left.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+        for axis in (left.xaxis, left.yaxis):
+            axis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         left.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
 
         right.set(title="Word frequency", xlabel="rank of the word", ylabel="occurrences")
@@ -107,20 +110,9 @@ def vocabulary_figure(lengths, counts, path, *, min_count=0, named=12):
             for axis in (right.xaxis, right.yaxis):
                 axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}" if value >= 1 else ""))
                 axis.set_minor_formatter(NullFormatter())
-            width = max(len(word) for word, _ in ranked[:named])
-            table = [f"{word[:24]:<{min(width, 24)}} {count:>9,}" for word, count in ranked[:named]]
-            # A falling curve leaves the upper right corner free.
-            right.text(
-                0.98,
-                0.97,
-                "most frequent\n" + "\n".join(table),
-                transform=right.transAxes,
-                ha="right",
-                va="top",
-                family="DejaVu Sans Mono",
-                fontsize=7,
-                bbox={"facecolor": "white", "edgecolor": "#BBBBBB", "alpha": 0.9},
-            )
+            width = max(len(word[:24]) for word, _ in ranked[:named])
+            lines = [f"{word[:24]:<{width}} {count:>9,}" for word, count in ranked[:named]]
+            names.text(0, 0.97, "\n".join(lines), va="top", family="DejaVu Sans Mono", fontsize=8)
         if min_count > 1 and ranked:
             right.axhline(min_count, color=BLACK, linestyle="--", linewidth=1)
             right.text(1, min_count * 1.08, f"min_count {min_count}", fontsize=8)

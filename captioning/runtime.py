@@ -25,9 +25,7 @@ def pick_device(name=""):
     kind = name.partition(":")[0]
     have = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if not have.get(kind):
-        raise ValueError(
-            f"device: got {name!r}, this machine has {', '.join(k for k, v in have.items() if v)}"
-        )
+        raise ValueError(f"device: got {name!r}, this machine has {', '.join(k for k, v in have.items() if v)}")
     return torch.device(name)
 
 
@@ -142,9 +140,7 @@ class Tracker:
             yield
         except Exception as error:
             self.run = None
-            print(
-                f"warning: wandb could not {what} ({' '.join(str(error).split())[:160]}); going on without it"
-            )
+            print(f"warning: wandb could not {what} ({' '.join(str(error).split())[:160]}); going on without it")
 
 
 def wandb_logged_in():

@@ -49,9 +49,7 @@ def write_karpathy(folder, images, name="dataset.json"):
 
 def write_coco(folder):
     """Three images in two splits, with objects."""
-    touch(
-        folder, "train2017/1.jpg", "train2017/2.jpg", "val2017/3.jpg", "annotations/captions_train2017.json"
-    )
+    touch(folder, "train2017/1.jpg", "train2017/2.jpg", "val2017/3.jpg", "annotations/captions_train2017.json")
     notes = folder / "annotations"
 
     def dump(name, **content):
@@ -222,9 +220,7 @@ def test_dataset_name(tmp_path, monkeypatch):
 
 def test_aliases(tmp_path):
     assert load_aliases(tmp_path) == {}
-    write_rows(
-        tmp_path / "aliases.csv", [("class", "alias"), ("bee", "insect"), ("sun", "star"), ("bee", "bug ")]
-    )
+    write_rows(tmp_path / "aliases.csv", [("class", "alias"), ("bee", "insect"), ("sun", "star"), ("bee", "bug ")])
     assert load_aliases(tmp_path) == {"bee": ["insect", "bug"], "sun": ["star"]}
     assert load_aliases(tmp_path / "captions.csv") == {}
     write_rows(tmp_path / "aliases.csv", [("class", "alias"), ("bee", " ")])
