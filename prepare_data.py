@@ -193,12 +193,12 @@ def prepare_photographs(source, output, *, classes, captions_path, captioner, de
     classes:  "" = all, "N" = the first N, "a,b" = these
     captioner: name of the model that describes the images if there is no captions_path
     """
+    found = class_folders.list_photos(source)
     if bool(captions_path) == bool(captioner):
         raise ValueError(
             f"{source}: its images need captions: give either --captions <CSV with image,caption> or "
             "--captioner <Hugging Face hub name or folder>" + ", not both" * bool(captioner)
         )
-    found = class_folders.list_photos(source)
     captions = class_folders.read_captions(captions_path, found) if captions_path else {}
     chosen = {label: found[label] for label in class_folders.choose_classes(list(found), classes)}
     candidates = {
@@ -213,7 +213,9 @@ def prepare_photographs(source, output, *, classes, captions_path, captioner, de
     )
     for line in gathered.unreadable[:5]:
         print(f"warning: {line}; dropped")
-    print(f"without caption  {sum(map(len, chosen.values())) - sum(map(len, candidates.values())):,} images, skipped")
+    if captions:
+        silent = sum(map(len, chosen.values())) - sum(map(len, candidates.values()))
+        print(f"without caption  {silent:,} images, skipped")
     print(
         f"looked at        {gathered.looked_at:,} images; dropped {len(gathered.unreadable):,} unreadable, "
         f"{gathered.exact:,} exact copies, {gathered.near:,} near copies"

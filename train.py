@@ -90,6 +90,7 @@ CONFIG = {
     "wandb_project": "mobilenet-captioning",
 }
 
+RUN_NAMES = {"mobilenet_v2": "mobile", "resnet18": "resnet"}
 LEAST_COVERAGE = 0.5  # of the train captions' running words; a vocabulary of other data knows fewer
 
 
@@ -189,8 +190,10 @@ def train_one_epoch(model, forward, batches, optimizer, scheduler, scaler, *, co
     """
     train_mode(model, config["freeze_encoder"])
     total, count, rows, failed, began = 0.0, 0, 0, [], time.perf_counter()
-    for inputs, tokens, owner, labels, lines in tqdm(batches, desc=bar, unit="batch", leave=False):
+    progress = tqdm(desc=bar, unit="row", leave=False)
+    for inputs, tokens, owner, labels, lines in batches:
         failed += lines
+        progress.update(len(inputs))
         if len(inputs) < 2:  # BatchNorm has no statistics of one row
             continue
         inputs, tokens, owner, labels = (t.to(device, non_blocking=True) for t in (inputs, tokens, owner, labels))
@@ -218,6 +221,7 @@ def train_one_epoch(model, forward, batches, optimizer, scheduler, scaler, *, co
         scheduler.step()
         tokens_here = int((targets != pad_id).sum())
         total, count, rows = total + loss.item() * tokens_here, count + tokens_here, rows + len(inputs)
+    progress.close()
     if not count:
         raise ValueError("training: no batch of two images or more; the train split or --data.batch_size is too small")
     return {"loss": total / count, "rows_per_s": rows / (time.perf_counter() - began), "failed": failed}
@@ -274,14 +278,46 @@ def save_graphs(history, suffix):
     plots.curve(accuracy, f"graphs/va_{suffix}.png", title="Validation accuracy", ylabel="share correct")
 
 
+def start_model(vocabulary, num_classes, options, model_config):
+    """Build the model and fill it: (CNNtoRNN, image size its weights were trained at, 0 = not known)."""
+    model = model_script.build_model(len(vocabulary), num_classes, model_config)
+    if not options["init"]:
+        name, source = model_config["encoder"], model_config["encoder_weights"]
+        return model, model_script.load_encoder_weights(model.encoder, name, source)
+    checkpoint = load_checkpoint(options["init"])
+    if checkpoint.vocab != vocabulary.itos:
+        sizes = f"{len(checkpoint.vocab)} words there, {len(vocabulary)} here"
+        raise ValueError(f"{options['init']}: has another vocabulary ({sizes}); give the one it was trained with")
+    # The class head is an aid of training that no checkpoint keeps.
+    head = {name: weights for name, weights in model.state_dict().items() if name.startswith("classifier.")}
+    load_weights(model, checkpoint.weights | head, options["init"])
+    return model, checkpoint.transform["image_size"]
+
+
+def resume_run(path, parts, *, model_config, vocab, data):
+    """Put the parts of a run back where `path` left them: (history, best).
+
+    parts: name -> model, optimizer, scheduler, scaler
+    Raises ValueError naming both values if the run was of another model, vocabulary or dataset.
+    """
+    state = load_resume(path)
+    for what, here in (("model_config", model_config), ("vocab", vocab), ("data", data)):
+        if state[what] != here:
+            was, now = (f"{len(value)} words" if what == "vocab" else value for value in (state[what], here))
+            raise ValueError(f"{path}: its {what} was {was}, now it is {now}")
+    for name, part in parts.items():
+        part.load_state_dict(state[name])
+    restore_random_state(state["random"])
+    return state["history"], state["best"]
+
+
 def main(config):
     """Train, validate after every epoch, keep the best and the last."""
     flush_denormals()
     options, data, model_config = config["train"], config["data"], config["model"]
     device = pick_device(options["device"])
     dtype = pick_precision(options["precision"], device)
-    encoder_name = {"mobilenet_v2": "mobile", "resnet18": "resnet"}.get(model_config["encoder"], "")
-    run = options["run"] or encoder_name
+    run = options["run"] or RUN_NAMES.get(model_config["encoder"], "")
     best_path, last_path = Path(f"checkpoints/{run}.safetensors"), Path(f"checkpoints/{run}_last.pt")
     seed_everything(options["seed"])
 
@@ -290,20 +326,7 @@ def main(config):
     train_examples, val_examples, classes = load_data(data["data_dir"], vocabulary)
     if options["class_loss"] and not classes:
         raise ValueError(f"train.class_loss: {data['data_dir']} has no classes; set it to 0")
-    model = model_script.build_model(len(vocabulary), len(classes) if options["class_loss"] else 0, model_config)
-    if options["init"]:
-        checkpoint = load_checkpoint(options["init"])
-        if checkpoint.vocab != vocabulary.itos:
-            sizes = f"{len(checkpoint.vocab)} words, {data['vocab_path']} {len(vocabulary)}"
-            raise ValueError(f"{options['init']}: has another vocabulary ({sizes}); give the one it was trained with")
-        # The class head is an aid of training that no checkpoint keeps.
-        head = {k: v for k, v in model.state_dict().items() if k.startswith("classifier.")}
-        load_weights(model, checkpoint.weights | head, options["init"])
-        native_size = checkpoint.transform["image_size"]
-    else:
-        native_size = model_script.load_encoder_weights(
-            model.encoder, model_config["encoder"], model_config["encoder_weights"]
-        )
+    model, native_size = start_model(vocabulary, len(classes) if options["class_loss"] else 0, options, model_config)
     data["image_size"] = data["image_size"] or native_size or data_loader.DEFAULT_IMAGE_SIZE
     size = data["image_size"]
     model.to(device)
@@ -342,33 +365,19 @@ def main(config):
     optimizer = build_optimizer(model, options["lr"], options["weight_decay"])
     scheduler = build_scheduler(optimizer, options["epochs"] * len(batches), options["warmup"])
     scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
-    history, best = [], {}
+    parts = {"model": model, "optimizer": optimizer, "scheduler": scheduler, "scaler": scaler}
     description = {"name": dataset_name(data["data_dir"]), "fingerprint": fingerprint(train_examples)}
-    if options["resume"]:
-        state = load_resume(last_path)
-        for what, saved, here in (
-            ("model", state["model_config"], model_config),
-            ("vocabulary", state["vocab"], vocabulary.itos),
-            ("data", state["data"], description),
-        ):
-            if saved != here:
-                shown = (f"{len(v)} words" if what == "vocabulary" else v for v in (saved, here))
-                raise ValueError(f"{last_path}: its {what} was {next(shown)}, now it is {next(shown)}")
-        model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        scheduler.load_state_dict(state["scheduler"])
-        scaler.load_state_dict(state["scaler"])
-        history, best = state["history"], state["best"]
-        restore_random_state(state["random"])
+    identity = {"model_config": model_config, "vocab": vocabulary.itos, "data": description}
+    history, best = resume_run(last_path, parts, **identity) if options["resume"] else ([], {})
     metric = "cider_d" if len(val_examples) >= FEWEST_FOR_CIDER else "bleu4"
     grounder = Grounder(classes, load_aliases(data["data_dir"])) if classes else None
     tracker = Tracker(options["wandb"], project=options["wandb_project"], run=run, folder=f"runs/{run}", config=config)
     print(
-        f"{run}: {len(train_examples):,} train and {len(val_examples):,} val images at {size} px, {len(classes)} classes"
+        f"{run}: {len(train_examples):,} train and {len(val_examples):,} val images at {size} px, "
+        f"{f'{len(classes)} classes' if classes else 'no classes'}, {len(vocabulary)} words"
     )
-    print(f"{len(vocabulary)} words; {device}, {dtype}; best checkpoint by {metric}".replace("torch.", ""))
+    print(f"on {device} in {str(dtype).removeprefix('torch.')}; Ctrl-C keeps {last_path} for --train.resume")
 
-    print(f"Ctrl-C keeps {last_path}; --train.resume goes on from it")
     for epoch in range(len(history), options["epochs"]):
         began = time.perf_counter()
         trained = train_one_epoch(
@@ -387,8 +396,9 @@ def main(config):
         check_unreadable(trained["failed"], len(train_examples), data["data_dir"])
         model.eval()
         if options["freeze_encoder"]:
+            seen = val_examples
             with torch.inference_mode():
-                embeddings, seen = model.encoder.embed(val_features[:, 0].to(device)), val_examples
+                embeddings = model.encoder.embed(val_features[:, 0].to(device))
         else:
             kept, embeddings = encode_images(model.encoder, val_examples, plain, **loading)
             seen = [val_examples[i] for i in kept]
@@ -410,46 +420,27 @@ def main(config):
         if improved:
             best = {"metric": metric, "value": row[metric], "epoch": epoch + 1}
             weights = {k: v for k, v in model.state_dict().items() if not k.startswith("classifier.")}
-            save_checkpoint(
-                best_path,
-                Checkpoint(
-                    weights=weights,
-                    config=config,
-                    vocab=vocabulary.itos,
-                    transform={"image_size": size, "mean": data_loader.MEAN, "std": data_loader.STD},
-                    classes=classes,
-                    history=history,
-                    best=best,
-                    versions=versions(),
-                    data=description,
-                ),
-                half=options["half"],
+            checkpoint = Checkpoint(
+                weights=weights,
+                config=config,
+                vocab=vocabulary.itos,
+                transform={"image_size": size, "mean": data_loader.MEAN, "std": data_loader.STD},
+                classes=classes,
+                history=history,
+                best=best,
+                versions=versions(),
+                data=description,
             )
-        save_resume(
-            last_path,
-            {
-                "model": model.state_dict(),
-                "optimizer": optimizer.state_dict(),
-                "scheduler": scheduler.state_dict(),
-                "scaler": scaler.state_dict(),
-                "history": history,
-                "best": best,
-                "random": random_state(),
-                "model_config": model_config,
-                "vocab": vocabulary.itos,
-                "data": description,
-            },
-        )
+            save_checkpoint(best_path, checkpoint, half=options["half"])
+        state = {name: part.state_dict() for name, part in parts.items()}
+        save_resume(last_path, {**state, **identity, "history": history, "best": best, "random": random_state()})
         with replace_file(f"runs/{run}/history.csv") as temporary:
             pd.DataFrame(history).to_csv(temporary, index=False)
         save_graphs(history, run)
         tracker.log({("train/loss" if k == "train_loss" else f"val/{k}"): v for k, v in row.items()}, step=epoch + 1)
         shown = "  ".join(f"{key} {row[key]:.3f}" for key in ("train_loss", *scores))
-        mark = "  *" if improved else ""
-        print(
-            f"epoch {epoch + 1:>3}  {shown}  {trained['rows_per_s']:,.0f} rows/s  {row['seconds']:.0f} s{mark}",
-            flush=True,
-        )
+        rate = f"{trained['rows_per_s']:,.0f} {'captions' if options['freeze_encoder'] else 'images'}/s"
+        print(f"epoch {epoch + 1:>3}  {shown}  {rate}  {row['seconds']:.0f} s{'  *' if improved else ''}", flush=True)
         if options["patience"] and epoch + 1 - best["epoch"] >= options["patience"]:
             print(f"stopped: no better {metric} for {options['patience']} epochs")
             break
