@@ -90,6 +90,7 @@ def load_captioner(name, device):
     Raises ValueError if the library or the model is not there.
     """
     try:  # optional, and slow to import, which every process that decodes images would pay for
+        import huggingface_hub
         from transformers import AutoModelForImageTextToText, AutoProcessor
 
         from captioning import runtime
@@ -97,9 +98,12 @@ def load_captioner(name, device):
         raise ValueError("--captioner needs one more library: pip install -r requirements-captioner.txt") from None
     device = runtime.pick_device(device)
     try:
+        cached = Path(name).is_dir() or isinstance(huggingface_hub.try_to_load_from_cache(name, "config.json"), str)
+        if not cached:
+            huggingface_hub.model_info(name, timeout=10)  # from_pretrained tries a dead network for three minutes
         processor = AutoProcessor.from_pretrained(name)
         model = AutoModelForImageTextToText.from_pretrained(name).to(device).eval()
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:  # the hub's, the network's, the file formats': all mean that there is no such model
         reason = next(iter(str(error).splitlines()), "")
         raise ValueError(
             f"--captioner {name}: neither a folder with an image-to-text model nor one to be had from the "
