@@ -144,7 +144,7 @@ def main(config):
     vocabulary = build_vocabulary(counts, config["min_count"])
     path = Path(config["vocab_path"] or f"vocab_{config['min_count']}.pkl")
     save_vocabulary(path, vocabulary, counts, config["min_count"])
-    plots.vocabulary_figure(lengths, counts, config["graph_path"])
+    plots.vocabulary_figure(lengths, counts, config["graph_path"], min_count=config["min_count"])
 
     print(f"train captions   {len(captions['train']):,}, {sum(counts.values()):,} words, {len(counts):,} different")
     print(f"vocabulary       {len(vocabulary):,} ({len(SPECIALS)} specials, min_count {config['min_count']})")

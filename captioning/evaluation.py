@@ -148,8 +148,11 @@ def caption_examples(
 ):
     """Caption the images of examples: one Prediction per readable image, in order.
 
-    Raises ValueError if more than a small share of the images cannot be read.
+    Raises ValueError for impossible decoding options, or if more than a small share of the images cannot be read.
     """
+    if beam_size < 1 or max_len < 1 or length_penalty < 0:
+        got = f"{beam_size}, {max_len}, {length_penalty}"
+        raise ValueError(f"beam_size, max_len, length_penalty: got {got}, allowed are 1 or more, 1 or more, 0 or more")
     kept, embeddings = encode_images(
         model.encoder,
         examples,

@@ -131,7 +131,7 @@ class Tracker:
         """Close the run."""
         if self.run:
             with self._survive("finish"):
-                self.run.finish(quiet=True)
+                self.run.finish()
 
     @contextlib.contextmanager
     def _survive(self, what):

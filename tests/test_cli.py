@@ -1,0 +1,92 @@
+"""The command line as its user meets it: real processes, one line per mistake, exit code 2."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+SCRIPT = """
+import sys
+sys.path.insert(0, {root!r})
+from captioning import cli
+
+def main(config):
+    if config["train"]["run"] == "missing":
+        open("no/such/file")
+    if config["train"]["run"] == "defect":
+        raise RuntimeError("ours")
+    print(config)
+
+TRAIN = {{"epochs": 5, "lr": 1e-3, "resume": False, "run": "", "names": ["a"]}}
+if __name__ == "__main__":
+    cli.run(main, train=TRAIN{more})
+"""
+
+
+@pytest.fixture
+def script(tmp_path):
+    """Return a function that runs the script with flags; two=True gives it a second dict."""
+
+    def run(*flags, two=False):
+        path = tmp_path / "script.py"
+        path.write_text(SCRIPT.format(root=str(ROOT), more=', model={"hidden_size": 8}' if two else ""))
+        return subprocess.run([sys.executable, str(path), *flags], capture_output=True, text=True, cwd=tmp_path)
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("flags", "changed"),
+    [
+        ([], {}),
+        (["--epochs", "3"], {"epochs": 3}),
+        (["--train.epochs=3", "--lr", "-1"], {"epochs": 3, "lr": -1.0}),
+        (["--resume"], {"resume": True}),
+        (["--resume", "true"], {"resume": True}),
+        (["--resume", "false"], {"resume": False}),
+        (["--no-resume"], {"resume": False}),
+        (["--names", "x", "y"], {"names": ["x", "y"]}),
+        (["--run=-x"], {"run": "-x"}),
+    ],
+)
+def test_flags_set_keys(script, flags, changed):
+    result = script(*flags)
+    assert result.returncode == 0, result.stderr
+    default = {"epochs": 5, "lr": 1e-3, "resume": False, "run": "", "names": ["a"]}
+    assert eval(result.stdout) == {"train": default | changed}
+
+
+@pytest.mark.parametrize(
+    ("flags", "two", "line"),
+    [
+        (["--train.epoch", "3"], True, "error: unknown key --train.epoch: did you mean --train.epochs?"),
+        (["--epoch", "3"], False, "error: unknown key --epoch: did you mean --epochs?"),
+        (["--epochs", "x"], False, "error: --train.epochs: got 'x', allowed is a whole number"),
+        (["--lr", "fast"], False, "error: --train.lr: got 'fast', allowed is a number"),
+        (["--epochs"], False, "error: --train.epochs: takes one value, got 0"),
+        (["--resume", "maybe"], False, "error: --train.resume: got 'maybe', allowed are true and false"),
+        (["here"], False, "error: unexpected argument 'here'"),
+        (["--run", "missing"], False, "error: no/such/file: No such file or directory"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(script, flags, two, line):
+    result = script(*flags, two=two)
+    assert result.returncode == 2
+    assert result.stderr.startswith(line)
+    assert len(result.stderr.splitlines()) == 1
+    assert result.stdout == ""
+
+
+def test_a_defect_of_ours_keeps_its_traceback(script):
+    result = script("--run", "defect")
+    assert result.returncode == 1
+    assert "Traceback" in result.stderr
+
+
+def test_help_lists_every_key(script):
+    result = script("--help", two=True)
+    assert result.returncode == 0
+    for key in ("epochs", "lr", "resume", "run", "names", "hidden-size"):
+        assert key in result.stdout

@@ -1,0 +1,101 @@
+"""Batches: right owners, padding to the longest, the same again from the same seed, damaged files named."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from captioning.annotations import Example
+from captioning.images import check_unreadable, load_image
+from data_loader import CaptionDataset, build_loader, eval_transform, train_transform
+from vocab import SPECIALS, Vocabulary
+
+VOCABULARY = Vocabulary([*SPECIALS, "a", "red", "sun", "cup"])
+
+
+@pytest.fixture
+def examples(tmp_path):
+    """Six pictures; the fourth is truncated."""
+    rng = np.random.default_rng(0)
+    found = []
+    for number in range(6):
+        path = tmp_path / f"{number}.jpg"
+        Image.fromarray(rng.integers(0, 255, (40, 60, 3), dtype=np.uint8)).save(path)
+        found.append(Example(path, ["a red sun", "cup"][: 1 + number % 2], f"c{number % 2}", "train"))
+    found[3].image.write_bytes(found[3].image.read_bytes()[:300])
+    return found
+
+
+def test_owner_tokens_labels_and_the_damaged_image(examples):
+    dataset = CaptionDataset(examples, VOCABULARY, eval_transform(16), classes=["c0", "c1"])
+    batch = next(iter(build_loader(dataset, batch_size=6)))
+    assert batch.images.shape == (5, 3, 16, 16)
+    assert batch.index.tolist() == [0, 1, 2, 4, 5]
+    assert batch.labels.tolist() == [0, 1, 0, 0, 1]
+    assert batch.owner.tolist() == [0, 1, 1, 2, 3, 4, 4]
+    assert batch.tokens.tolist()[:3] == [[1, 4, 5, 6, 2], [1, 4, 5, 6, 2], [1, 7, 2, 0, 0]]
+    assert len(batch.failed) == 1
+    assert str(examples[3].image) in batch.failed[0]
+
+
+def test_a_batch_is_padded_to_its_own_longest_caption(examples):
+    short = [Example(e.image, ["cup"], "", "train") for e in examples[:2]]
+    batch = next(iter(build_loader(CaptionDataset(short, VOCABULARY, eval_transform(16)), batch_size=2)))
+    assert batch.tokens.shape == (2, 3)
+    assert batch.labels.tolist() == [-1, -1]
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_the_same_seed_gives_the_same_batches(examples, num_workers):
+    def batches(seed):
+        torch.manual_seed(seed)
+        dataset = CaptionDataset(examples, VOCABULARY, train_transform(16), captions_per_image=1)
+        loader = build_loader(dataset, batch_size=2, num_workers=num_workers, shuffle=True, seed=seed)
+        return [(batch.index.tolist(), batch.images, batch.tokens.tolist()) for batch in loader]
+
+    first, second, other = batches(0), batches(0), batches(1)
+    assert [index for index, _, _ in first] == [index for index, _, _ in second]
+    assert all(torch.equal(a, b) for (_, a, _), (_, b, _) in zip(first, second, strict=True))
+    assert [tokens for *_, tokens in first] == [tokens for *_, tokens in second]
+    assert [index for index, _, _ in first] != [index for index, _, _ in other]
+
+
+def test_captions_per_image_draws_that_many(examples):
+    dataset = CaptionDataset(examples[:2], VOCABULARY, eval_transform(16), captions_per_image=1)
+    assert [len(dataset[index]["tokens"]) for index in range(2)] == [1, 1]
+
+
+def test_eval_transform_crops_the_centre_and_normalises():
+    picture = Image.new("RGB", (60, 20), (255, 0, 0))
+    picture.paste((0, 255, 0), (20, 0, 40, 20))  # the central square
+    pixels = eval_transform(20)(picture)
+    mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    for channel, value in enumerate((0.0, 1.0, 0.0)):
+        expected = torch.full((20, 20), (value - mean[channel]) / std[channel])
+        torch.testing.assert_close(pixels[channel], expected)
+
+
+def test_train_transform_without_augmentation_is_the_resized_picture():
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 255, (20, 20, 3), dtype=np.uint8))
+    plain = train_transform(20, crop_scale=1, flip=0, jitter=0)(picture)
+    torch.testing.assert_close(plain, eval_transform(20)(picture))
+
+
+def test_a_picture_that_claims_too_many_pixels_is_refused_before_decoding(tmp_path):
+    Image.new("1", (20_000, 20_000)).save(tmp_path / "bomb.png")
+    with pytest.raises(ValueError, match="bomb.png: not a readable image"):
+        load_image(tmp_path / "bomb.png")
+
+
+@pytest.mark.parametrize("content", [b"", b"hello", b"\x89PNG\r\n\x1a\n" + b"0" * 50])
+def test_what_is_not_a_picture_is_named(tmp_path, content):
+    (tmp_path / "a.png").write_bytes(content)
+    with pytest.raises(ValueError, match="a.png: not a readable image"):
+        load_image(tmp_path / "a.png")
+
+
+def test_up_to_five_percent_may_be_unreadable(capsys):
+    check_unreadable(["a.jpg: broken"] * 5, 100, "data")
+    assert capsys.readouterr().out.count("a.jpg: broken; skipped") == 5
+    with pytest.raises(ValueError, match="data: 6 of 100 images cannot be read"):
+        check_unreadable(["a.jpg: broken"] * 6, 100, "data")

@@ -1,0 +1,60 @@
+"""Arrows go one way: parts, then vocab, data_loader and model, then the scripts that only run."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+SCRIPTS = {path.stem for path in ROOT.glob("*.py")}
+ONLY_RUN = SCRIPTS - {"vocab", "data_loader", "model"}
+MODULES = {path.stem: path for path in ROOT.glob("*.py")} | {
+    f"captioning.{path.stem}": path for path in (ROOT / "captioning").glob("*.py") if path.stem != "__init__"
+}
+
+
+def imported(path):
+    """Return the modules of this project that a file imports, anywhere in it."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return names & MODULES.keys()
+
+
+GRAPH = {name: imported(path) for name, path in MODULES.items()}
+
+
+def test_the_scripts_of_the_mission_are_here():
+    assert {"vocab", "data_loader", "model", "train", "analysis_report", "test_inference"} <= SCRIPTS
+
+
+def test_no_part_imports_a_script():
+    wrong = {name: GRAPH[name] & SCRIPTS for name in GRAPH if name.startswith("captioning.") and GRAPH[name] & SCRIPTS}
+    assert not wrong
+
+
+def test_no_script_that_only_runs_is_imported():
+    wrong = {name: GRAPH[name] & ONLY_RUN for name in GRAPH if GRAPH[name] & ONLY_RUN}
+    assert not wrong
+
+
+def test_there_is_no_circle():
+    order, remaining = [], dict(GRAPH)
+    while free := [name for name, needs in remaining.items() if not needs - set(order)]:
+        order += free
+        for name in free:
+            del remaining[name]
+    assert not remaining
+
+
+@pytest.mark.parametrize("name", sorted(ONLY_RUN))
+def test_importing_a_script_does_nothing(name, tmp_path):
+    code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); import {name}"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
+    assert (result.returncode, result.stdout) == (0, ""), result.stderr
+    assert not list(tmp_path.iterdir())

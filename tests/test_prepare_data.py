@@ -1,0 +1,587 @@
+"""Class folders to datasets: choice, crop, copies, counts, captions; and the script as a user runs it."""
+
+import csv
+import errno
+import hashlib
+import itertools
+import os
+import re
+import subprocess
+import sys
+import zlib
+from collections import Counter
+from pathlib import Path
+
+import imagehash
+import numpy as np
+import pytest
+from PIL import Image, ImageFile
+
+import prepare_data
+from captioning import class_folders
+from captioning.annotations import load_examples
+from captioning.class_folders import CopyGroups
+
+SCRIPT = Path(prepare_data.__file__)
+
+
+def picture(number, size=(80, 60)):
+    """A picture unlike those of other numbers: coarse random blots."""
+    blots = np.random.default_rng(number).integers(0, 256, (6, 8, 3), dtype=np.uint8)
+    return Image.fromarray(blots).resize(size, Image.Resampling.BICUBIC)
+
+
+def write_source(folder, classes=("cat", "dog"), count=10):
+    """`count` different JPEGs in each class."""
+    for number, (label, index) in enumerate(itertools.product(classes, range(count))):
+        (folder / label).mkdir(parents=True, exist_ok=True)
+        picture(number).save(folder / label / f"{index}.jpg")
+    return folder
+
+
+def write_rows(path, source, *, leave_out=()):
+    """A caption CSV for every image of the source."""
+    names = sorted(image.relative_to(source).as_posix() for image in source.glob("*/*.*"))
+    rows = [(name, f"a {name.split('/')[0]}, number {text}") for name in names for text in ("one", "two")]
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([("image", "caption"), *(row for row in rows if row[0] not in leave_out)])
+    return path
+
+
+@pytest.fixture(autouse=True)
+def small_preview(monkeypatch):
+    """Drawing 60 pictures takes longer than all the rest of a test."""
+    monkeypatch.setattr(prepare_data, "PREVIEW_IMAGES", 3)
+
+
+@pytest.fixture
+def source(tmp_path):
+    return write_source(tmp_path / "source")
+
+
+@pytest.fixture
+def captions(source, tmp_path):
+    return write_rows(tmp_path / "captions.csv", source)
+
+
+def prepare(source, output, captions="", **settings):
+    """Run main() in this process, as the command line would."""
+    given = {"source": str(source), "output": str(output), "captions": str(captions), "num_workers": 1, "per_class": 0}
+    prepare_data.main({"prepare": prepare_data.CONFIG | given | settings})
+    return load_examples(output)
+
+
+def gather(source, folder, *, need=0, distance=4, seed=0, num_workers=1):
+    folder.mkdir(exist_ok=True)
+    return class_folders.gather_photos(
+        source, class_folders.list_photos(source), folder, need=need, size=64, distance=distance, seed=seed,
+        num_workers=num_workers, progress=False,
+    )  # fmt: skip
+
+
+def digests(folder):
+    return {
+        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+def run_script(*arguments, cwd):
+    """Run prepare_data.py in `cwd` as a user does."""
+    environment = os.environ | {"PYTHONPATH": str(SCRIPT.parent), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, str(SCRIPT), *map(str, arguments)]
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
+
+
+# ---- choosing --------------------------------------------------------------------------------------
+
+
+def test_list_photos(source):
+    """Hidden files, other files and folders without images are no photographs."""
+    (source / "cat/._0.jpg").touch()
+    (source / "cat/notes.txt").touch()
+    (source / "empty").mkdir()
+    (source / "loose.jpg").touch()
+    found = class_folders.list_photos(source)
+    assert list(found) == ["cat", "dog"]
+    assert found["dog"] == [f"dog/{i}.jpg" for i in range(10)]
+
+
+def test_choose_classes():
+    available = ["ant", "bee", "cat", "dog"]
+    assert class_folders.choose_classes(available, "") == available
+    assert class_folders.choose_classes(available, "2") == ["ant", "bee"]
+    assert class_folders.choose_classes(available, "dog, bee,dog") == ["dog", "bee"]
+    with pytest.raises(ValueError, match="got 5, allowed is 1 to 4"):
+        class_folders.choose_classes(available, "5")
+    with pytest.raises(ValueError, match="no 'bees' among the 4 folders; nearest is 'bee'"):
+        class_folders.choose_classes(available, "cat,bees")
+
+
+def test_split_sizes():
+    """8:1:1 of per_class, exact counts, or a mixture."""
+    none = {"train": 0, "val": 0, "test": 0}
+    assert prepare_data.split_sizes(300, none) == {"train": 240, "val": 30, "test": 30}
+    assert prepare_data.split_sizes(100, none | {"test": 50}) == {"train": 80, "val": 10, "test": 50}
+    wanted = {"train": 5, "val": 1, "test": 2}
+    assert prepare_data.split_sizes(0, wanted) == wanted
+
+
+# ---- decoding --------------------------------------------------------------------------------------
+
+
+def test_square_is_centred_and_upright(tmp_path):
+    """A photograph lying on its side by EXIF is turned before it is cropped."""
+    wide = Image.new("RGB", (300, 100), "blue")
+    wide.paste("red", (100, 0, 200, 100))
+    wide.paste("lime", (100, 0, 200, 50))  # the upper half of the centre
+    exif = Image.Exif()
+    exif[class_folders.ORIENTATION] = 6  # turn by 90 degrees clockwise to see it
+    wide.save(tmp_path / "turned.jpg", exif=exif, quality=95)
+    square = class_folders.read_square(tmp_path / "turned.jpg", 64)
+    assert (square.size, square.mode) == ((64, 64), "RGB")
+    left, right = square.getpixel((8, 32)), square.getpixel((56, 32))
+    assert left[0] > 200
+    assert left[1] < 60
+    assert right[1] > 200
+    assert right[0] < 60
+
+
+def test_ready_jpeg_is_copied_unchanged(tmp_path):
+    """Writing a JPEG anew would lose a little for nothing; any other picture is converted."""
+    for name, size, mode in (("a.jpg", (64, 64), "RGB"), ("b.jpg", (64, 64), "L"), ("c.png", (70, 64), "RGBA")):
+        picture(1, size).convert(mode).save(tmp_path / name)
+    answers = [
+        class_folders.make_square((tmp_path / n, tmp_path / f"{n}.out"), 64) for n in ("a.jpg", "b.jpg", "c.png")
+    ]
+    assert not any(isinstance(answer, str) for answer in answers)
+    assert (tmp_path / "a.jpg.out").read_bytes() == (tmp_path / "a.jpg").read_bytes()
+    for name in ("b.jpg.out", "c.png.out"):
+        with Image.open(tmp_path / name) as image:
+            assert (image.format, image.mode, image.size) == ("JPEG", "RGB", (64, 64))
+
+
+def test_larger_jpeg_is_not_taken_for_ready(tmp_path):
+    """Decoded at half its size, a 128 x 128 JPEG looks like a 64 x 64 one."""
+    picture(1, (128, 128)).save(tmp_path / "a.jpg")
+    class_folders.make_square((tmp_path / "a.jpg", tmp_path / "out.jpg"), 64)
+    with Image.open(tmp_path / "out.jpg") as image:
+        assert image.size == (64, 64)
+
+
+def bad_images(folder):
+    """Four files that are no pictures, each in its own way."""
+    (folder / "text.jpg").write_text("no picture")
+    (folder / "empty.jpg").touch()
+    whole = (folder / "0.jpg").read_bytes()
+    (folder / "truncated.jpg").write_bytes(whole[: len(whole) // 2])
+    # A PNG that claims 60,000 x 60,000 pixels: 10 GB once decoded.
+    Image.new("1", (1, 1)).save(folder / "bomb.png")
+    header = bytearray((folder / "bomb.png").read_bytes())
+    header[16:24] = (60_000).to_bytes(4, "big") * 2
+    header[29:33] = zlib.crc32(header[12:29]).to_bytes(4, "big")
+    (folder / "bomb.png").write_bytes(header)
+
+
+def test_unreadable_images_are_named_and_counted(source, tmp_path):
+    bad_images(source / "cat")
+    result = gather(source, tmp_path / "out")
+    assert len(result.unreadable) == 4
+    assert {len(photos) for photos in result.photos.values()} == {10}
+    for name in ("text.jpg", "empty.jpg", "truncated.jpg", "bomb.png"):
+        (line,) = (line for line in result.unreadable if name in line)
+        assert "not a readable image" in line
+        assert "\n" not in line
+    assert not ImageFile.LOAD_TRUNCATED_IMAGES
+
+
+# ---- copies ----------------------------------------------------------------------------------------
+
+
+def test_copy_groups_equal_brute_force():
+    """In several additions and blocks, the groups are the connected components of "near"."""
+    rng = np.random.default_rng(0)
+    hashes = rng.random((400, 64)) < 0.5
+    for row in range(100, 400):  # chains of copies, each a few bits from an earlier one
+        hashes[row] = hashes[rng.integers(row)]
+        hashes[row, rng.integers(0, 64, rng.integers(0, 12))] ^= True
+    for distance in (-1, 0, 4, 10):
+        groups = CopyGroups(distance)
+        groups.BLOCK = 32
+        for start, stop in ((0, 1), (1, 150), (150, 400)):
+            groups.add([str(i) for i in range(start, stop)], hashes[start:stop])
+        expected = np.arange(400)
+        near = (hashes[:, None] != hashes[None]).sum(-1) <= distance
+        for _ in range(400):
+            smaller = np.array([expected[near[i] | (expected == expected[i])].min() for i in range(400)])
+            if (smaller == expected).all():
+                break
+            expected = smaller
+        np.testing.assert_array_equal(groups.group, expected)
+
+
+def test_twenty_thousand_hashes_take_seconds():
+    """The search for near copies is no loop over pairs in Python, not even if all are copies."""
+    hashes = np.random.default_rng(0).random((20_000, 64)) < 0.5
+    hashes[10_000:15_000] = hashes[0]
+    groups = CopyGroups(4)
+    groups.add([str(i) for i in range(len(hashes))], hashes)
+    assert groups.firsts().sum() == 15_000
+
+
+def test_copies_are_dropped_across_classes(tmp_path):
+    """A file copied into the other class, a smaller one, a recompressed one and a brighter one: one image stays."""
+    source = write_source(tmp_path / "source", count=6)
+    original = source / "cat/0.jpg"
+    (source / "dog/copy.jpg").write_bytes(original.read_bytes())
+    with Image.open(original) as image:
+        image.resize((40, 30)).save(source / "dog/small.png")
+        image.save(source / "cat/again.jpg", quality=40)
+        image.point(lambda value: min(255, value + 12)).save(source / "dog/bright.jpg")
+    result = gather(source, tmp_path / "out")
+    assert (result.exact, result.near) == (1, 3)
+    names = [photo.name for photos in result.photos.values() for photo in photos]
+    assert len(names) == 12
+    copies = {"cat/0.jpg", "dog/copy.jpg", "dog/small.png", "cat/again.jpg", "dog/bright.jpg"}
+    assert len(copies & set(names)) == 1
+    off = gather(source, tmp_path / "off", distance=-1)
+    assert (off.exact, off.near) == (1, 0)
+
+
+def test_no_picture_is_in_two_splits(tmp_path):
+    """With every image there four times, the splits still share none."""
+    source = write_source(tmp_path / "source", count=12)
+    for path in list(source.glob("*/*.jpg")):
+        with Image.open(path) as image:
+            for quality in (60, 80, 95):
+                image.save(path.with_name(f"{path.stem}_{quality}.jpg"), quality=quality)
+    examples = prepare(source, tmp_path / "out", write_rows(tmp_path / "c.csv", source), image_size=64)
+    assert Counter(e.split for e in examples) == {"train": 20, "val": 2, "test": 2}
+    hashes = [imagehash.phash(Image.open(e.image)) for e in examples]
+    assert min(a - b for a, b in itertools.combinations(hashes, 2)) > 4
+
+
+def test_only_as_many_are_read_as_needed(tmp_path):
+    """Dropped images are made up for from the rest of the class, and no more are read."""
+    source = write_source(tmp_path / "source", ["cat"], 40)
+    for i in range(20):
+        (source / f"cat/copy{i}.jpg").write_bytes((source / "cat/0.jpg").read_bytes())
+    result = gather(source, tmp_path / "out", need=15)
+    assert len(result.photos["cat"]) == 15
+    assert result.looked_at == 15 + len(result.unreadable) + result.exact + result.near < 60
+
+
+def test_choice_is_set_by_the_seed(source, tmp_path):
+    """The processes do not change it, nor do other classes; another seed does."""
+
+    def names(folder, **settings):
+        photos = gather(source, tmp_path / folder, need=5, **settings).photos
+        return {label: [photo.name for photo in group] for label, group in photos.items()}
+
+    one = names("one")
+    assert one == names("two", num_workers=2)
+    assert one != names("three", seed=1)
+    assert digests(tmp_path / "one") == digests(tmp_path / "two")
+    write_source(source, ["ape"], 3)
+    assert names("four")["dog"] == one["dog"]
+
+
+# ---- the dataset -----------------------------------------------------------------------------------
+
+
+def test_class_folders_to_dataset(source, captions, tmp_path, capsys):
+    examples = prepare(source, tmp_path / "out", captions)
+    assert Counter((e.label, e.split) for e in examples) == {
+        (label, split): count for label in ("cat", "dog") for split, count in (("train", 8), ("val", 1), ("test", 1))
+    }
+    for example in examples:
+        assert example.captions == [f"a {example.label}, number one", f"a {example.label}, number two"]
+        with Image.open(example.image) as image:
+            assert (image.format, image.mode, image.size) == ("JPEG", "RGB", (256, 256))
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(class_folders.WRITTEN)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["captions.csv", "out", "source"]
+    said = capsys.readouterr().out
+    assert "20 images; dropped 0 unreadable, 0 exact copies, 0 near copies" in said
+    assert said.endswith(f"next: python vocab.py --data_dir {tmp_path / 'out'}\n")
+
+
+def test_images_without_a_caption_are_skipped_and_counted(source, tmp_path, capsys):
+    rows = write_rows(tmp_path / "captions.csv", source, leave_out=("cat/3.jpg", "dog/1.jpg", "dog/2.jpg"))
+    examples = prepare(source, tmp_path / "out", rows)
+    assert Counter(e.label for e in examples) == {"cat": 9, "dog": 8}
+    assert "3 images, skipped" in capsys.readouterr().out
+
+
+def test_counts_and_classes(source, captions, tmp_path):
+    examples = prepare(source, tmp_path / "out", captions, classes="dog", train=4, val=3, test=2)
+    assert Counter((e.label, e.split) for e in examples) == {("dog", "train"): 4, ("dog", "val"): 3, ("dog", "test"): 2}
+    examples = prepare(source, tmp_path / "out", captions, classes="1", per_class=5)
+    assert Counter((e.label, e.split) for e in examples) == {("cat", "train"): 3, ("cat", "val"): 1, ("cat", "test"): 1}
+
+
+def test_names_that_would_collide(tmp_path):
+    """1.jpg and 1.png become two files; a comma or a blank in a name does no harm."""
+    source = tmp_path / "source"
+    (source / "ice cream").mkdir(parents=True)
+    for number, name in enumerate(("1.jpg", "1.png", "1.JPG", "a, b.jpg", "d e.jpg", "é.jpg")):
+        picture(number).save(source / "ice cream" / name)
+    examples = prepare(source, tmp_path / "out", write_rows(tmp_path / "c.csv", source))
+    assert len(examples) == len({e.image for e in examples}) == 6
+    assert {e.label for e in examples} == {"ice cream"}
+    assert {path.stem.rstrip("_") for e in examples for path in [e.image]} == {"1", "a__b", "d_e", "é"}
+
+
+def test_an_older_dataset_is_replaced_only_by_a_complete_one(source, captions, tmp_path):
+    out = tmp_path / "out"
+    prepare(source, out, captions, per_class=10)
+    before = digests(out)
+    with pytest.raises(ValueError, match=r"class 'cat': 10 usable images, 12 are needed \(10/1/1 for train"):
+        prepare(source, out, captions, per_class=12)
+    (source / "dog/0.jpg").write_bytes((source / "dog/1.jpg").read_bytes())  # found out while reading only
+    with pytest.raises(ValueError, match="class 'dog': 9 usable images, 10 are needed"):
+        prepare(source, out, captions, per_class=10)
+    assert digests(out) == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["captions.csv", "out", "source"]
+    assert len(prepare(source, out, captions, per_class=5)) == 10
+
+
+def test_output_that_holds_something_else_is_left_alone(source, captions, tmp_path):
+    """Writing over the photographs themselves, or over a folder with other things in it, would lose them."""
+    inside = tmp_path / "inside"
+    inside.mkdir()
+    (inside / "captions.csv").write_bytes(captions.read_bytes())
+    (tmp_path / "file").touch()
+    before = digests(tmp_path)
+    for output, rows, message in (
+        (source, captions, r"the output would replace .*source, which is read"),
+        (tmp_path, captions, r"the output would replace .*source, which is read"),
+        (inside, inside / "captions.csv", r"the output would replace .*captions.csv, which is read"),
+        (source / "cat", captions, r"holds 0.jpg, which is no part of a dataset"),
+        (tmp_path / "file", captions, r"file: is a file; give another --output"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            prepare(source, output, rows)
+    assert digests(tmp_path) == before
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(errno.ENOSPC, "No space left on device")])
+def test_interrupted_writing_leaves_the_older_dataset(source, captions, tmp_path, monkeypatch, error):
+    """Ctrl-C or a full disk while the captions are written: the old dataset is whole, nothing else is left."""
+    prepare(source, tmp_path / "out", captions)
+    before = digests(tmp_path)
+
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr(prepare_data, "write_captions", fail)
+    with pytest.raises(type(error)):
+        prepare(source, tmp_path / "out", captions, per_class=5)
+    assert digests(tmp_path) == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["captions.csv", "out", "source"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("file,text\n", "row 1: 'file,text', must be the header image,caption"),
+        ("image,caption\ncat/0.jpg, \n", "row 2: empty caption"),
+        ("image,caption\ncat/0.jpg,a\ncat/x.jpg,a\ncat/y.jpg,a\n", r"row 3: names cat/x.jpg, which is not .* \(2 rows"),
+        ("image,caption\ncat/0.jpg,a, b\n", "row 2: 3 columns"),
+    ],
+)
+def test_bad_captions(source, tmp_path, text, message):
+    (tmp_path / "bad.csv").write_text(text)
+    with pytest.raises(ValueError, match=message) as caught:
+        prepare(source, tmp_path / "out", tmp_path / "bad.csv")
+    assert str(caught.value).startswith(str(tmp_path / "bad.csv"))
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"captions": ""}, "need captions: give either --captions .* or --captioner"),
+        ({"captioner": "x"}, "not both"),
+        ({"captions": "absent.csv"}, "absent.csv: no such file"),
+        ({"source": "absent"}, "absent: no such folder; --source takes"),
+        ({"source": str(SCRIPT.parent / "captioning")}, "no images in folders below it"),
+        ({"per_class": -1}, "--per_class: got -1, allowed is 0 or more"),
+        ({"image_size": 8}, "--image_size: got 8, allowed is 32 or more"),
+        ({"classes": "5"}, "classes: got 5, allowed is 1 to 2"),
+        ({"train": 20, "val": 1, "test": 1}, r"class 'cat': 10 usable images, 22 are needed \(20/1/1"),
+    ],
+)
+def test_bad_settings(source, captions, tmp_path, settings, message):
+    given = {"source": str(source), "captions": str(captions), "output": str(tmp_path / "out"), "num_workers": 1}
+    with pytest.raises((ValueError, FileNotFoundError), match=message) as caught:
+        prepare_data.main({"prepare": prepare_data.CONFIG | given | settings})
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"classes": "3"}, "--classes: is for class folders"),
+        ({"train": 3}, "--train: is for class folders"),
+        ({"image_size": 128}, "pictograms have 256 pixels"),
+        ({"per_class": 0}, "per_class: got 0"),
+    ],
+)
+def test_pictograms_refuse_what_is_for_class_folders(tmp_path, settings, message):
+    given = {"output": str(tmp_path / "out"), "num_workers": 1}
+    with pytest.raises(ValueError, match=message):
+        prepare_data.main({"prepare": prepare_data.CONFIG | given | settings})
+    assert not (tmp_path / "out").exists()
+
+
+# ---- the captioner ---------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def tiny_blip(tmp_path_factory):
+    """A BLIP of random weights that knows a few words, as a folder."""
+    pytest.importorskip("transformers")
+    import torch
+    from transformers import (
+        BertTokenizer,
+        BlipConfig,
+        BlipForConditionalGeneration,
+        BlipImageProcessor,
+        BlipProcessor,
+    )
+
+    folder = tmp_path_factory.mktemp("blip")
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "photo", "of", "cat", "dog", "small", "on"]
+    (folder / "vocab.txt").write_text("\n".join(words))
+    tokenizer = BertTokenizer(str(folder / "vocab.txt"))
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    ids = {"bos_token_id": 2, "eos_token_id": 3, "sep_token_id": 3, "pad_token_id": 0}
+    config = BlipConfig(
+        text_config={**sizes, **ids, "vocab_size": len(words), "encoder_hidden_size": 16, "projection_dim": 8},
+        vision_config={**sizes, "image_size": 32, "patch_size": 16, "projection_dim": 8},
+        projection_dim=8,
+    )
+    torch.manual_seed(0)
+    model = BlipForConditionalGeneration(config)
+    with torch.no_grad():  # random weights may prefer to end at once, or to pad: make them say words
+        model.text_decoder.cls.predictions.bias[:5] = -100.0
+    model.save_pretrained(folder)
+    BlipProcessor(BlipImageProcessor(size={"height": 32, "width": 32}), tokenizer).save_pretrained(folder)
+    return folder
+
+
+def test_captioner_describes_every_image(source, tmp_path, tiny_blip):
+    """The last batch is a smaller one, and the same image gets the same caption in any batch."""
+    one = prepare(source, tmp_path / "one", captioner=str(tiny_blip), captioner_batch=7, device="cpu")
+    two = prepare(source, tmp_path / "two", captioner=str(tiny_blip), captioner_batch=1, device="cpu")
+    assert len(one) == 20
+    for example in one:
+        (caption,) = example.captions
+        assert set(caption.split()) <= {"a", "photo", "of", "cat", "dog", "small", "on"}
+    assert [e.captions for e in one] == [e.captions for e in two]
+
+
+def test_captioner_that_is_not_there(source, tmp_path, monkeypatch):
+    """A wrong folder is one line, before any image is read."""
+    pytest.importorskip("transformers")
+    (tmp_path / "empty").mkdir()
+    monkeypatch.setattr(class_folders, "gather_photos", None)
+    for name in (tmp_path / "empty", tmp_path / "absent"):
+        with pytest.raises(ValueError, match="neither a folder with an image-to-text model nor") as caught:
+            prepare(source, tmp_path / "out", captioner=str(name))
+        assert "\n" not in str(caught.value)
+
+
+def test_captioner_without_network(source, tmp_path, monkeypatch):
+    """One quick attempt; transformers alone would try for minutes, with a page of warnings."""
+    hub = pytest.importorskip("huggingface_hub")
+
+    def fail(*_, **__):
+        raise ConnectionError("no network\nat all")
+
+    monkeypatch.setattr(hub, "model_info", fail)
+    with pytest.raises(ValueError, match=r"Hugging Face hub \(ConnectionError: no network\)$"):
+        prepare(source, tmp_path / "out", captioner="nobody/no-such-model")
+
+
+def test_captioner_without_transformers(source, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    with pytest.raises(ValueError, match=r"pip install -r requirements-captioner.txt"):
+        prepare(source, tmp_path / "out", captioner="any")
+    assert (SCRIPT.parent / "requirements-captioner.txt").is_file()
+
+
+def test_captioner_without_words(source, tmp_path):
+    with pytest.raises(ValueError, match=r"train/cat/0.jpg: the captioner gives ' .'"):
+        prepare_data.describe_images(
+            lambda images: [" ."] * len(images),
+            write_source(tmp_path / "x/train", ["cat"], 1).parent,
+            ["train/cat/0.jpg"],
+            4,
+        )
+
+
+# ---- the script ------------------------------------------------------------------------------------
+
+
+def test_script_makes_pictograms(tmp_path):
+    """The bare command, made small: where the next script looks for it, with a preview."""
+    done = run_script("--per_class", 3, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.endswith("next: python vocab.py\n")
+    examples = load_examples(tmp_path / "data/pictograms")
+    assert Counter(e.split for e in examples) == {"train": 60, "val": 60, "test": 60}
+    assert min(len(e.captions) for e in examples) >= 3
+    with Image.open(tmp_path / "data/pictograms/preview.png") as preview:
+        assert preview.width > 1000
+
+
+def test_script_reads_class_folders(source, captions, tmp_path):
+    """Relative paths, processes, and data/<name of the source> for output."""
+    bad_images(source / "cat")
+    write_rows(captions, source)
+    arguments = ("--source", "source/", "--captions", "captions.csv", "--per_class", 0, "--num_workers", 2)
+    done = run_script(*arguments, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "dropped 4 unreadable" in done.stdout
+    assert done.stdout.endswith("next: python vocab.py --data_dir data/source\n")
+    assert len(load_examples(tmp_path / "data/source")) == 20
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--source", "absent"), "absent: no such folder"),
+        (("--source", "source"), "need captions: give either"),
+        (("--source", "source", "--captions", "captions.csv"), "class 'cat': 10 usable images, 300 are needed"),
+        (("--sauce", "x"), "did you mean --source?"),
+        (("--per_class", "many"), "allowed is a whole number"),
+        (("--per_class", 2), "per_class: got 2"),
+        (("--output", "."), "the output would|holds"),
+    ],
+)
+def test_script_with_bad_input(source, captions, tmp_path, arguments, message):
+    """Exit code 2, one line, no traceback, nothing written."""
+    before = digests(tmp_path)
+    done = run_script(*arguments, cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert len(done.stderr.splitlines()) == 1
+    assert re.search(message, done.stderr)
+    assert digests(tmp_path) == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["captions.csv", "source"]
+
+
+def test_real_photographs(shared_dir, tmp_path):
+    """Aerial photographs of one class look alike, and are no copies; the one made here is."""
+    source = tmp_path / "ucm"
+    for label in ("beach", "harbor"):
+        (source / label).mkdir(parents=True)
+        for path in sorted((shared_dir / "data/ucm_captions/images" / label).glob("*.jpg"))[:30]:
+            (source / label / path.name).write_bytes(path.read_bytes())
+    with Image.open(next(source.glob("beach/*.jpg"))) as image:
+        image.save(source / "harbor/copy.jpg", quality=70)
+    result = gather(source, tmp_path / "out")
+    assert (result.unreadable, result.exact, result.near) == ([], 0, 1)

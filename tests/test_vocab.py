@@ -1,0 +1,90 @@
+"""The vocabulary: counted over train alone, and a file that cannot run code."""
+
+import os
+import pickle
+
+import pytest
+
+from vocab import (
+    SPECIALS,
+    Vocabulary,
+    build_vocabulary,
+    count_words,
+    coverage,
+    load_vocabulary,
+    save_vocabulary,
+)
+
+CAPTIONS = ["A red sun.", "a red cup", "two suns"]
+
+
+def test_words_by_count_then_alphabet():
+    counts, lengths = count_words(CAPTIONS)
+    assert build_vocabulary(counts, 1).itos == [*SPECIALS, "a", "red", "cup", "sun", "suns", "two"]
+    assert build_vocabulary(counts, 2).itos == [*SPECIALS, "a", "red"]
+    assert lengths == {3: 2, 2: 1}
+
+
+def test_encode_and_decode():
+    vocabulary = build_vocabulary(count_words(CAPTIONS)[0], 1)
+    ids = vocabulary.encode("A red moon!")
+    assert ids == [vocabulary.start_id, 4, 5, vocabulary.unk_id, vocabulary.end_id]
+    assert vocabulary.decode([*ids, vocabulary.pad_id]) == "a red <unk>"
+
+
+def test_coverage_counts_running_words():
+    counts, _ = count_words(CAPTIONS)
+    assert coverage(counts, build_vocabulary(counts, 2)) == pytest.approx(4 / 8)
+
+
+def test_min_count_below_one_is_refused():
+    with pytest.raises(ValueError, match="min_count: got 0, allowed is 1 or more"):
+        build_vocabulary({}, 0)
+
+
+def test_a_vocabulary_begins_with_the_specials_and_has_no_word_twice():
+    with pytest.raises(ValueError, match="must begin with"):
+        Vocabulary(["a", "b"])
+    with pytest.raises(ValueError, match="1 words stand in it twice"):
+        Vocabulary([*SPECIALS, "a", "a"])
+
+
+def test_the_file_is_a_plain_pickle_and_reads_back(tmp_path):
+    counts, _ = count_words(CAPTIONS)
+    vocabulary = build_vocabulary(counts, 1)
+    save_vocabulary(tmp_path / "v.pkl", vocabulary, counts, 1)
+    assert load_vocabulary(tmp_path / "v.pkl").itos == vocabulary.itos
+    content = pickle.loads((tmp_path / "v.pkl").read_bytes())
+    assert content == {"format": 1, "min_count": 1, "itos": vocabulary.itos, "counts": dict(counts)}
+
+
+class Code:
+    """An object whose pickle runs a command."""
+
+    def __init__(self, command):
+        self.command = command
+
+    def __reduce__(self):
+        return os.system, (self.command,)
+
+
+def test_a_pickle_that_carries_code_is_refused_and_not_run(tmp_path):
+    (tmp_path / "v.pkl").write_bytes(pickle.dumps({"format": 1, "itos": Code(f"touch {tmp_path}/ran")}))
+    with pytest.raises(ValueError, match="v.pkl: refused, this pickle carries code"):
+        load_vocabulary(tmp_path / "v.pkl")
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"not a pickle", pickle.dumps([1]), pickle.dumps({"format": 2, "itos": []}), pickle.dumps({"format": 1})],
+)
+def test_anything_else_is_named(tmp_path, content):
+    (tmp_path / "v.pkl").write_bytes(content)
+    with pytest.raises(ValueError, match="v.pkl: not a vocabulary of this project"):
+        load_vocabulary(tmp_path / "v.pkl")
+
+
+def test_a_missing_file_says_what_builds_it(tmp_path):
+    with pytest.raises(ValueError, match="python vocab.py"):
+        load_vocabulary(tmp_path / "v.pkl")
