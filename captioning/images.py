@@ -1,13 +1,13 @@
 """Read a picture file, whatever is in it."""
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 MAX_PIXELS = 100_000_000  # a picture that claims more is refused before it is decoded
 UNREADABLE_SHARE = 0.05  # of a split; more is an error, fewer are skipped and named
 
 
 def load_image(path, smallest_side=0):
-    """Return a PIL picture in RGB.
+    """Return a PIL picture in RGB, turned as its EXIF orientation says.
 
     smallest_side: pixels that the caller needs; a much larger JPEG is decoded at 1/2, 1/4 or 1/8, which is faster
 
@@ -19,7 +19,7 @@ def load_image(path, smallest_side=0):
                 raise ValueError(f"{image.width} x {image.height} pixels, at most {MAX_PIXELS:,} are read")
             if smallest_side:
                 image.draft("RGB", (smallest_side, smallest_side))
-            return image.convert("RGB")
+            return ImageOps.exif_transpose(image).convert("RGB")
     except (OSError, UnidentifiedImageError, Image.DecompressionBombError, SyntaxError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error
         raise ValueError(f"{path}: not a readable image ({' '.join(str(reason).split())})") from None

@@ -263,7 +263,7 @@ def test_splits(tmp_path):
     rows = [("image", "caption"), ("train/sun/1.jpg", "sun"), ("val/sun/1.jpg", "sun")]
     write_rows(folder / "captions.csv", rows)
     (folder / "test/ice_cream/a b.png").unlink()
-    with pytest.raises(ValueError, match=r"no example in split 'test'|split 'test' has no example"):
+    with pytest.raises(ValueError, match=r"split 'test' has no example"):
         load_examples(folder, "test")
     with pytest.raises(ValueError, match=r"the splits there are train, val"):
         load_examples(folder, "test")

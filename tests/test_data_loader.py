@@ -99,3 +99,12 @@ def test_up_to_five_percent_may_be_unreadable(capsys):
     assert capsys.readouterr().out.count("a.jpg: broken; skipped") == 5
     with pytest.raises(ValueError, match="data: 6 of 100 images cannot be read"):
         check_unreadable(["a.jpg: broken"] * 6, 100, "data")
+
+
+def test_exif_orientation_is_obeyed(tmp_path):
+    """A phone stores a portrait as a landscape and says so in EXIF."""
+    picture = Image.new("RGB", (40, 20), (255, 0, 0))
+    exif = picture.getexif()
+    exif[0x0112] = 6  # turn by 90 degrees
+    picture.save(tmp_path / "phone.jpg", exif=exif)
+    assert load_image(tmp_path / "phone.jpg").size == (20, 40)

@@ -93,7 +93,7 @@ def test_a_row_that_never_ends_returns_its_best_unfinished_beam(beam_size):
 
 
 def test_banned_words_are_never_said():
-    step, state, table = markov_step(5, rows=4, vocab_size=6)
+    step, state, _ = markov_step(5, rows=4, vocab_size=6)
     free = beam_search(step, state, 4, start=START, end=END, beam_size=3, max_len=6)
     said = {token for ids, _ in free for token in ids}
     banned = max(said)

@@ -17,7 +17,11 @@ from captioning.pictograms import write_dataset
 from train import FeatureBatches, build_scheduler
 
 ROOT = Path(__file__).resolve().parents[1]
-TINY = ["--data.image_size", "32", "--data.num_workers", "0", "--data.batch_size", "32", "--data.data_dir", "data", "--data.vocab_path", "vocab.pkl", "--model.encoder_weights", "none", "--model.embed_size", "16", "--model.hidden_size", "16", "--train.max_len", "8", "--train.precision", "float32", "--train.feature_views", "2", "--train.device", "cpu", "--train.patience", "0"]
+TINY = """
+    --data.image_size 32 --data.num_workers 0 --data.batch_size 32 --data.data_dir data --data.vocab_path vocab.pkl
+    --model.encoder_weights none --model.embed_size 16 --model.hidden_size 16
+    --train.max_len 8 --train.precision float32 --train.feature_views 2 --train.device cpu --train.patience 0
+""".split()  # noqa: SIM905
 
 
 def run(script, *flags, cwd, code=0):
