@@ -115,7 +115,7 @@ def read_captions(path: Path, photos: dict[str, list[str]]) -> dict[str, list[st
 
 def read_square(path: Path, size: int) -> Image.Image:
     """Return the picture upright, cropped to its central square and resized to size x size, in RGB."""
-    return ImageOps.fit(ImageOps.exif_transpose(load_image(path, size)), (size, size), Image.Resampling.LANCZOS)
+    return ImageOps.fit(load_image(path, size), (size, size), Image.Resampling.LANCZOS)
 
 
 def is_square_jpeg(path: Path, size: int) -> bool:
