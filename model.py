@@ -132,16 +132,22 @@ class DecoderRNN(nn.Module):
 
 
 class CNNtoRNN(nn.Module):
-    """The captioner: EncoderCNN, DecoderRNN and, where num_classes > 0, a class head on the embedding.
+    """The captioner: EncoderCNN and DecoderRNN, and two heads on the image embedding that serve training alone.
 
-    The class head serves training alone: it gives the encoder a signal before the decoder has learned to speak.
+    classifier:    class logits, where num_classes > 0
+    word_detector: logits of each word standing in a caption (Fang et al. 2015, arXiv:1411.4952), if detect_words
+
+    They give an encoder with random weights a signal before the decoder has learned to speak.
     """
 
-    def __init__(self, vocab_size, num_classes=0, *, encoder="mobilenet_v2", embed_size=300, **decoder):
+    def __init__(
+        self, vocab_size, num_classes=0, detect_words=False, *, encoder="mobilenet_v2", embed_size=300, **decoder
+    ):
         super().__init__()
         self.encoder = EncoderCNN(encoder, embed_size)
         self.decoder = DecoderRNN(vocab_size, embed_size, **decoder)
         self.classifier = nn.Linear(embed_size, num_classes) if num_classes else None
+        self.word_detector = nn.Linear(embed_size, vocab_size) if detect_words else None
 
     def forward(self, images, tokens, owner):
         """Images (B, 3, S, S), tokens (M, T), owner (M,) -> logits (M, T, V) and the embeddings (B, E)."""
@@ -213,9 +219,14 @@ def load_torchvision(encoder, state, source):
     load_weights(encoder.backbone, state, source)
 
 
-def build_model(vocab_size, num_classes, config):
+TRAINING_HEADS = ("classifier.", "word_detector.")  # prefixes of weights that no checkpoint keeps
+
+
+def build_model(vocab_size, config, *, num_classes=0, detect_words=False):
     """Return a CNNtoRNN with random weights, as the keys of model.CONFIG say."""
-    return CNNtoRNN(vocab_size, num_classes, **{k: v for k, v in config.items() if k != "encoder_weights"})
+    return CNNtoRNN(
+        vocab_size, num_classes, detect_words, **{k: v for k, v in config.items() if k != "encoder_weights"}
+    )
 
 
 def load_captioner(path, device="cpu"):
@@ -226,7 +237,7 @@ def load_captioner(path, device="cpu"):
     checkpoint = load_checkpoint(path)
     vocabulary = Vocabulary(checkpoint.vocab)
     try:
-        model = build_model(len(vocabulary), 0, checkpoint.config["model"])
+        model = build_model(len(vocabulary), checkpoint.config["model"])
     except (KeyError, TypeError) as error:
         raise ValueError(f"{path}: its config does not describe a model ({error})") from None
     load_weights(model, checkpoint.weights, path)

@@ -78,6 +78,7 @@ CONFIG = {
     "grad_clip": 5.0,  # largest norm of the gradient
     "label_smoothing": 0.1,
     "class_loss": 0.0,  # weight of an auxiliary class loss on the image embedding; 0 = none
+    "word_loss": 0.0,  # weight of an auxiliary loss that detects the captions' words in the embedding; 0 = none
     "patience": 8,  # epochs without a better validation score before stopping; 0 = never stop early
     "precision": "auto",  # auto | float32 | bfloat16 | float16 (CUDA)
     "compile": False,  # torch.compile the encoder: a minute's wait, then faster steps
@@ -174,6 +175,16 @@ def build_scheduler(optimizer, num_steps, warmup):
     return torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
 
 
+def word_detection_loss(logits, tokens, owner):
+    """Return the binary cross-entropy of detecting each image's words, summed over words, mean over images.
+
+    logits: (B, V); tokens: (M, T); owner: (M,) the image of each caption
+    """
+    present = torch.zeros_like(logits)
+    present[owner[:, None].expand_as(tokens), tokens] = 1.0
+    return F.binary_cross_entropy_with_logits(logits, present, reduction="sum") / len(logits)
+
+
 def train_mode(model, freeze_encoder):
     """Put the model into training; a frozen backbone stays in eval(), so that its BatchNorm does not drift."""
     model.train()
@@ -209,7 +220,11 @@ def train_one_epoch(model, forward, batches, optimizer, scheduler, scaler, *, co
             objective = loss
             if config["class_loss"] and model.classifier is not None and (labels >= 0).any():
                 class_loss = F.cross_entropy(model.classifier(embeddings).float(), labels, ignore_index=-1)
-                objective = loss + config["class_loss"] * class_loss
+                objective = objective + config["class_loss"] * class_loss
+            if config["word_loss"]:
+                objective = objective + config["word_loss"] * word_detection_loss(
+                    model.word_detector(embeddings).float(), tokens, owner
+                )
         if not torch.isfinite(objective):
             raise ValueError(f"training: the loss became {objective.item()}; lower --train.lr (now {config['lr']})")
         optimizer.zero_grad(set_to_none=True)
@@ -278,9 +293,14 @@ def save_graphs(history, suffix):
     plots.curve(accuracy, f"graphs/va_{suffix}.png", title="Validation accuracy", ylabel="share correct")
 
 
-def start_model(vocabulary, num_classes, options, model_config):
+def start_model(vocabulary, classes, options, model_config):
     """Build the model and fill it: (CNNtoRNN, image size its weights were trained at, 0 = not known)."""
-    model = model_script.build_model(len(vocabulary), num_classes, model_config)
+    model = model_script.build_model(
+        len(vocabulary),
+        model_config,
+        num_classes=len(classes) if options["class_loss"] else 0,
+        detect_words=options["word_loss"] > 0,
+    )
     if not options["init"]:
         name, source = model_config["encoder"], model_config["encoder_weights"]
         return model, model_script.load_encoder_weights(model.encoder, name, source)
@@ -288,9 +308,8 @@ def start_model(vocabulary, num_classes, options, model_config):
     if checkpoint.vocab != vocabulary.itos:
         sizes = f"{len(checkpoint.vocab)} words there, {len(vocabulary)} here"
         raise ValueError(f"{options['init']}: has another vocabulary ({sizes}); give the one it was trained with")
-    # The class head is an aid of training that no checkpoint keeps.
-    head = {name: weights for name, weights in model.state_dict().items() if name.startswith("classifier.")}
-    load_weights(model, checkpoint.weights | head, options["init"])
+    heads = {k: v for k, v in model.state_dict().items() if k.startswith(model_script.TRAINING_HEADS)}
+    load_weights(model, checkpoint.weights | heads, options["init"])
     return model, checkpoint.transform["image_size"]
 
 
@@ -326,7 +345,7 @@ def main(config):
     train_examples, val_examples, classes = load_data(data["data_dir"], vocabulary)
     if options["class_loss"] and not classes:
         raise ValueError(f"train.class_loss: {data['data_dir']} has no classes; set it to 0")
-    model, native_size = start_model(vocabulary, len(classes) if options["class_loss"] else 0, options, model_config)
+    model, native_size = start_model(vocabulary, classes, options, model_config)
     data["image_size"] = data["image_size"] or native_size or data_loader.DEFAULT_IMAGE_SIZE
     size = data["image_size"]
     model.to(device)
@@ -419,7 +438,7 @@ def main(config):
         improved = not best or row[metric] > best["value"]
         if improved:
             best = {"metric": metric, "value": row[metric], "epoch": epoch + 1}
-            weights = {k: v for k, v in model.state_dict().items() if not k.startswith("classifier.")}
+            weights = {k: v for k, v in model.state_dict().items() if not k.startswith(model_script.TRAINING_HEADS)}
             checkpoint = Checkpoint(
                 weights=weights,
                 config=config,

@@ -292,7 +292,7 @@ def tiny(tmp_path, monkeypatch):
     torch.manual_seed(0)
     config = {**model_script.CONFIG, "embed_size": 8, "hidden_size": 8}
     vocab = [*SPECIALS, "a", "red", "cat", "bird"]
-    network = model_script.build_model(len(vocab), 0, config)
+    network = model_script.build_model(len(vocab), config)
     transform = {"image_size": 32, "mean": [0.5] * 3, "std": [0.5] * 3}
     checkpoint = Checkpoint(network.state_dict(), {"model": config}, vocab, transform, classes=["bird", "cat"])
     save_checkpoint("checkpoints/mobile.safetensors", checkpoint)

@@ -97,7 +97,7 @@ def tiny(tmp_path, monkeypatch, examples):
     torch.manual_seed(0)
     config = {**model_script.CONFIG, "embed_size": 8, "hidden_size": 8}
     vocab = [*SPECIALS, "a", "c1"]
-    network = model_script.build_model(len(vocab), 0, config)
+    network = model_script.build_model(len(vocab), config)
     transform = {"image_size": 32, "mean": [0.5] * 3, "std": [0.5] * 3}
     save_checkpoint(
         "checkpoints/mobile.safetensors", Checkpoint(network.state_dict(), {"model": config}, vocab, transform)

@@ -1,0 +1,94 @@
+"""Files are whole or not there: whatever goes wrong while writing, the old file stays and nothing lies beside it."""
+
+import errno
+import os
+import stat
+
+import pytest
+
+from captioning import files
+from captioning.files import replace_file
+
+
+@pytest.fixture
+def old(tmp_path):
+    """An older file, alone in its folder."""
+    path = tmp_path / "a.csv"
+    path.write_text("old")
+    return path
+
+
+def assert_untouched(path):
+    assert path.read_text() == "old"
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_new_file_takes_the_place_of_the_old_one(old):
+    with replace_file(old) as temporary:
+        assert temporary.parent == old.parent  # a rename across file systems would not be atomic
+        assert temporary.suffix == ".csv"
+        temporary.write_text("new")
+        assert old.read_text() == "old"
+    assert old.read_text() == "new"
+    assert list(old.parent.iterdir()) == [old]
+
+
+def test_missing_folders_are_made(tmp_path):
+    with replace_file(tmp_path / "runs" / "x" / "a.csv") as temporary:
+        temporary.write_text("new")
+    assert (tmp_path / "runs" / "x" / "a.csv").read_text() == "new"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such modes")
+def test_others_may_read_the_file(old):
+    """mkstemp's own mode would let the owner alone read a checkpoint in a shared folder."""
+    with replace_file(old) as temporary:
+        temporary.write_text("new")
+    assert stat.S_IMODE(old.stat().st_mode) == 0o644
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, SystemExit])
+def test_an_error_inside_the_block_keeps_the_old_file(old, error):
+    """Ctrl-C and exit, which are no Exception, too."""
+    with pytest.raises(error), replace_file(old) as temporary:
+        temporary.write_text("half of it")
+        raise error
+    assert_untouched(old)
+
+
+def test_an_error_where_there_was_no_file_leaves_none(tmp_path):
+    with pytest.raises(RuntimeError), replace_file(tmp_path / "a.csv") as temporary:
+        temporary.write_text("half of it")
+        raise RuntimeError
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_disk_that_fills_up_while_writing(old):
+    with pytest.raises(OSError, match="No space left"), replace_file(old) as temporary:
+        temporary.write_text("half of it")
+        raise OSError(errno.ENOSPC, "No space left on device", str(temporary))
+    assert_untouched(old)
+
+
+@pytest.mark.parametrize("step", ["fsync", "replace"])
+def test_a_disk_that_fills_up_at_the_end(old, monkeypatch, step):
+    """A write may succeed into the cache and fail when it is flushed, or when the name is changed."""
+
+    def full(*arguments):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(files.os, step, full)
+    with pytest.raises(OSError, match="No space left"), replace_file(old) as temporary:
+        temporary.write_text("new")
+    assert_untouched(old)
+
+
+def test_the_content_is_flushed_before_the_rename(old, monkeypatch):
+    """After a power cut, a name that was changed first would stand for an empty file."""
+    order = []
+    for step in ("fsync", "replace"):
+        real = getattr(os, step)
+        monkeypatch.setattr(files.os, step, lambda *a, step=step, real=real: (order.append(step), real(*a)))
+    with replace_file(old) as temporary:
+        temporary.write_text("new")
+    assert order == ["fsync", "replace"]
