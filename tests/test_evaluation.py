@@ -122,21 +122,25 @@ def test_captions_do_not_depend_on_the_batch(model, vocabulary, examples, beam_s
     assert [p.log_prob for p in whole] == pytest.approx([p.log_prob for p in parts], abs=1e-3)
 
 
-@pytest.mark.parametrize(("max_len", "finished"), [(40, True), (1, False)])
-def test_log_prob_is_the_sum_over_the_caption(model, vocabulary, max_len, finished):
-    """The length normalisation is undone, for captions that ended (<end> counts) and that were cut off."""
-    embeddings = torch.randn(4, 8, generator=torch.Generator().manual_seed(2))
+@pytest.mark.parametrize(("end_bias", "finished"), [(4.0, True), (-20.0, False)])
+def test_log_prob_is_the_sum_over_the_caption(vocabulary, end_bias, finished):
+    """The length normalisation is undone, for captions that ended (<end> counts) and for those cut off."""
+    model, max_len = tiny_model(vocabulary).eval(), 6
+    with torch.no_grad():
+        model.decoder.output.bias[vocabulary.end_id] += end_bias
+    embeddings = torch.randn(6, 8, generator=torch.Generator().manual_seed(2))
     found = decode_embeddings(model, embeddings, vocabulary, beam_size=2, max_len=max_len, length_penalty=0.7)
-    ended = []
+    lengths = set()
     for embedding, (caption, log_prob) in zip(embeddings, found, strict=True):
         ids = [vocabulary.stoi[word] for word in caption.split()]
-        ended.append(len(ids) < max_len)
-        total, state, now = 0.0, model.decoder.start(embedding[None]), vocabulary.start_id
-        for following in ids + [vocabulary.end_id] * ended[-1]:
+        lengths.add(len(ids))
+        spoken = [*ids, vocabulary.end_id] if finished else ids
+        total, state = 0.0, model.decoder.start(embedding[None])
+        for now, following in itertools.pairwise([vocabulary.start_id, *spoken]):
             log_probs, state = model.decoder.step(torch.tensor([now]), state)
-            total, now = total + log_probs[0, following].item(), following
+            total += log_probs[0, following].item()
         assert log_prob == pytest.approx(total, abs=1e-3)
-    assert any(ended) == finished
+    assert max(lengths) < max_len if finished else lengths == {max_len}
 
 
 def test_captions_hold_words_alone(vocabulary):

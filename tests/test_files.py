@@ -47,26 +47,30 @@ def test_others_may_read_the_file(old):
     assert stat.S_IMODE(old.stat().st_mode) == 0o644
 
 
+def write_then_raise(path, error):
+    """Fail in the middle of writing."""
+    with replace_file(path) as temporary:
+        temporary.write_text("half of it")
+        raise error
+
+
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, SystemExit])
 def test_an_error_inside_the_block_keeps_the_old_file(old, error):
     """Ctrl-C and exit, which are no Exception, too."""
-    with pytest.raises(error), replace_file(old) as temporary:
-        temporary.write_text("half of it")
-        raise error
+    with pytest.raises(error):
+        write_then_raise(old, error)
     assert_untouched(old)
 
 
 def test_an_error_where_there_was_no_file_leaves_none(tmp_path):
-    with pytest.raises(RuntimeError), replace_file(tmp_path / "a.csv") as temporary:
-        temporary.write_text("half of it")
-        raise RuntimeError
+    with pytest.raises(RuntimeError):
+        write_then_raise(tmp_path / "a.csv", RuntimeError)
     assert not list(tmp_path.iterdir())
 
 
 def test_a_disk_that_fills_up_while_writing(old):
-    with pytest.raises(OSError, match="No space left"), replace_file(old) as temporary:
-        temporary.write_text("half of it")
-        raise OSError(errno.ENOSPC, "No space left on device", str(temporary))
+    with pytest.raises(OSError, match="No space left"):
+        write_then_raise(old, OSError(errno.ENOSPC, "No space left on device"))
     assert_untouched(old)
 
 

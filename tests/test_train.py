@@ -14,7 +14,7 @@ import torch
 
 from captioning.checkpoint import load_checkpoint
 from captioning.pictograms import write_dataset
-from train import FeatureBatches, build_scheduler
+from train import FeatureBatches, build_scheduler, word_detection_loss
 
 ROOT = Path(__file__).resolve().parents[1]
 TINY = """
@@ -183,3 +183,12 @@ def test_an_epoch_of_features_holds_every_caption_once():
             seen.append(int(ids[row, 1]))
     assert sorted(seen) == [0, 1, 10, 11, 20, 21]
     assert len(batches) == 2
+
+
+def test_word_detection_by_hand():
+    """Image 0 says words 1 and 2 over two captions, image 1 word 3; at logit 0 every word costs log 2."""
+    tokens, owner = torch.tensor([[1, 2], [1, 1], [3, 3]]), torch.tensor([0, 0, 1])
+    assert word_detection_loss(torch.zeros(2, 4), tokens, owner).item() == pytest.approx(4 * math.log(2))
+    sure = torch.tensor([[-50.0, 50, 50, -50], [-50, -50, -50, 50]])
+    assert word_detection_loss(sure, tokens, owner).item() == pytest.approx(0, abs=1e-6)
+    assert word_detection_loss(-sure, tokens, owner).item() == pytest.approx(4 * 50)
