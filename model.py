@@ -280,7 +280,7 @@ def main(config):
         latency = {
             f"{device.type} batch {batch_size}": latency_ms(encoder, 224, batch_size, device, num_runs)
             for device in devices
-            for batch_size, num_runs in ((1, 20), (32, 5))
+            for batch_size, num_runs in ((1, 20), (32, 3))
         }
         macs, parameters = count_macs(encoder, 224)
         weights_mb = sum(v.numel() * v.element_size() for v in encoder.state_dict().values()) / 1e6

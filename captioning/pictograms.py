@@ -9,14 +9,15 @@ import csv
 import functools
 import multiprocessing
 import os
-import shutil
-import tempfile
+import signal
 from pathlib import Path
 
 import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from tqdm import tqdm
+
+from captioning.class_folders import check_replaceable, replace_folder
 
 IMAGE_SIZE = 256  # pixels a side
 SPLITS = ("train", "val", "test")
@@ -55,7 +56,7 @@ THIN = (
 SINGULAR = {"hammer": "pair of {}hammers", "scissors": "pair of {}scissors", "swords": "pair of {}swords"}
 PLURAL = {
     "hammer": "pairs of {}hammers", "scissors": "pairs of {}scissors", "swords": "pairs of {}swords",
-    "dice": "{}dice", "leaf": "{}leaves", "cross": "{}crosses",
+    "dice": "{}dice", "leaf": "{}leaves", "cross": "{}crosses", "snowman": "{}snowmen",
 }  # fmt: skip
 NUMBERS = {1: "", 2: "two", 3: "three"}
 
@@ -121,15 +122,19 @@ def draw_texture(rng, texture, colour):
     light = luminance(colour) < 128
     shade = np.clip(np.array(colour, dtype=float) + (26 if light else -26), 0, 255)
     period = int(rng.integers(20, 41))
-    y, x = np.mgrid[:IMAGE_SIZE, :IMAGE_SIZE] + int(rng.integers(period))
-    along = ((x, y, x + y) if texture == "striped" else (x,))[int(rng.integers(3)) if texture == "striped" else 0]
-    mark = {
-        "plain": np.zeros((IMAGE_SIZE, IMAGE_SIZE), dtype=bool),
-        "striped": (along // (period // 2)) % 2 == 1,
-        "dotted": ((x % period - period / 2) ** 2 + (y % period - period / 2) ** 2) < (0.28 * period) ** 2,
-        "checked": (x // period + y // period) % 2 == 1,
-    }[texture]
-    return np.where(mark[:, :, None], shade, np.array(colour, dtype=float)).astype(np.uint8)
+    x = np.arange(IMAGE_SIZE) + int(rng.integers(period))
+    y = x[:, None]
+    if texture == "striped":
+        along = (x, y, x + y)[int(rng.integers(3))]
+        mark = (along // (period // 2)) % 2
+    elif texture == "dotted":
+        mark = ((x % period - period / 2) ** 2 + (y % period - period / 2) ** 2) < (0.28 * period) ** 2
+    elif texture == "checked":
+        mark = (x // period + y // period) % 2
+    else:
+        mark = np.zeros(1)
+    shades = np.array([colour, shade], dtype=np.uint8)
+    return shades[np.broadcast_to(mark, (IMAGE_SIZE, IMAGE_SIZE)).astype(np.intp)]
 
 
 def jittered(rng, name):
@@ -202,32 +207,27 @@ def write_dataset(out_dir, *, per_class=300, seed=0, num_workers=0, progress=Tru
     num_workers: processes; 0 = one per core
 
     An older dataset there is replaced when the new one is complete.
-    Raises ValueError if `out_dir` holds something that is not a dataset.
+    Raises ValueError if `out_dir` holds something that is not a dataset, or a dataset and something else.
     """
     out_dir, sizes = Path(out_dir), split_sizes(per_class)
-    if out_dir.exists() and (
-        not out_dir.is_dir() or (any(out_dir.iterdir()) and not (out_dir / "captions.csv").is_file())
-    ):
+    for key, value in (("seed", seed), ("num_workers", num_workers)):
+        if value < 0:
+            raise ValueError(f"{key}: got {value}, allowed is 0 or more")
+    if out_dir.is_dir() and any(out_dir.iterdir()) and not (out_dir / "captions.csv").is_file():
         raise ValueError(f"{out_dir}: exists and is not a dataset (no captions.csv); give another --output")
-    out_dir.parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(dir=out_dir.parent, prefix=f".{out_dir.name}."))
-    try:
+    check_replaceable(out_dir, [])
+    with replace_folder(out_dir) as folder:
         workers = min(num_workers or os.cpu_count() or 1, len(CLASSES))
         draw = functools.partial(write_class, folder, sizes=sizes, seed=seed)
         with tqdm(total=per_class * len(CLASSES), desc="drawing", unit="image", disable=not progress) as bar:
             rows = []
-            # spawn, as on every system: a forked child of a process with threads can hang
-            with multiprocessing.get_context("spawn").Pool(workers) as pool:
+            # spawn, as on every system: a forked child of a process with threads can hang. Ctrl-C is the parent's.
+            context = multiprocessing.get_context("spawn")
+            with context.Pool(workers, signal.signal, (signal.SIGINT, signal.SIG_IGN)) as pool:
                 for class_rows in pool.imap(draw, CLASSES):
                     rows += class_rows
                     bar.update(per_class)
         rows.sort(key=lambda row: SPLITS.index(row[0].partition("/")[0]))
         with open(folder / "captions.csv", "w", newline="", encoding="utf-8") as file:
             csv.writer(file, lineterminator="\n").writerows([("image", "caption"), *rows])
-        folder.chmod(0o755)  # mkdtemp makes folders that only their owner can enter
-        if out_dir.exists():
-            shutil.rmtree(out_dir)
-        folder.rename(out_dir)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
     return per_class * len(CLASSES)

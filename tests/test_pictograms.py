@@ -68,6 +68,47 @@ def test_a_folder_that_is_not_a_dataset_is_left_alone(tmp_path):
     assert (tmp_path / "letters" / "dear.txt").read_text() == "keep me"
 
 
+def test_a_dataset_with_a_foreign_file_is_left_alone(tmp_path):
+    """A folder with some captions.csv was taken for a dataset, and whatever else lay in it was deleted."""
+    (tmp_path / "captions.csv").write_text("image,caption\n")
+    (tmp_path / "thesis.txt").write_text("keep me")
+    with pytest.raises(ValueError, match=r"holds thesis\.txt"):
+        write_dataset(tmp_path, per_class=3, progress=False)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["captions.csv", "thesis.txt"]
+
+
+def test_a_file_is_left_alone(tmp_path):
+    (tmp_path / "data").write_text("keep me")
+    with pytest.raises(ValueError, match="is a file"):
+        write_dataset(tmp_path / "data", per_class=3, progress=False)
+
+
+def test_a_failed_run_keeps_the_older_dataset(tmp_path, few_classes, monkeypatch):
+    write_dataset(tmp_path / "data", per_class=3, num_workers=1, progress=False)
+    before = digest(tmp_path)
+    monkeypatch.setattr(pictograms, "CLASSES", (*CLASSES[:2], "unheard_of"))
+    with pytest.raises(ValueError, match="unheard_of|not in tuple"):
+        write_dataset(tmp_path / "data", per_class=3, num_workers=1, seed=1, progress=False)
+    assert digest(tmp_path) == before
+
+
+def test_a_linked_folder_is_written_through(tmp_path, few_classes):
+    """The older dataset behind a symbolic link could not be removed, after everything had been drawn."""
+    (tmp_path / "large_disk").mkdir()
+    (tmp_path / "data").symlink_to("large_disk")
+    for _ in range(2):
+        assert write_dataset(tmp_path / "data", per_class=3, num_workers=1, progress=False) == 9
+    assert (tmp_path / "data").is_symlink()
+    assert (tmp_path / "large_disk" / "captions.csv").is_file()
+
+
+@pytest.mark.parametrize("key", ["seed", "num_workers"])
+def test_negative_settings_are_named(tmp_path, key):
+    with pytest.raises(ValueError, match=f"{key}: got -1, allowed is 0 or more"):
+        write_dataset(tmp_path / "data", progress=False, **{key: -1})
+    assert not list(tmp_path.iterdir())
+
+
 def test_sixty_classes_each_with_a_glyph_of_its_own():
     assert len(CLASSES) == len(set(CLASSES)) == 60
     missing = np.asarray(
@@ -105,6 +146,20 @@ def test_every_caption_names_its_class_and_no_other():
 )
 def test_phrases_are_english(words, said):
     assert phrase(*words) == said
+
+
+def test_every_plural_is_english():
+    """Read by hand: all but these take an s. "two snowmans" were drawn once."""
+    odd = {
+        "cross": "crosses",
+        "dice": "dice",
+        "hammer": "pairs of hammers",
+        "leaf": "leaves",
+        "scissors": "pairs of scissors",
+        "snowman": "snowmen",
+        "swords": "pairs of swords",
+    }
+    assert {word: phrase(word, 2) for word in GLYPHS} == {word: f"two {odd.get(word, word + 's')}" for word in GLYPHS}
 
 
 def test_articles_fit_the_next_word():
