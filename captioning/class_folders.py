@@ -290,9 +290,12 @@ def check_replaceable(path: Path, inputs: list[Path]) -> None:
         return
     if not path.is_dir():
         raise ValueError(f"{path}: is a file; give another --output")
-    others = sorted(set(os.listdir(path)) - WRITTEN)
+    found = set(os.listdir(path))
+    others = sorted(found - WRITTEN)
     if others:
         raise ValueError(f"{path}: holds {others[0]}, which is no part of a dataset; give another --output")
+    if found and "captions.csv" not in found:
+        raise ValueError(f"{path}: holds {min(found)} without a captions.csv; give another --output")
 
 
 @contextmanager

@@ -104,3 +104,18 @@ def test_banned_words_are_never_said():
 def test_impossible_widths_are_refused():
     with pytest.raises(ValueError, match="beam_size"):
         beam_search(None, (torch.zeros(1),), 1, start=0, end=1, beam_size=0, max_len=3)
+
+
+def test_a_row_that_never_ends_does_not_hold_back_one_that_does():
+    """Row 0 can only say 2; row 1 says 2 once and ends."""
+    table = torch.full((2, 4, 4), -torch.inf)
+    table[0, :, 2] = -0.1
+    table[1, START, 2], table[1, 2, END], table[1, 2, 2] = -0.2, -0.3, -9.0
+
+    def step(tokens, state):
+        return table[state[0], tokens].clone(), state
+
+    options = {"start": START, "end": END, "beam_size": 1, "max_len": 5, "length_penalty": 1.0}
+    found = beam_search(step, (torch.arange(2),), 2, **options)
+    assert [ids for ids, _ in found] == [[2] * 5, [2]]
+    assert [score for _, score in found] == pytest.approx([-0.1, -0.25], abs=1e-5)

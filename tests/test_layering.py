@@ -58,3 +58,19 @@ def test_importing_a_script_does_nothing(name, tmp_path):
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
     assert (result.returncode, result.stdout) == (0, ""), result.stderr
     assert not list(tmp_path.iterdir())
+
+
+LIGHT = [f"captioning.{name}" for name in ("annotations", "tokenizer", "metrics", "grounding", "pictograms", "cli")]
+
+
+def test_importing_the_parts_prints_nothing_and_the_light_ones_bring_no_torch(tmp_path):
+    """Drawing pictures or reading captions should not pay for the start of torch."""
+    names = [name for name in sorted(MODULES) if name.startswith("captioning.")]
+    code = (
+        f"import importlib, sys; sys.path.insert(0, {str(ROOT)!r}); "
+        f"[importlib.import_module(name) for name in {LIGHT}]; assert 'torch' not in sys.modules; "
+        f"[importlib.import_module(name) for name in {[*names, 'vocab', 'data_loader', 'model']}]"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
+    assert (result.returncode, result.stdout, result.stderr) == (0, "", ""), result.stderr
+    assert not list(tmp_path.iterdir())

@@ -6,7 +6,19 @@ import pytest
 import torch
 import torchvision
 
-from model import IMAGE_INPUTS, CNNtoRNN, DecoderRNN, EncoderCNN, count_macs, load_encoder_weights
+from captioning.checkpoint import Checkpoint, save_checkpoint
+from model import (
+    CONFIG,
+    IMAGE_INPUTS,
+    CNNtoRNN,
+    DecoderRNN,
+    EncoderCNN,
+    build_model,
+    count_macs,
+    load_captioner,
+    load_encoder_weights,
+)
+from vocab import SPECIALS
 
 
 @pytest.mark.parametrize(
@@ -117,3 +129,56 @@ def test_unknown_names_list_the_legal_ones():
         EncoderCNN("vgg")
     with pytest.raises(ValueError, match="got 'last', allowed are first, state, every"):
         DecoderRNN(10, image_input="last")
+
+
+@pytest.fixture
+def ours(tmp_path):
+    """Return (model, path of its checkpoint): a MobileNetV2 captioner of random weights."""
+    torch.manual_seed(0)
+    config = {**CONFIG, "embed_size": 8, "hidden_size": 6}
+    vocab = [*SPECIALS, "a", "red", "sun"]
+    network = build_model(len(vocab), config).eval()
+    transform = {"image_size": 96, "mean": [0.5] * 3, "std": [0.5] * 3}
+    save_checkpoint(tmp_path / "a.safetensors", Checkpoint(network.state_dict(), {"model": config}, vocab, transform))
+    return network, tmp_path / "a.safetensors"
+
+
+def test_our_checkpoint_fills_the_whole_encoder(ours):
+    """Backbone, Linear and BatchNorm; the size it was trained at comes back, so that a new run can use it."""
+    network, path = ours
+    encoder = EncoderCNN("mobilenet_v2", 8).eval()
+    assert load_encoder_weights(encoder, "mobilenet_v2", str(path)) == 96
+    images = torch.randn(2, 3, 32, 32)
+    torch.testing.assert_close(encoder(images), network.encoder(images))
+
+
+def test_our_checkpoint_of_another_encoder_names_both(ours):
+    _, path = ours
+    with pytest.raises(ValueError, match="its encoder is mobilenet_v2, this model's is resnet18"):
+        load_encoder_weights(EncoderCNN("resnet18", 8), "resnet18", str(path))
+
+
+def test_our_checkpoint_of_another_width_names_both_shapes(ours):
+    _, path = ours
+    with pytest.raises(ValueError, match=r"has shape \(8, 1280\), this model needs \(16, 1280\)|\(8,\).*\(16,\)"):
+        load_encoder_weights(EncoderCNN("mobilenet_v2", 16), "mobilenet_v2", str(path))
+
+
+def test_load_captioner_gives_the_same_model_back(ours):
+    """Weights, vocabulary and settings from one file; ready to caption, so without dropout."""
+    network, path = ours
+    loaded, vocabulary, checkpoint = load_captioner(path)
+    assert not loaded.training
+    assert vocabulary.itos == [*SPECIALS, "a", "red", "sun"]
+    assert checkpoint.transform["image_size"] == 96
+    images, tokens, owner = torch.randn(2, 3, 32, 32), torch.randint(1, 7, (3, 4)), torch.tensor([0, 0, 1])
+    for got, expected in zip(loaded(images, tokens, owner), network(images, tokens, owner), strict=True):
+        torch.testing.assert_close(got, expected)
+
+
+def test_a_state_dict_with_one_wrong_shape_is_named_with_both_shapes(tmp_path):
+    state = torchvision.models.mobilenet_v2(weights=None).state_dict()
+    state["features.0.0.weight"] = torch.zeros(16, 3, 3, 3)
+    torch.save(state, tmp_path / "w.pth")
+    with pytest.raises(ValueError, match=r"w.pth: .* has shape \(16, 3, 3, 3\), this model needs \(32, 3, 3, 3\)"):
+        load_encoder_weights(EncoderCNN(), "mobilenet_v2", str(tmp_path / "w.pth"))

@@ -585,3 +585,10 @@ def test_real_photographs(shared_dir, tmp_path):
         image.save(source / "harbor/copy.jpg", quality=70)
     result = gather(source, tmp_path / "out")
     assert (result.unreadable, result.exact, result.near) == ([], 0, 1)
+
+
+def test_split_folders_without_captions_are_somebodys_photographs(tmp_path):
+    """They were once taken for a dataset of ours, and replaced."""
+    (tmp_path / "train" / "cat").mkdir(parents=True)
+    with pytest.raises(ValueError, match="holds train without a captions.csv"):
+        class_folders.check_replaceable(tmp_path, [])

@@ -4,6 +4,7 @@ import os
 import pickle
 
 import pytest
+from PIL import Image
 
 from vocab import (
     SPECIALS,
@@ -12,6 +13,7 @@ from vocab import (
     count_words,
     coverage,
     load_vocabulary,
+    main,
     save_vocabulary,
 )
 
@@ -88,3 +90,29 @@ def test_anything_else_is_named(tmp_path, content):
 def test_a_missing_file_says_what_builds_it(tmp_path):
     with pytest.raises(ValueError, match="python vocab.py"):
         load_vocabulary(tmp_path / "v.pkl")
+
+
+def test_words_of_val_and_test_alone_stay_unknown(tmp_path):
+    """A vocabulary counted over all splits would know words that no training has seen."""
+    rows = ["image,caption"]
+    for split, word in (("train", "sun"), ("val", "moon"), ("test", "star")):
+        (tmp_path / "data" / split / "sky").mkdir(parents=True)
+        for number in range(3):
+            Image.new("RGB", (8, 8)).save(tmp_path / "data" / split / "sky" / f"{number}.jpg")
+            rows.append(f"{split}/sky/{number}.jpg,the {word}")
+    (tmp_path / "data" / "captions.csv").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    config = {"data_dir": str(tmp_path / "data"), "min_count": 2}
+    config |= {"vocab_path": str(tmp_path / "v.pkl"), "graph_path": str(tmp_path / "v.png")}
+    main({"vocab": config})
+    assert load_vocabulary(tmp_path / "v.pkl").itos == [*SPECIALS, "sun", "the"]
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.99])
+def test_a_truncated_vocabulary_is_named_in_one_line(tmp_path, share):
+    counts, _ = count_words(CAPTIONS)
+    save_vocabulary(tmp_path / "v.pkl", build_vocabulary(counts, 1), counts, 1)
+    content = (tmp_path / "v.pkl").read_bytes()
+    (tmp_path / "v.pkl").write_bytes(content[: int(share * len(content))])
+    with pytest.raises(ValueError, match="v.pkl: not a vocabulary of this project") as error:
+        load_vocabulary(tmp_path / "v.pkl")
+    assert "\n" not in str(error.value)

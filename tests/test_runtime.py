@@ -1,0 +1,107 @@
+"""The tracker never stops a run, the generators can be put back, and unknown names list the legal ones."""
+
+import random
+import sys
+import types
+
+import numpy as np
+import pytest
+import torch
+
+from captioning.checkpoint import load_resume, save_resume
+from captioning.runtime import (
+    Tracker,
+    pick_device,
+    pick_precision,
+    random_state,
+    restore_random_state,
+    seed_everything,
+    wandb_logged_in,
+)
+
+TRACKED = {"project": "p", "run": "r", "config": {}}
+
+
+def test_without_tracking_wandb_is_not_imported_and_nothing_is_written(tmp_path, monkeypatch):
+    """A folder called wandb in the working directory could be taken for the package."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "wandb", None)  # an import would raise
+    tracker = Tracker("off", folder=tmp_path / "runs", **TRACKED)
+    tracker.log({"train/loss": 1.0}, step=1)
+    tracker.finish()
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("broken", ["init", "log", "finish"])
+def test_a_tracker_that_fails_is_named_once_and_the_run_goes_on(tmp_path, monkeypatch, capsys, broken):
+    class Run:
+        def log(self, values, step):
+            if broken == "log":
+                raise ConnectionError("no\nnetwork")
+
+        def finish(self):
+            if broken == "finish":
+                raise ConnectionError("no\nnetwork")
+
+    def init(**options):
+        if broken == "init":
+            raise ConnectionError("no\nnetwork")
+        return Run()
+
+    fake = types.SimpleNamespace(init=init, Settings=lambda **options: None)
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    tracker = Tracker("offline", folder=tmp_path / "runs", **TRACKED)
+    for step in range(3):
+        tracker.log({"train/loss": 1.0}, step=step)
+    tracker.finish()
+    name = {"init": "start"}.get(broken, broken)
+    assert capsys.readouterr().out == f"warning: wandb could not {name} (no network); going on without it\n"
+
+
+def test_a_missing_wandb_is_a_warning(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    Tracker("offline", folder=tmp_path, **TRACKED).log({}, step=1)
+    assert "warning: wandb could not start" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("content", "logged_in"),
+    [
+        ("", False),
+        ("machine api.wandb.ai login user password x\n", True),
+        ("machine github.com login a password b\n", False),
+    ],
+)
+def test_logged_in_is_found_without_asking(tmp_path, monkeypatch, content, logged_in):
+    (tmp_path / "netrc").write_text(content)
+    (tmp_path / "netrc").chmod(0o600)
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert wandb_logged_in() == logged_in
+    monkeypatch.setenv("WANDB_API_KEY", "x")
+    assert wandb_logged_in()
+
+
+def test_generators_go_on_where_the_resume_file_left_them(tmp_path):
+    """Through the file, whose reader takes tensors and built-in types alone."""
+
+    def draw():
+        return [random.random(), random.gauss(0, 1), np.random.rand(), np.random.randn(), torch.rand(3).tolist()]
+
+    seed_everything(3)
+    draw()
+    save_resume(tmp_path / "a.pt", {"random": random_state()})
+    expected = draw()
+    seed_everything(4)
+    restore_random_state(load_resume(tmp_path / "a.pt")["random"])
+    assert draw() == expected
+
+
+def test_unknown_names_list_the_legal_ones(tmp_path):
+    with pytest.raises(ValueError, match="device: got 'tpu', this machine has cpu"):
+        pick_device("tpu")
+    with pytest.raises(ValueError, match="precision: got 'int8', allowed are auto, float32, bfloat16, float16"):
+        pick_precision("int8", torch.device("cpu"))
+    with pytest.raises(ValueError, match="wandb: got 'on', allowed are auto, online, offline, off"):
+        Tracker("on", folder=tmp_path, **TRACKED)
