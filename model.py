@@ -235,11 +235,13 @@ def load_captioner(path, device="cpu"):
     Raises ValueError if the file is not a checkpoint, or its weights do not fit its own config and vocabulary.
     """
     checkpoint = load_checkpoint(path)
-    vocabulary = Vocabulary(checkpoint.vocab)
+    if set(checkpoint.transform) != {"image_size", "mean", "std"}:
+        raise ValueError(f"{path}: 'transform' has {sorted(checkpoint.transform)}, must have image_size, mean, std")
     try:
+        vocabulary = Vocabulary(checkpoint.vocab)
         model = build_model(len(vocabulary), checkpoint.config["model"])
-    except (KeyError, TypeError) as error:
-        raise ValueError(f"{path}: its config does not describe a model ({error})") from None
+    except (KeyError, TypeError, AttributeError, RuntimeError, ValueError) as error:
+        raise ValueError(f"{path}: its config does not describe a model ({cli.one_line(error)})") from None
     load_weights(model, checkpoint.weights, path)
     return model.to(device).eval(), vocabulary, checkpoint
 

@@ -201,42 +201,41 @@ def train_one_epoch(model, forward, batches, optimizer, scheduler, scaler, *, co
     """
     train_mode(model, config["freeze_encoder"])
     total, count, rows, failed, began = 0.0, 0, 0, [], time.perf_counter()
-    progress = tqdm(desc=bar, unit="row", leave=False)
-    for inputs, tokens, owner, labels, lines in batches:
-        failed += lines
-        progress.update(len(inputs))
-        if len(inputs) < 2:  # BatchNorm has no statistics of one row
-            continue
-        inputs, tokens, owner, labels = (t.to(device, non_blocking=True) for t in (inputs, tokens, owner, labels))
-        targets = tokens[:, 1:]
-        with autocast(device, dtype):
-            logits, embeddings = forward(inputs, tokens[:, :-1], owner)
-            loss = F.cross_entropy(
-                logits.flatten(0, 1).float(),
-                targets.flatten(),
-                ignore_index=pad_id,
-                label_smoothing=config["label_smoothing"],
-            )
-            objective = loss
-            if config["class_loss"] and model.classifier is not None and (labels >= 0).any():
-                class_loss = F.cross_entropy(model.classifier(embeddings).float(), labels, ignore_index=-1)
-                objective = objective + config["class_loss"] * class_loss
-            if config["word_loss"]:
-                objective = objective + config["word_loss"] * word_detection_loss(
-                    model.word_detector(embeddings).float(), tokens, owner
+    with tqdm(desc=bar, unit="row", leave=False) as progress:  # closed before an error line is printed
+        for inputs, tokens, owner, labels, lines in batches:
+            failed += lines
+            progress.update(len(inputs))
+            if len(inputs) < 2:  # BatchNorm has no statistics of one row
+                continue
+            inputs, tokens, owner, labels = (t.to(device, non_blocking=True) for t in (inputs, tokens, owner, labels))
+            targets = tokens[:, 1:]
+            with autocast(device, dtype):
+                logits, embeddings = forward(inputs, tokens[:, :-1], owner)
+                loss = F.cross_entropy(
+                    logits.flatten(0, 1).float(),
+                    targets.flatten(),
+                    ignore_index=pad_id,
+                    label_smoothing=config["label_smoothing"],
                 )
-        if not torch.isfinite(objective):
-            raise ValueError(f"training: the loss became {objective.item()}; lower --train.lr (now {config['lr']})")
-        optimizer.zero_grad(set_to_none=True)
-        scaler.scale(objective).backward()
-        scaler.unscale_(optimizer)
-        torch.nn.utils.clip_grad_norm_(model.parameters(), config["grad_clip"])
-        scaler.step(optimizer)
-        scaler.update()
-        scheduler.step()
-        tokens_here = int((targets != pad_id).sum())
-        total, count, rows = total + loss.item() * tokens_here, count + tokens_here, rows + len(inputs)
-    progress.close()
+                objective = loss
+                if config["class_loss"] and model.classifier is not None and (labels >= 0).any():
+                    class_loss = F.cross_entropy(model.classifier(embeddings).float(), labels, ignore_index=-1)
+                    objective = objective + config["class_loss"] * class_loss
+                if config["word_loss"]:
+                    objective = objective + config["word_loss"] * word_detection_loss(
+                        model.word_detector(embeddings).float(), tokens, owner
+                    )
+            if not torch.isfinite(objective):
+                raise ValueError(f"training: the loss became {objective.item()}; lower --train.lr (now {config['lr']})")
+            optimizer.zero_grad(set_to_none=True)
+            scaler.scale(objective).backward()
+            scaler.unscale_(optimizer)
+            torch.nn.utils.clip_grad_norm_(model.parameters(), config["grad_clip"])
+            scaler.step(optimizer)
+            scaler.update()
+            scheduler.step()
+            tokens_here = int((targets != pad_id).sum())
+            total, count, rows = total + loss.item() * tokens_here, count + tokens_here, rows + len(inputs)
     if not count:
         raise ValueError("training: no batch of two images or more; the train split or --data.batch_size is too small")
     return {"loss": total / count, "rows_per_s": rows / (time.perf_counter() - began), "failed": failed}
@@ -313,14 +312,17 @@ def start_model(vocabulary, classes, options, model_config):
     return model, checkpoint.transform["image_size"]
 
 
-def resume_run(path, parts, *, model_config, vocab, data):
+def resume_run(path, parts, *, model_config, vocab, data, heads):
     """Put the parts of a run back where `path` left them: (history, best).
 
     parts: name -> model, optimizer, scheduler, scaler
     Raises ValueError naming both values if the run was of another model, vocabulary or dataset.
     """
     state = load_resume(path)
-    for what, here in (("model_config", model_config), ("vocab", vocab), ("data", data)):
+    expected = {*parts, "history", "best", "random", "model_config", "vocab", "data", "heads"}
+    if not isinstance(state, dict) or set(state) != expected:
+        raise ValueError(f"{path}: not a resume file of this project")
+    for what, here in (("model_config", model_config), ("vocab", vocab), ("data", data), ("heads", heads)):
         if state[what] != here:
             was, now = (f"{len(value)} words" if what == "vocab" else value for value in (state[what], here))
             raise ValueError(f"{path}: its {what} was {was}, now it is {now}")
@@ -336,6 +338,15 @@ def main(config):
     options, data, model_config = config["train"], config["data"], config["model"]
     device = pick_device(options["device"])
     dtype = pick_precision(options["precision"], device)
+    for name, value, least in (
+        ("train.epochs", options["epochs"], 1),
+        ("train.feature_views", options["feature_views"], 1),
+        ("data.batch_size", data["batch_size"], 2),
+        ("data.num_workers", data["num_workers"], 0),
+        ("data.image_size", data["image_size"], 0),
+    ):
+        if value < least:
+            raise ValueError(f"{name}: got {value}, allowed is {least} or more")
     run = options["run"] or RUN_NAMES.get(model_config["encoder"], "")
     best_path, last_path = Path(f"checkpoints/{run}.safetensors"), Path(f"checkpoints/{run}_last.pt")
     seed_everything(options["seed"])
@@ -386,7 +397,8 @@ def main(config):
     scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
     parts = {"model": model, "optimizer": optimizer, "scheduler": scheduler, "scaler": scaler}
     description = {"name": dataset_name(data["data_dir"]), "fingerprint": fingerprint(train_examples)}
-    identity = {"model_config": model_config, "vocab": vocabulary.itos, "data": description}
+    heads = sorted(name for name in model.state_dict() if name.startswith(model_script.TRAINING_HEADS))
+    identity = {"model_config": model_config, "vocab": vocabulary.itos, "data": description, "heads": heads}
     history, best = resume_run(last_path, parts, **identity) if options["resume"] else ([], {})
     metric = "cider_d" if len(val_examples) >= FEWEST_FOR_CIDER else "bleu4"
     grounder = Grounder(classes, load_aliases(data["data_dir"])) if classes else None

@@ -16,7 +16,6 @@ from safetensors.torch import save_file
 from captioning.files import replace_file
 
 FORMAT = 1
-MAX_HEADER_BYTES = 100 * 2**20  # safetensors' own bound
 
 
 @dataclass
@@ -87,6 +86,8 @@ def load_checkpoint(path):
     for name, kind in PARTS.items():
         if not isinstance(parts[name], kind):
             raise ValueError(f"{path}: {name!r} is a {type(parts[name]).__name__}, must be a {kind.__name__}")
+    if not all(isinstance(word, str) for word in parts["vocab"]):
+        raise ValueError(f"{path}: 'vocab' holds something other than words")
     return Checkpoint(weights=weights, **parts)
 
 

@@ -45,7 +45,7 @@ def beam_search(step, state, batch_size, *, start, end, beam_size, max_len, leng
         beam, token = flat // vocab_size, flat % vocab_size
 
         # An <end> among the first K finishes a hypothesis; K of them finish the row, which makes K = 1 greedy.
-        ends = token == end
+        ends = (token == end) & (score > -torch.inf)
         ends[:, beam_size:] = False
         final = (score / (t + 1) ** length_penalty).masked_fill(~ends | done[:, None], -torch.inf)
         final, rank = final.max(dim=1)

@@ -1,8 +1,11 @@
 """Read a picture file, whatever is in it."""
 
+import struct
+
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 MAX_PIXELS = 100_000_000  # a picture that claims more is refused before it is decoded
+DAMAGED = (SyntaxError, ValueError, TypeError, struct.error)  # what Pillow raises on broken headers and EXIF
 UNREADABLE_SHARE = 0.05  # of a split; more is an error, fewer are skipped and named
 
 
@@ -20,7 +23,7 @@ def load_image(path, smallest_side=0):
             if smallest_side:
                 image.draft("RGB", (smallest_side, smallest_side))
             return ImageOps.exif_transpose(image).convert("RGB")
-    except (OSError, UnidentifiedImageError, Image.DecompressionBombError, SyntaxError, ValueError) as error:
+    except (OSError, UnidentifiedImageError, Image.DecompressionBombError, *DAMAGED) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error
         raise ValueError(f"{path}: not a readable image ({' '.join(str(reason).split())})") from None
 

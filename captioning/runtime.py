@@ -26,7 +26,10 @@ def pick_device(name=""):
     have = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if not have.get(kind):
         raise ValueError(f"device: got {name!r}, this machine has {', '.join(k for k, v in have.items() if v)}")
-    return torch.device(name)
+    try:
+        return torch.device(name)
+    except RuntimeError:
+        raise ValueError(f"device: got {name!r}, allowed are cpu, cuda, cuda:<number>, mps") from None
 
 
 def flush_denormals():

@@ -81,7 +81,7 @@ def test_rows_do_not_touch_each_other():
     assert [score for _, score in together] == pytest.approx([score for _, score in alone], abs=1e-5)
 
 
-@pytest.mark.parametrize("beam_size", [1, 3])
+@pytest.mark.parametrize("beam_size", [1, 2, 3])
 def test_a_row_that_never_ends_returns_its_best_unfinished_beam(beam_size):
     def step(tokens, state):
         log_probs = torch.tensor([-9.0, -torch.inf, -0.1, -3.0]).repeat(len(tokens), 1)
