@@ -10,7 +10,7 @@ One item is one image with all its captions, decoded once. A batch keeps them ap
 `tokens` a row per caption, and `owner` says which image each caption belongs to.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -41,6 +41,7 @@ CONFIG = {
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, as torchvision's weights expect
 DEFAULT_IMAGE_SIZE = 224
+PAD_ID = 0  # <pad> is the first of vocab.SPECIALS
 
 
 def train_transform(image_size, *, crop_scale=0.6, flip=0.5, jitter=0.2, hue=0.0, mean=MEAN, std=STD):
@@ -83,9 +84,15 @@ class Batch:
 
     def pin_memory(self):
         """Called by the DataLoader where the device is CUDA."""
-        for name in ("images", "tokens", "owner", "labels", "index"):
-            setattr(self, name, getattr(self, name).pin_memory())
-        return self
+        return self._each(torch.Tensor.pin_memory)
+
+    def to(self, device):
+        """Return the batch with its tensors on `device`."""
+        return self._each(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def _each(self, change):
+        tensors = {name: change(value) for name, value in vars(self).items() if torch.is_tensor(value)}
+        return replace(self, **tensors)
 
 
 class CaptionDataset(Dataset):
@@ -125,9 +132,9 @@ class CaptionDataset(Dataset):
         }
 
 
-def pad_tokens(sequences, pad_id=0):
+def pad_tokens(sequences):
     """Return (M, T) long, right-padded to the longest of `sequences`."""
-    return torch.nn.utils.rnn.pad_sequence(sequences, batch_first=True, padding_value=pad_id)
+    return torch.nn.utils.rnn.pad_sequence(sequences, batch_first=True, padding_value=PAD_ID)
 
 
 def collate(items):

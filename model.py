@@ -63,6 +63,29 @@ class EncoderCNN(nn.Module):
         self.linear = nn.Linear(self.feature_dim, embed_size)
         self.norm = nn.BatchNorm1d(embed_size)
 
+    def blocks(self):
+        """Return (blocks, pooling): the backbone in order, as lists of modules that share its weights.
+
+        MobileNetV2 has 19 blocks, the last of them the 1x1 convolution to 1280; ResNet-18 has 9, the first its stem.
+        """
+        if isinstance(self.backbone, nn.Sequential):
+            features, *pooling = self.backbone
+            return list(features), pooling
+        net = self.backbone
+        stem = nn.Sequential(net.conv1, net.bn1, net.relu, net.maxpool)
+        return [stem, *net.layer1, *net.layer2, *net.layer3, *net.layer4], [net.avgpool, nn.Flatten()]
+
+    def split(self, num_blocks):
+        """Return (trunk, head): the backbone without its last `num_blocks` blocks, and those with the pooling.
+
+        head(trunk(images)) is backbone(images). With 0 the trunk is the whole backbone and the head does nothing, so
+        that what lies between them is always small.
+        """
+        if not num_blocks:
+            return self.backbone, nn.Identity()
+        blocks, pooling = self.blocks()
+        return nn.Sequential(*blocks[:-num_blocks]), nn.Sequential(*blocks[-num_blocks:], *pooling)
+
     def embed(self, features):
         """(B, D) pooled features -> (B, E) embedding."""
         return self.norm(self.linear(features))

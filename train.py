@@ -17,11 +17,16 @@ which is what makes a CPU enough.
 
 import math
 import time
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
 import torch
 from torch.nn import functional as F
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
 import data_loader
@@ -58,6 +63,7 @@ from captioning.runtime import (
     versions,
 )
 from captioning.tokenizer import tokenize
+from data_loader import PAD_ID
 from vocab import load_vocabulary
 
 CONFIG = {
@@ -67,15 +73,24 @@ CONFIG = {
     "init": "",  # one of our checkpoints, whose weights all the model starts from; "" = none
     "seed": 0,
     "device": "",  # cuda | mps | cpu; "" = the best there is
-    # encoder
-    "freeze_encoder": True,  # features once, then the decoder alone; false = train everything
-    "feature_views": 4,  # augmented views of each image that a frozen encoder computes
-    # optimisation
+    # stage 1: the decoder on a frozen encoder
     "epochs": 20,
     "lr": 1e-3,  # peak of the schedule
-    "warmup": 0.05,  # share of all steps in which the rate rises; then it falls as a cosine
+    "freeze_encoder": True,  # features once, then the decoder alone; false = train everything
+    "feature_views": 4,  # augmented views of each image that are computed once
+    # stage 2: the encoder's last blocks too
+    "finetune_epochs": 0,
+    "finetune_blocks": 5,  # 1..19 for mobilenet_v2, 1..9 for resnet18
+    "finetune_batch_size": 32,  # images with all their captions
+    "finetune_lr": 5e-4,  # peak for the decoder
+    "encoder_lr": 2e-4,  # peak for the blocks
+    # optimisation
+    "warmup": 0.05,  # share of a stage's steps in which the rate rises; then it falls as a cosine
     "weight_decay": 0.01,
     "grad_clip": 5.0,  # largest norm of the gradient
+    "accumulate": 1,  # batches whose gradients are summed before a step
+    "ema": 0.0,  # decay of an average of the weights, which is validated and saved; 0 = the weights themselves
+    "scheduled_sampling": 0.0,  # share of input words that the model's own guesses replace, 0..1
     "label_smoothing": 0.1,
     "class_loss": 0.0,  # weight of an auxiliary class loss on the image embedding; 0 = none
     "word_loss": 0.0,  # weight of an auxiliary loss that detects the captions' words in the embedding; 0 = none
@@ -95,33 +110,42 @@ RUN_NAMES = {"mobilenet_v2": "mobile", "resnet18": "resnet"}
 LEAST_COVERAGE = 0.5  # of the train captions' running words; a vocabulary of other data knows fewer
 
 
-class FeatureBatches:
-    """Batches of cached features, one row per caption, in a new order and with new views each epoch.
+class CachedBatches:
+    """Batches of cached inputs in a new order, and with new views, each epoch.
 
-    features: (N, W, D), W views of each image; tokens: N lists of id tensors; labels: (N,) long
+    inputs: (N, W, ...), W views of each image: pooled features, or feature maps; tokens: N lists of id tensors
+    labels: (N,) long; by_caption: a row is one caption with its image (True), or one image with all its captions
     """
 
-    def __init__(self, features, tokens, labels, batch_size):
-        self.features, self.labels, self.batch_size = features, labels, batch_size
-        self.tokens = [ids for captions in tokens for ids in captions]
-        self.image = torch.tensor([row for row, captions in enumerate(tokens) for _ in captions])
+    def __init__(self, inputs, tokens, labels, batch_size, *, by_caption):
+        self.inputs, self.labels, self.batch_size = inputs, labels, batch_size
+        rows = [(image, ids) for image, captions in enumerate(tokens) for ids in captions]
+        groups = [(image, [ids]) for image, ids in rows] if by_caption else list(enumerate(tokens))
+        self.image = torch.tensor([image for image, _ in groups])
+        self.tokens = [captions for _, captions in groups]
 
     def __len__(self):
-        return math.ceil(len(self.tokens) / self.batch_size)
+        return math.ceil(len(self.image) / self.batch_size)
 
     def epoch(self, seed):
-        """Yield (features (M, D), tokens (M, T), owner (M,), labels (M,), error lines)."""
+        """Yield a Batch whose `images` are cached inputs (B, ...)."""
         generator = torch.Generator().manual_seed(seed)
-        order = torch.randperm(len(self.tokens), generator=generator)
-        views = torch.randint(self.features.shape[1], (len(order),), generator=generator)
+        order = torch.randperm(len(self.image), generator=generator)
+        views = torch.randint(self.inputs.shape[1], (len(order),), generator=generator)
         for rows, view in zip(order.split(self.batch_size), views.split(self.batch_size), strict=True):
-            image = self.image[rows]
-            tokens = data_loader.pad_tokens([self.tokens[row] for row in rows.tolist()])
-            yield self.features[image, view], tokens, torch.arange(len(rows)), self.labels[image], []
+            image, captions = self.image[rows], [self.tokens[row] for row in rows.tolist()]
+            yield data_loader.Batch(
+                images=self.inputs[image, view],
+                tokens=data_loader.pad_tokens([ids for group in captions for ids in group]),
+                owner=torch.arange(len(rows)).repeat_interleave(torch.tensor([len(group) for group in captions])),
+                labels=self.labels[image],
+                index=image,
+                failed=[],
+            )
 
 
 class ImageBatches:
-    """Batches of augmented images with their captions, for training the encoder too."""
+    """Batches of augmented images with their captions, for training the whole encoder."""
 
     def __init__(self, dataset, batch_size, num_workers):
         self.dataset, self.batch_size, self.num_workers = dataset, batch_size, num_workers
@@ -130,37 +154,73 @@ class ImageBatches:
         return math.ceil(len(self.dataset) / self.batch_size)
 
     def epoch(self, seed):
-        """Yield (images (B, 3, S, S), tokens (M, T), owner (M,), labels (B,), error lines)."""
-        loader = data_loader.build_loader(
+        """Return an iterable of Batches."""
+        return data_loader.build_loader(
             self.dataset, batch_size=self.batch_size, num_workers=self.num_workers, shuffle=True, seed=seed
         )
-        for batch in loader:
-            images = batch.images.contiguous(memory_format=torch.channels_last) if len(batch.index) else batch.images
-            yield images, batch.tokens, batch.owner, batch.labels, batch.failed
 
 
-def compute_features(encoder, examples, transforms, options):
-    """Run the frozen backbone over each transform's view of the images.
+@dataclass(frozen=True)
+class Stage:
+    """A stage of a run.
 
-    returns: (N,) positions of the readable images, (N, W, D) features, W = len(transforms)
+    name:       decoder | everything | finetune
+    epochs:     the most it takes
+    lr:         peak rate of the decoder and the embedding
+    encoder_lr: peak rate of the encoder's blocks that train; 0 = the backbone is frozen
+    """
+
+    name: str
+    epochs: int
+    lr: float
+    encoder_lr: float
+
+
+def plan_stages(options):
+    """Return the Stages of a run. Raises ValueError if they contradict each other, or there is none."""
+    if options["freeze_encoder"]:
+        first = Stage("decoder", options["epochs"], options["lr"], 0.0)
+    else:
+        first = Stage("everything", options["epochs"], options["lr"], options["lr"])
+        if options["finetune_epochs"]:
+            raise ValueError(
+                "train.finetune_epochs: freeze_encoder false trains the whole encoder already; set it to 0"
+            )
+    stages = [first, Stage("finetune", options["finetune_epochs"], options["finetune_lr"], options["encoder_lr"])]
+    stages = [stage for stage in stages if stage.epochs]
+    if not stages:
+        raise ValueError("train.epochs: got 0, and no stage after it has epochs; nothing would be trained")
+    return stages
+
+
+def compute_views(trunk, examples, transforms, loading):
+    """Run the frozen trunk over each transform's view of the images.
+
+    returns: (N,) positions of the readable images, (N, W, ...) its outputs, W = len(transforms); maps as float16
     """
     views = []
     for number, transform in enumerate(transforms, start=1):
-        kept, features = encode_images(
-            encoder.backbone, examples, transform, bar=f"features, view {number}/{len(transforms)}", **options
+        kept, outputs = encode_images(
+            trunk, examples, transform, bar=f"features, view {number}/{len(transforms)}", **loading
         )
-        views.append(features)
+        views.append(outputs.half() if outputs.ndim > 2 else outputs)
     return kept, torch.stack(views, dim=1)
 
 
-def build_optimizer(model, lr, weight_decay):
-    """Return AdamW; biases and normalisation are not decayed."""
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    groups = [
-        {"params": [p for p in trained if p.ndim > 1], "weight_decay": weight_decay},
-        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=lr)
+def as_input(inputs, device):
+    """Move images, feature maps or pooled features to the device, in the layout and type that networks take."""
+    inputs = inputs.to(device, non_blocking=True).float()
+    return inputs.contiguous(memory_format=torch.channels_last) if inputs.ndim == 4 else inputs
+
+
+def build_optimizer(model, lr, weight_decay, encoder_lr=0.0):
+    """Return AdamW; the backbone has a rate of its own, and biases and normalisation are not decayed."""
+    groups = defaultdict(list)
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            rate = encoder_lr if name.startswith("encoder.backbone.") else lr
+            groups[rate, weight_decay if parameter.ndim > 1 else 0.0].append(parameter)
+    return torch.optim.AdamW([{"params": g, "lr": rate, "weight_decay": decay} for (rate, decay), g in groups.items()])
 
 
 def build_scheduler(optimizer, num_steps, warmup):
@@ -185,67 +245,101 @@ def word_detection_loss(logits, tokens, owner):
     return F.binary_cross_entropy_with_logits(logits, present, reduction="sum") / len(logits)
 
 
-def train_mode(model, freeze_encoder):
-    """Put the model into training; a frozen backbone stays in eval(), so that its BatchNorm does not drift."""
+def train_mode(model, stage):
+    """Put the model into training.
+
+    The backbone stays in eval() unless all of it trains: its BatchNorm then keeps the statistics of the millions of
+    images it was trained on, which a few thousand in small batches would only blur; a frozen one must not drift at all,
+    and behind a cached trunk the cache would no longer fit it. The weights of a fine-tuned BatchNorm do train.
+    """
     model.train()
-    if freeze_encoder:
+    if stage.name != "everything":
         model.encoder.backbone.eval()
 
 
-def train_one_epoch(model, forward, batches, optimizer, scheduler, scaler, *, config, device, dtype, pad_id, bar):
-    """Train over `batches` once.
+@torch.no_grad()
+def mix_guesses(logits, tokens, share):
+    """Replace a share of the input words by what the model guessed in their place: scheduled sampling.
 
-    forward: (images or features, tokens, owner) -> (logits, embeddings)
-    returns: {"loss": mean nats per token, "rows_per_s": images or features a second, "failed": error lines}
+    logits: (M, T, V) on `tokens` (M, T); <start> and <pad> stay
+    Source: Bengio et al. 2015 (arXiv:1506.03099), all words at once as Mihaylova and Martins 2019 (arXiv:1906.07651).
+    """
+    guesses = torch.cat([tokens[:, :1], logits[:, :-1].argmax(dim=2)], dim=1)
+    replaced = (torch.rand(tokens.shape, device=tokens.device) < share) & (tokens != PAD_ID)
+    return torch.where(replaced, guesses, tokens)
+
+
+def caption_loss(model, embeddings, batch, config):
+    """Return (what is minimised, cross-entropy in nats per token) of a batch on the device.
+
+    embeddings: (B, E), one a row of the batch
+    """
+    inputs, targets = batch.tokens[:, :-1], batch.tokens[:, 1:]
+    images = embeddings[batch.owner]  # (M, E)
+    if config["scheduled_sampling"]:
+        with torch.no_grad():
+            guesses = model.decoder(images, inputs)
+        inputs = mix_guesses(guesses, inputs, config["scheduled_sampling"])
+    logits = model.decoder(images, inputs).flatten(0, 1).float()
+    loss = F.cross_entropy(logits, targets.flatten(), ignore_index=PAD_ID, label_smoothing=config["label_smoothing"])
+    objective = loss
+    if config["class_loss"] and (batch.labels >= 0).any():
+        classes = model.classifier(embeddings).float()
+        objective = objective + config["class_loss"] * F.cross_entropy(classes, batch.labels, ignore_index=-1)
+    if config["word_loss"]:
+        words = model.word_detector(embeddings).float()
+        objective = objective + config["word_loss"] * word_detection_loss(words, batch.tokens, batch.owner)
+    return objective, loss
+
+
+def train_one_epoch(
+    stage, source, model, optimizer, scheduler, scaler, averaged=None, *, config, device, dtype, seed, bar
+):
+    """Train over the train split once.
+
+    averaged: an AveragedModel that follows the weights, or None
+    returns:  {"loss": mean nats per token, "rows_per_s": rows of the batches a second, "failed": error lines}
     Raises ValueError if the loss is not finite.
     """
-    train_mode(model, config["freeze_encoder"])
+    train_mode(model, stage)
     total, count, rows, failed, began = 0.0, 0, 0, [], time.perf_counter()
     with tqdm(desc=bar, unit="row", leave=False) as progress:  # closed before an error line is printed
-        for inputs, tokens, owner, labels, lines in batches:
-            failed += lines
-            progress.update(len(inputs))
-            if len(inputs) < 2:  # BatchNorm has no statistics of one row
+        for number, batch in enumerate(source.batches.epoch(seed), start=1):
+            failed += batch.failed
+            progress.update(len(batch.index))
+            if len(batch.index) < 2:  # BatchNorm has no statistics of one row
                 continue
-            inputs, tokens, owner, labels = (t.to(device, non_blocking=True) for t in (inputs, tokens, owner, labels))
-            targets = tokens[:, 1:]
+            batch = batch.to(device)
             with autocast(device, dtype):
-                logits, embeddings = forward(inputs, tokens[:, :-1], owner)
-                loss = F.cross_entropy(
-                    logits.flatten(0, 1).float(),
-                    targets.flatten(),
-                    ignore_index=pad_id,
-                    label_smoothing=config["label_smoothing"],
+                objective, loss = caption_loss(
+                    model, source.encode(model, as_input(batch.images, device)), batch, config
                 )
-                objective = loss
-                if config["class_loss"] and model.classifier is not None and (labels >= 0).any():
-                    class_loss = F.cross_entropy(model.classifier(embeddings).float(), labels, ignore_index=-1)
-                    objective = objective + config["class_loss"] * class_loss
-                if config["word_loss"]:
-                    objective = objective + config["word_loss"] * word_detection_loss(
-                        model.word_detector(embeddings).float(), tokens, owner
-                    )
             if not torch.isfinite(objective):
-                raise ValueError(f"training: the loss became {objective.item()}; lower --train.lr (now {config['lr']})")
-            optimizer.zero_grad(set_to_none=True)
-            scaler.scale(objective).backward()
-            scaler.unscale_(optimizer)
-            torch.nn.utils.clip_grad_norm_(model.parameters(), config["grad_clip"])
-            scaler.step(optimizer)
-            scaler.update()
-            scheduler.step()
-            tokens_here = int((targets != pad_id).sum())
-            total, count, rows = total + loss.item() * tokens_here, count + tokens_here, rows + len(inputs)
+                rates = ", ".join(f"{group['lr']:.3g}" for group in optimizer.param_groups)
+                raise ValueError(f"training: the loss became {objective.item()}; lower --train.lr (now {rates})")
+            scaler.scale(objective / config["accumulate"]).backward()
+            if number % config["accumulate"] == 0 or number == len(source.batches):
+                scaler.unscale_(optimizer)
+                torch.nn.utils.clip_grad_norm_(model.parameters(), config["grad_clip"])
+                scaler.step(optimizer)
+                scaler.update()
+                scheduler.step()
+                optimizer.zero_grad(set_to_none=True)
+                if averaged:
+                    averaged.update_parameters(model)
+            num_tokens = int((batch.tokens[:, 1:] != PAD_ID).sum())
+            total, count, rows = total + loss.item() * num_tokens, count + num_tokens, rows + len(batch.index)
     if not count:
         raise ValueError("training: no batch of two images or more; the train split or --data.batch_size is too small")
     return {"loss": total / count, "rows_per_s": rows / (time.perf_counter() - began), "failed": failed}
 
 
-def validate(model, embeddings, examples, tokens, vocabulary, grounder, *, beam_size, max_len):
+def validate(model, embeddings, examples, vocabulary, grounder, *, beam_size, max_len):
     """Score the model on image embeddings (N, E): teacher-forced loss, and free-running captions.
 
     returns: {"val_loss", "token_accuracy", "bleu4", "cider_d"} and, with classes, "class_accuracy"
     """
+    tokens = [[torch.tensor(vocabulary.encode(text)) for text in example.captions] for example in examples]
     forced = teacher_forced(model, embeddings, tokens, vocabulary.pad_id)
     captions = [c for c, _ in decode_embeddings(model, embeddings, vocabulary, beam_size=beam_size, max_len=max_len)]
     references = [[tokenize(text) for text in example.captions] for example in examples]
@@ -292,6 +386,11 @@ def save_graphs(history, suffix):
     plots.curve(accuracy, f"graphs/va_{suffix}.png", title="Validation accuracy", ylabel="share correct")
 
 
+def training_heads(model):
+    """Return the weights that serve training alone and that no checkpoint keeps, by name."""
+    return {k: v for k, v in model.state_dict().items() if k.startswith(model_script.TRAINING_HEADS)}
+
+
 def start_model(vocabulary, classes, options, model_config):
     """Build the model and fill it: (CNNtoRNN, image size its weights were trained at, 0 = not known)."""
     model = model_script.build_model(
@@ -307,48 +406,179 @@ def start_model(vocabulary, classes, options, model_config):
     if checkpoint.vocab != vocabulary.itos:
         sizes = f"{len(checkpoint.vocab)} words there, {len(vocabulary)} here"
         raise ValueError(f"{options['init']}: has another vocabulary ({sizes}); give the one it was trained with")
-    heads = {k: v for k, v in model.state_dict().items() if k.startswith(model_script.TRAINING_HEADS)}
-    load_weights(model, checkpoint.weights | heads, options["init"])
+    load_weights(model, checkpoint.weights | training_heads(model), options["init"])
     return model, checkpoint.transform["image_size"]
 
 
-def resume_run(path, parts, *, model_config, vocab, data, heads):
-    """Put the parts of a run back where `path` left them: (history, best).
-
-    parts: name -> model, optimizer, scheduler, scaler
-    Raises ValueError naming both values if the run was of another model, vocabulary or dataset.
-    """
-    state = load_resume(path)
-    expected = {*parts, "history", "best", "random", "model_config", "vocab", "data", "heads"}
-    if not isinstance(state, dict) or set(state) != expected:
-        raise ValueError(f"{path}: not a resume file of this project")
-    for what, here in (("model_config", model_config), ("vocab", vocab), ("data", data), ("heads", heads)):
-        if state[what] != here:
-            was, now = (f"{len(value)} words" if what == "vocab" else value for value in (state[what], here))
-            raise ValueError(f"{path}: its {what} was {was}, now it is {now}")
-    for name, part in parts.items():
-        part.load_state_dict(state[name])
-    restore_random_state(state["random"])
-    return state["history"], state["best"]
-
-
-def main(config):
-    """Train, validate after every epoch, keep the best and the last."""
-    flush_denormals()
-    options, data, model_config = config["train"], config["data"], config["model"]
-    device = pick_device(options["device"])
-    dtype = pick_precision(options["precision"], device)
+def check_options(options, data):
+    """Raise ValueError for a number that is out of range, naming its key."""
     for name, value, least in (
-        ("train.epochs", options["epochs"], 1),
+        ("train.epochs", options["epochs"], 0),
+        ("train.finetune_epochs", options["finetune_epochs"], 0),
         ("train.feature_views", options["feature_views"], 1),
+        ("train.accumulate", options["accumulate"], 1),
+        ("train.finetune_batch_size", options["finetune_batch_size"], 2),
         ("data.batch_size", data["batch_size"], 2),
         ("data.num_workers", data["num_workers"], 0),
         ("data.image_size", data["image_size"], 0),
     ):
         if value < least:
             raise ValueError(f"{name}: got {value}, allowed is {least} or more")
+    for name in ("ema", "scheduled_sampling"):
+        if not 0 <= options[name] < 1:
+            raise ValueError(f"train.{name}: got {options[name]}, allowed is 0 to below 1")
+
+
+def best_path(run):
+    """Return where the best epoch of a run is kept."""
+    return Path(f"checkpoints/{run}.safetensors")
+
+
+def last_path(run):
+    """Return where the last epoch of a run is kept, for --train.resume."""
+    return Path(f"checkpoints/{run}_last.pt")
+
+
+def load_run(path, identity):
+    """Read the state of a run that was interrupted.
+
+    Raises ValueError naming both values if it was of another model, vocabulary, dataset or plan.
+    """
+    state = load_resume(path)
+    expected = {"model", "optimizer", "scheduler", "scaler", "averaged", "history", "best", "random", "stage"}
+    if not isinstance(state, dict) or set(state) != expected | set(identity):
+        raise ValueError(f"{path}: not a resume file of this project")
+    for what, here in identity.items():
+        if state[what] != here:
+            was, now = (f"{len(value)} words" if what == "vocab" else value for value in (state[what], here))
+            raise ValueError(f"{path}: its {what} was {was}, now it is {now}")
+    return state
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a stage reads.
+
+    batches: CachedBatches or ImageBatches of the train split
+    encode:  (model, images or cached inputs of a batch) -> (B, E) embeddings
+    val:     cached inputs of the validation split (N, ...); None = its image files
+    """
+
+    batches: object
+    encode: Callable
+    val: torch.Tensor | None = None
+
+
+class Sources:
+    """What the stages of a run read: image files, or what a frozen trunk made of them once.
+
+    The trunk is the part of the backbone that no stage trains. It runs over `feature_views` views of each train image,
+    the first of them the plain one, which is what validation and users show the model.
+    """
+
+    def __init__(self, encoder, stages, train_set, val_examples, transforms, loading, config):
+        """transforms: (augmenting, plain); loading: device, dtype and num_workers; config: train and data"""
+        self.options, self.data, self.train_set = config["train"], config["data"], train_set
+        self.plain, self.loading, self.val_examples = transforms[1], loading, val_examples
+        num_blocks, names = len(encoder.blocks()[0]), [stage.name for stage in stages]
+        whole = self.options["finetune_blocks"] == num_blocks
+        self.from_files = {"everything"} | ({"finetune"} if whole else set())
+        self.cut = 0 if "finetune" not in names or whole else self.options["finetune_blocks"]
+        if names[0] in self.from_files:
+            return
+        encoder.eval()
+        trunk, head = encoder.split(self.cut)
+        views = [self.plain] + [transforms[0]] * (self.options["feature_views"] - 1)
+        kept, self.views = compute_views(trunk, train_set.examples, views, loading)
+        self.tokens, self.labels = [train_set.tokens[i] for i in kept], torch.tensor(train_set.labels)[kept]
+        kept, val_views = compute_views(trunk, val_examples, [self.plain], loading)
+        self.val_examples, self.val_views = [val_examples[i] for i in kept], val_views[:, 0]
+        # Pooled by the backbone as the first stage finds it.
+        self.features = self.run(head, self.views.flatten(0, 1)).unflatten(0, self.views.shape[:2])
+        self.val_features = self.run(head, self.val_views)
+
+    def open(self, stage):
+        """Return the Source of a stage."""
+        if stage.name in self.from_files:
+            size = self.data["batch_size"] if stage.name == "everything" else self.options["finetune_batch_size"]
+            batches = ImageBatches(self.train_set, size, self.data["num_workers"])
+            return Source(batches, lambda model, images: model.encoder(images))
+        if stage.name == "finetune":
+            size, cut = self.options["finetune_batch_size"], self.cut
+            batches = CachedBatches(self.views, self.tokens, self.labels, size, by_caption=False)
+            return Source(batches, lambda m, maps: m.encoder.embed(m.encoder.split(cut)[1](maps)), self.val_views)
+        batches = CachedBatches(self.features, self.tokens, self.labels, self.data["batch_size"], by_caption=True)
+        return Source(batches, lambda model, features: model.encoder.embed(features), self.val_features)
+
+    def val_embeddings(self, source, model):
+        """Return the embeddings (N, E) of the validation images, and the examples they belong to."""
+        if source.val is None:
+            kept, embeddings = encode_images(model.encoder, self.val_examples, self.plain, **self.loading)
+            return embeddings, [self.val_examples[i] for i in kept]
+        return self.run(partial(source.encode, model), source.val), self.val_examples
+
+    @torch.inference_mode()
+    def run(self, network, inputs, batch_size=256):
+        """Run `network` over cached inputs (N, ...): (N, D) float32 on the CPU."""
+        device, outputs = self.loading["device"], []
+        for chunk in inputs.split(batch_size):
+            with autocast(device, self.loading["dtype"]):
+                outputs.append(network(as_input(chunk, device)).float().cpu())
+        return torch.cat(outputs)
+
+
+class Record:
+    """The history of a run, on disk and on the terminal, and its best epoch.
+
+    identity: what must be the same for a run to be resumed
+    fixed:    what every checkpoint of the run holds beside its weights, history and best
+    """
+
+    def __init__(self, run, metric, tracker, identity, fixed):
+        self.run, self.metric, self.tracker, self.identity, self.fixed = run, metric, tracker, identity, fixed
+        self.best_path, self.last_path = best_path(run), last_path(run)
+        self.history, self.best = [], {}
+
+    def add(self, row, model, *, half):
+        """Add an epoch's row; the weights of `model` become the checkpoint if it is the best: True if so."""
+        self.history.append(row)
+        improved = not self.best or row[self.metric] > self.best["value"]
+        if improved:
+            self.best = {"metric": self.metric, "value": row[self.metric], "epoch": row["epoch"]}
+            weights = {k: v for k, v in model.state_dict().items() if k not in training_heads(model)}
+            checkpoint = Checkpoint(weights=weights, history=self.history, best=self.best, **self.fixed)
+            save_checkpoint(self.best_path, checkpoint, half=half)
+        return improved
+
+    def epochs_since_best(self, num_epochs):
+        """Return how many of the last `num_epochs` epochs have passed without a better one."""
+        return min(num_epochs, len(self.history) - self.best["epoch"])
+
+    def save_last(self, parts, next_stage):
+        """Write what --train.resume reads."""
+        state = {"averaged": {}} | {name: part.state_dict() for name, part in parts.items()}
+        state |= {"random": random_state(), "stage": next_stage, "history": self.history, "best": self.best}
+        save_resume(self.last_path, state | self.identity)
+
+    def show(self):
+        """Bring the table, the curves and the tracker up to the last epoch."""
+        with replace_file(f"runs/{self.run}/history.csv") as temporary:
+            pd.DataFrame(self.history).to_csv(temporary, index=False)
+        save_graphs(self.history, self.run)
+        row = self.history[-1]
+        logged = {f"val/{k}": v for k, v in row.items() if k not in ("epoch", "stage", "train_loss")}
+        self.tracker.log({"train/loss": row["train_loss"], **logged}, row["epoch"])
+
+
+def main(config):
+    """Train stage by stage, validate after every epoch, keep the best and the last."""
+    flush_denormals()
+    options, data, model_config = config["train"], config["data"], config["model"]
+    device = pick_device(options["device"])
+    dtype = pick_precision(options["precision"], device)
+    check_options(options, data)
+    stages = plan_stages(options)
     run = options["run"] or RUN_NAMES.get(model_config["encoder"], "")
-    best_path, last_path = Path(f"checkpoints/{run}.safetensors"), Path(f"checkpoints/{run}_last.pt")
     seed_everything(options["seed"])
 
     # Data and model
@@ -357,19 +587,28 @@ def main(config):
     if options["class_loss"] and not classes:
         raise ValueError(f"train.class_loss: {data['data_dir']} has no classes; set it to 0")
     model, native_size = start_model(vocabulary, classes, options, model_config)
-    data["image_size"] = data["image_size"] or native_size or data_loader.DEFAULT_IMAGE_SIZE
-    size = data["image_size"]
+    num_blocks = len(model.encoder.blocks()[0])
+    if not 1 <= options["finetune_blocks"] <= num_blocks:
+        got = f"got {options['finetune_blocks']}, allowed is 1 to {num_blocks}"
+        raise ValueError(f"train.finetune_blocks: {got} for {model_config['encoder']}")
+    size = data["image_size"] = data["image_size"] or native_size or data_loader.DEFAULT_IMAGE_SIZE
+    description = {"name": dataset_name(data["data_dir"]), "fingerprint": fingerprint(train_examples)}
+    identity = {
+        "model_config": model_config,
+        "vocab": vocabulary.itos,
+        "data": description,
+        "heads": sorted(training_heads(model)),
+        "stages": [vars(stage) for stage in stages],
+    }
+    resumed = load_run(last_path(run), identity) if options["resume"] else {}
     model.to(device)
     model.encoder.to(memory_format=torch.channels_last)
-    if options["freeze_encoder"]:
-        model.encoder.backbone.requires_grad_(False)
     if options["compile"]:
         model.encoder.backbone.compile()
 
-    # Batches
+    # What it reads
     augment = data_loader.train_transform(size, **{key: data[key] for key in ("crop_scale", "flip", "jitter", "hue")})
     plain = data_loader.eval_transform(size)
-    loading = {"device": device, "dtype": dtype, "num_workers": data["num_workers"]}
     train_set = data_loader.CaptionDataset(
         train_examples,
         vocabulary,
@@ -378,108 +617,87 @@ def main(config):
         captions_per_image=data["captions_per_image"],
         image_size=size,
     )
-    if options["freeze_encoder"]:
-        # The first view is the plain one, which is what validation and users show the model.
-        transforms = [plain] + [augment] * (options["feature_views"] - 1)
-        kept, features = compute_features(model.encoder, train_examples, transforms, loading)
-        labels = torch.tensor(train_set.labels)[kept]
-        batches = FeatureBatches(features, [train_set.tokens[i] for i in kept], labels, data["batch_size"])
-        forward = model.forward_features
-        kept, val_features = compute_features(model.encoder, val_examples, [plain], loading)
-        val_examples = [val_examples[i] for i in kept]
-    else:
-        batches = ImageBatches(train_set, data["batch_size"], data["num_workers"])
-        forward = model
+    loading = {"device": device, "dtype": dtype, "num_workers": data["num_workers"]}
+    sources = Sources(model.encoder, stages, train_set, val_examples, (augment, plain), loading, config)
 
-    # Optimisation
-    optimizer = build_optimizer(model, options["lr"], options["weight_decay"])
-    scheduler = build_scheduler(optimizer, options["epochs"] * len(batches), options["warmup"])
-    scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
-    parts = {"model": model, "optimizer": optimizer, "scheduler": scheduler, "scaler": scaler}
-    description = {"name": dataset_name(data["data_dir"]), "fingerprint": fingerprint(train_examples)}
-    heads = sorted(name for name in model.state_dict() if name.startswith(model_script.TRAINING_HEADS))
-    identity = {"model_config": model_config, "vocab": vocabulary.itos, "data": description, "heads": heads}
-    history, best = resume_run(last_path, parts, **identity) if options["resume"] else ([], {})
+    # What it writes
     metric = "cider_d" if len(val_examples) >= FEWEST_FOR_CIDER else "bleu4"
     grounder = Grounder(classes, load_aliases(data["data_dir"])) if classes else None
     tracker = Tracker(options["wandb"], project=options["wandb_project"], run=run, folder=f"runs/{run}", config=config)
+    transform = {"image_size": size, "mean": data_loader.MEAN, "std": data_loader.STD}
+    fixed = {"config": config, "vocab": vocabulary.itos, "transform": transform, "classes": classes}
+    fixed |= {"versions": versions(), "data": description}
+    record = Record(run, metric, tracker, identity, fixed)
+    if resumed:
+        record.history, record.best = resumed["history"], resumed["best"]
+        model.load_state_dict(resumed["model"])
     print(
         f"{run}: {len(train_examples):,} train and {len(val_examples):,} val images at {size} px, "
         f"{f'{len(classes)} classes' if classes else 'no classes'}, {len(vocabulary)} words"
     )
-    print(f"on {device} in {str(dtype).removeprefix('torch.')}; Ctrl-C keeps {last_path} for --train.resume")
+    print(f"on {device} in {str(dtype).removeprefix('torch.')}; Ctrl-C keeps {record.last_path} for --train.resume")
 
-    for epoch in range(len(history), options["epochs"]):
-        began = time.perf_counter()
-        trained = train_one_epoch(
-            model,
-            forward,
-            batches.epoch(options["seed"] * 10_000 + epoch),
-            optimizer,
-            scheduler,
-            scaler,
-            config=options,
-            device=device,
-            dtype=dtype,
-            pad_id=vocabulary.pad_id,
-            bar=f"epoch {epoch + 1}/{options['epochs']}",
-        )
-        check_unreadable(trained["failed"], len(train_examples), data["data_dir"])
-        model.eval()
-        if options["freeze_encoder"]:
-            seen = val_examples
-            with torch.inference_mode():
-                embeddings = model.encoder.embed(val_features[:, 0].to(device))
-        else:
-            kept, embeddings = encode_images(model.encoder, val_examples, plain, **loading)
-            seen = [val_examples[i] for i in kept]
-        scores = validate(
-            model,
-            embeddings,
-            seen,
-            [[torch.tensor(vocabulary.encode(text)) for text in example.captions] for example in seen],
-            vocabulary,
-            grounder,
-            beam_size=options["beam_size"],
-            max_len=options["max_len"],
-        )
-        row = {"epoch": epoch + 1, "train_loss": trained["loss"], **scores}
-        row |= {"lr": scheduler.get_last_lr()[0], "seconds": time.perf_counter() - began}
-        history.append(row)
+    for number, stage in enumerate(stages):
+        if number < resumed.get("stage", 0):
+            continue
+        done = sum(row["stage"] == stage.name for row in record.history)
+        if not done:
+            # Each stage has random numbers of its own, so that resuming between two of them changes nothing.
+            seed_everything(options["seed"] + number)
+            if number:
+                load_weights(model, load_checkpoint(record.best_path).weights | training_heads(model), record.best_path)
+        trained_blocks = {"decoder": 0, "everything": num_blocks, "finetune": options["finetune_blocks"]}[stage.name]
+        for index, block in enumerate(model.encoder.blocks()[0]):
+            block.requires_grad_(index >= num_blocks - trained_blocks)
+        source = sources.open(stage)
+        optimizer = build_optimizer(model, stage.lr, options["weight_decay"], stage.encoder_lr)
+        num_steps = stage.epochs * math.ceil(len(source.batches) / options["accumulate"])
+        parts = {
+            "model": model,
+            "optimizer": optimizer,
+            "scheduler": build_scheduler(optimizer, num_steps, options["warmup"]),
+            "scaler": torch.amp.GradScaler(device.type, enabled=dtype == torch.float16),
+        }
+        if options["ema"]:
+            average = get_ema_multi_avg_fn(options["ema"])
+            parts["averaged"] = AveragedModel(model, multi_avg_fn=average, use_buffers=True)
+        if done:
+            for name, part in parts.items():
+                part.load_state_dict(resumed[name])
+            restore_random_state(resumed["random"])
 
-        improved = not best or row[metric] > best["value"]
-        if improved:
-            best = {"metric": metric, "value": row[metric], "epoch": epoch + 1}
-            weights = {k: v for k, v in model.state_dict().items() if not k.startswith(model_script.TRAINING_HEADS)}
-            checkpoint = Checkpoint(
-                weights=weights,
-                config=config,
-                vocab=vocabulary.itos,
-                transform={"image_size": size, "mean": data_loader.MEAN, "std": data_loader.STD},
-                classes=classes,
-                history=history,
-                best=best,
-                versions=versions(),
-                data=description,
+        for epoch in range(done, stage.epochs):
+            began = time.perf_counter()
+            seed = options["seed"] * 10_000 + len(record.history)
+            bar = f"{stage.name} {epoch + 1}/{stage.epochs}"
+            trained = train_one_epoch(
+                stage, source, **parts, config=options, device=device, dtype=dtype, seed=seed, bar=bar
             )
-            save_checkpoint(best_path, checkpoint, half=options["half"])
-        state = {name: part.state_dict() for name, part in parts.items()}
-        save_resume(last_path, {**state, **identity, "history": history, "best": best, "random": random_state()})
-        with replace_file(f"runs/{run}/history.csv") as temporary:
-            pd.DataFrame(history).to_csv(temporary, index=False)
-        save_graphs(history, run)
-        tracker.log({("train/loss" if k == "train_loss" else f"val/{k}"): v for k, v in row.items()}, step=epoch + 1)
-        shown = "  ".join(f"{key} {row[key]:.3f}" for key in ("train_loss", *scores))
-        rate = f"{trained['rows_per_s']:,.0f} {'captions' if options['freeze_encoder'] else 'images'}/s"
-        print(f"epoch {epoch + 1:>3}  {shown}  {rate}  {row['seconds']:.0f} s{'  *' if improved else ''}", flush=True)
-        if options["patience"] and epoch + 1 - best["epoch"] >= options["patience"]:
-            print(f"stopped: no better {metric} for {options['patience']} epochs")
-            break
+            check_unreadable(trained["failed"], len(train_examples), data["data_dir"])
+            judged = (parts["averaged"].module if options["ema"] else model).eval()
+            embeddings, seen = sources.val_embeddings(source, judged)
+            decoding = {"beam_size": options["beam_size"], "max_len": options["max_len"]}
+            scores = validate(judged, embeddings, seen, vocabulary, grounder, **decoding)
+            row = {"epoch": len(record.history) + 1, "stage": stage.name, "train_loss": trained["loss"], **scores}
+            row |= {"lr": optimizer.param_groups[0]["lr"], "seconds": time.perf_counter() - began}
+            improved = record.add(row, judged, half=options["half"])
+            since_best = record.epochs_since_best(epoch + 1)
+            finished = epoch + 1 == stage.epochs or 0 < options["patience"] <= since_best
+            record.save_last(parts, number + finished)
+            record.show()
+            shown = "  ".join(f"{key} {row[key]:.3f}" for key in ("train_loss", *scores))
+            rate = f"{trained['rows_per_s']:,.0f} {'captions' if stage.name == 'decoder' else 'images'}/s"
+            print(f"{stage.name} {epoch + 1:>3}  {shown}  {rate}  {row['seconds']:.0f} s{'  *' if improved else ''}")
+            if finished:
+                if epoch + 1 < stage.epochs:
+                    print(f"{stage.name} stopped: no better {metric} for {since_best} epochs")
+                break
 
     tracker.finish()
+    best = record.best
     print(f"best epoch {best['epoch']}: {best['metric']} {best['value']:.3f} on the validation split")
-    print(f"wrote {best_path}, {last_path}, runs/{run}/history.csv and graphs/{{tl,vl,va}}_{run}.png")
-    print(f"next: python analysis_report.py --model_path {best_path} --data_dir {data['data_dir']}")
+    print(f"wrote {record.best_path}, {record.last_path}, runs/{run}/history.csv and graphs/{{tl,vl,va}}_{run}.png")
+    print(f"next: python analysis_report.py --model_path {record.best_path} --data_dir {data['data_dir']}")
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ from captioning.evaluation import decode_embeddings, encode_images
 from captioning.images import load_image
 from captioning.tokenizer import tokenize
 from model import CNNtoRNN
-from train import FeatureBatches
+from train import CachedBatches
 from vocab import Vocabulary, build_vocabulary, count_words
 
 CONFIG = {
@@ -104,14 +104,15 @@ def bench_decoder(model, examples, vocabulary, runs):
     tokens = [[torch.tensor(vocabulary.encode(text)) for text in example.captions] for example in examples]
     longest = max(len(ids) for captions in tokens for ids in captions)
     features = torch.randn(len(examples), 1, model.encoder.feature_dim)
-    batches = FeatureBatches(features, tokens, torch.zeros(len(examples), dtype=torch.long), 64)
+    labels = torch.zeros(len(examples), dtype=torch.long)
+    batches = CachedBatches(features, tokens, labels, 64, by_caption=True)
     optimizer = torch.optim.AdamW(model.decoder.parameters())
     amount = sum(len(ids) - 1 for captions in tokens for ids in captions)
 
     def epoch(pad_to):
-        for inputs, ids, owner, _, _ in batches.epoch(seed=0):
-            ids = F.pad(ids, (0, max(0, pad_to - ids.shape[1])), value=vocabulary.pad_id)
-            logits, _ = model.forward_features(inputs, ids[:, :-1], owner)
+        for batch in batches.epoch(seed=0):
+            ids = F.pad(batch.tokens, (0, max(0, pad_to - batch.tokens.shape[1])), value=vocabulary.pad_id)
+            logits = model.decoder(model.encoder.embed(batch.images)[batch.owner], ids[:, :-1])
             loss = F.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten(), ignore_index=vocabulary.pad_id)
             optimizer.zero_grad()
             loss.backward()

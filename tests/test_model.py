@@ -182,3 +182,15 @@ def test_a_state_dict_with_one_wrong_shape_is_named_with_both_shapes(tmp_path):
     torch.save(state, tmp_path / "w.pth")
     with pytest.raises(ValueError, match=r"w.pth: .* has shape \(16, 3, 3, 3\), this model needs \(32, 3, 3, 3\)"):
         load_encoder_weights(EncoderCNN(), "mobilenet_v2", str(tmp_path / "w.pth"))
+
+
+@pytest.mark.parametrize(("name", "num_blocks"), [("mobilenet_v2", 19), ("resnet18", 9)])
+def test_a_split_backbone_is_the_backbone(name, num_blocks):
+    encoder = EncoderCNN(name, 8).eval()
+    images = torch.randn(2, 3, 64, 64)
+    assert len(encoder.blocks()[0]) == num_blocks
+    with torch.inference_mode():
+        whole = encoder.backbone(images)
+        for last in (0, 1, 5, num_blocks):
+            trunk, head = encoder.split(last)
+            torch.testing.assert_close(head(trunk(images)), whole)

@@ -14,7 +14,7 @@ import torch
 
 from captioning.checkpoint import load_checkpoint
 from captioning.pictograms import write_dataset
-from train import FeatureBatches, build_scheduler, word_detection_loss
+from train import CachedBatches, build_scheduler, mix_guesses, word_detection_loss
 
 ROOT = Path(__file__).resolve().parents[1]
 TINY = """
@@ -47,13 +47,18 @@ def weights(folder, name):
     return load_checkpoint(folder / "checkpoints" / f"{name}.safetensors").weights
 
 
-@pytest.mark.parametrize("freeze", ["true", "false"])
-def test_resuming_equals_the_uninterrupted_run(folder, freeze):
+@pytest.mark.parametrize(
+    "stages",
+    ["--train.epochs 4", "--train.epochs 4 --train.freeze_encoder false --train.accumulate 2",
+     "--train.epochs 1 --train.finetune_epochs 3 --train.ema 0.9 --train.scheduled_sampling 0.2"],
+)  # fmt: skip
+def test_resuming_equals_the_uninterrupted_run(folder, stages):
     """Stopped by Ctrl-C after an epoch and resumed, the run ends with the same weights and the same history."""
-    flags = [*TINY, "--train.freeze_encoder", freeze, "--train.epochs", "4", "--train.wandb", "off"]
-    run("train.py", *flags, "--train.run", f"whole_{freeze}", cwd=folder)
+    flags = [*TINY, *stages.split(), "--train.wandb", "off"]
+    kind = len(stages)
+    run("train.py", *flags, "--train.run", f"whole_{kind}", cwd=folder)
 
-    name = f"parts_{freeze}"
+    name = f"parts_{kind}"
     history = folder / "runs" / name / "history.csv"
     process = subprocess.Popen(
         [sys.executable, str(ROOT / "train.py"), *flags, "--train.run", name],
@@ -72,9 +77,9 @@ def test_resuming_equals_the_uninterrupted_run(folder, freeze):
     assert 1 <= done < 4
     run("train.py", *flags, "--train.run", name, "--train.resume", cwd=folder)
 
-    whole, parts = (pd.read_csv(folder / "runs" / n / "history.csv") for n in (f"whole_{freeze}", name))
+    whole, parts = (pd.read_csv(folder / "runs" / n / "history.csv") for n in (f"whole_{kind}", name))
     pd.testing.assert_frame_equal(whole.drop(columns="seconds"), parts.drop(columns="seconds"), rtol=1e-6)
-    expected, got = weights(folder, f"whole_{freeze}"), weights(folder, name)
+    expected, got = weights(folder, f"whole_{kind}"), weights(folder, name)
     for key in expected:
         torch.testing.assert_close(got[key], expected[key], rtol=1e-6, atol=1e-6)
 
@@ -90,6 +95,28 @@ def test_a_frozen_backbone_does_not_drift(folder):
         if key.startswith("encoder.backbone."):
             assert torch.equal(first[key], second[key]), key
     assert not torch.equal(first["decoder.output.weight"], second["decoder.output.weight"])
+
+
+def test_fine_tuning_trains_the_last_blocks_alone(folder):
+    """Blocks before the cut keep their weights, blocks behind it change, and no BatchNorm statistics drift."""
+    flags = [*TINY, "--train.finetune_blocks", "3", "--train.encoder_lr", "0.01", "--train.wandb", "off"]
+    run("train.py", *flags, "--train.epochs", "1", "--train.run", "before", cwd=folder)
+    flags += ["--model.encoder_weights", "checkpoints/before.safetensors", "--train.epochs", "0"]
+    run("train.py", *flags, "--train.finetune_epochs", "1", "--train.run", "after", cwd=folder)
+    before, after = weights(folder, "before"), weights(folder, "after")
+    for key in before:
+        if key.startswith("encoder.backbone."):
+            block = int(key.split(".")[3])
+            trained = block >= 16 and not key.endswith(("running_mean", "running_var", "num_batches_tracked"))
+            assert torch.equal(before[key], after[key]) != trained, key
+
+
+def test_scheduled_sampling_replaces_words_but_not_start_or_padding():
+    logits = torch.zeros(1, 4, 5)
+    logits[0, :, 4] = 1.0  # the model always guesses word 4
+    tokens = torch.tensor([[1, 2, 3, 0]])
+    assert mix_guesses(logits, tokens, 1.0).tolist() == [[1, 4, 4, 0]]
+    assert mix_guesses(logits, tokens, 0.0).tolist() == tokens.tolist()
 
 
 def test_wandb_offline_stays_in_the_run_and_curves_are_drawn(folder):
@@ -113,7 +140,11 @@ def test_wandb_offline_stays_in_the_run_and_curves_are_drawn(folder):
         (["--train.resume", "--train.run", "never"], "error: checkpoints/never_last.pt: nothing to resume"),
         (["--model.encoder_weights", "gone.pth"], "error: model.encoder_weights: gone.pth: no such file"),
         (["--data.data_dir", "nowhere"], "error: nowhere"),
-        (["--train.epochs", "0"], "error: train.epochs: got 0, allowed is 1 or more"),
+        (["--train.epochs", "0"], "error: train.epochs: got 0, and no stage after it has epochs"),
+        (["--train.epochs", "-1"], "error: train.epochs: got -1, allowed is 0 or more"),
+        (["--train.finetune_blocks", "20"], "error: train.finetune_blocks: got 20, allowed is 1 to 19"),
+        (["--train.finetune_epochs", "1", "--train.freeze_encoder", "false"], "error: train.finetune_epochs: freeze"),
+        (["--train.ema", "1"], "error: train.ema: got 1.0, allowed is 0 to below 1"),
         (["--data.batch_size", "0"], "error: data.batch_size: got 0, allowed is 2 or more"),
         (["--train.device", "cpu:x"], "error: device: got 'cpu:x'"),
         (["--train.device", "tpu"], "error: device: got 'tpu'"),
@@ -173,17 +204,19 @@ def test_the_schedule_rises_then_falls_to_zero():
     assert rates[-1] < 0.001
 
 
-def test_an_epoch_of_features_holds_every_caption_once():
+@pytest.mark.parametrize(("by_caption", "batch_size"), [(True, 4), (False, 2)])
+def test_an_epoch_of_cached_inputs_holds_every_caption_once(by_caption, batch_size):
     features = torch.arange(6.0).reshape(3, 2, 1)  # image i, view v -> 2 * i + v
     tokens = [[torch.tensor([1, 10 * i + j, 2]) for j in range(2)] for i in range(3)]
-    batches = FeatureBatches(features, tokens, torch.tensor([7, 8, 9]), batch_size=4)
+    batches = CachedBatches(features, tokens, torch.tensor([7, 8, 9]), batch_size, by_caption=by_caption)
     seen = []
-    for inputs, ids, owner, labels, _ in batches.epoch(seed=0):
-        for row in owner.tolist():
-            image = int(inputs[row, 0]) // 2
-            assert labels[row] == 7 + image
-            assert ids[row, 1] // 10 == image
-            seen.append(int(ids[row, 1]))
+    for batch in batches.epoch(seed=0):
+        for ids, row in zip(batch.tokens, batch.owner.tolist(), strict=True):
+            image = int(batch.images[row, 0]) // 2
+            assert batch.labels[row] == 7 + image
+            assert batch.index[row] == image
+            assert ids[1] // 10 == image
+            seen.append(int(ids[1]))
     assert sorted(seen) == [0, 1, 10, 11, 20, 21]
     assert len(batches) == 2
 
