@@ -39,6 +39,18 @@ CONFIG = {
     "seed": 0,
 }
 
+LIMITS = {
+    "image_size": (0, 4096),
+    "crop_scale": (0.01, 1),
+    "flip": (0, 1),
+    "jitter": (0, 1),
+    "hue": (0, 0.5),
+    "batch_size": (1, 65536),
+    "captions_per_image": (0, 1000),
+    "num_workers": (0, 256),
+    "seed": (0, 2**32 - 1),
+}
+
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, as torchvision's weights expect
 DEFAULT_IMAGE_SIZE = 224
 PAD_ID = 0  # <pad> is the first of vocab.SPECIALS
@@ -120,11 +132,11 @@ class CaptionDataset(Dataset):
         image, failed = None, ""
         try:
             # Twice the size leaves the random crop something to choose from.
-            image = self.transform(load_image(self.examples[index].image, 2 * self.image_size))
+            image = load_image(self.examples[index].image, 2 * self.image_size)
         except ValueError as error:
             failed = str(error)
         return {
-            "image": image,
+            "image": None if failed else self.transform(image),
             "tokens": tokens,
             "label": self.labels[index],
             "index": index,
@@ -206,4 +218,4 @@ def main(config):
 
 
 if __name__ == "__main__":
-    cli.run(main, data=CONFIG)
+    cli.run(main, {"data": LIMITS}, data=CONFIG)

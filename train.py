@@ -15,7 +15,9 @@ A frozen encoder computes each image's features once, in a few augmented views; 
 which is what makes a CPU enough.
 """
 
+import itertools
 import math
+import re
 import time
 from collections import defaultdict
 from collections.abc import Callable
@@ -52,6 +54,7 @@ from captioning.files import replace_file
 from captioning.grounding import Grounder
 from captioning.images import check_unreadable
 from captioning.runtime import (
+    TRACKER_MODES,
     Tracker,
     autocast,
     flush_denormals,
@@ -106,6 +109,29 @@ CONFIG = {
     "wandb_project": "mobilenet-captioning",
 }
 
+LIMITS = {
+    "seed": (0, 2**32 - 1),
+    "epochs": (0, 100_000),
+    "lr": (1e-12, 100),
+    "feature_views": (1, 64),
+    "finetune_epochs": (0, 100_000),
+    "finetune_blocks": (1, 19),
+    "finetune_batch_size": (2, 65536),
+    "finetune_lr": (0, 100),
+    "encoder_lr": (0, 100),
+    "warmup": (0, 1),
+    "weight_decay": (0, 10),
+    "grad_clip": (1e-9, 1e9),
+    "accumulate": (1, 1024),
+    "ema": (0, 0.99999),
+    "scheduled_sampling": (0, 1),
+    "label_smoothing": (0, 0.99),
+    "class_loss": (0, 1000),
+    "word_loss": (0, 1000),
+    "patience": (0, 100_000),
+    "beam_size": (1, 100),
+    "max_len": (1, 200),
+}
 RUN_NAMES = {"mobilenet_v2": "mobile", "resnet18": "resnet"}
 LEAST_COVERAGE = 0.5  # of the train captions' running words; a vocabulary of other data knows fewer
 
@@ -404,29 +430,23 @@ def start_model(vocabulary, classes, options, model_config):
         return model, model_script.load_encoder_weights(model.encoder, name, source)
     checkpoint = load_checkpoint(options["init"])
     if checkpoint.vocab != vocabulary.itos:
-        sizes = f"{len(checkpoint.vocab)} words there, {len(vocabulary)} here"
-        raise ValueError(f"{options['init']}: has another vocabulary ({sizes}); give the one it was trained with")
+        pairs = itertools.zip_longest(checkpoint.vocab, vocabulary.itos, fillvalue="nothing")
+        first = next(
+            f"word {i} is {there!r} there, {here!r} here" for i, (there, here) in enumerate(pairs) if there != here
+        )
+        raise ValueError(f"{options['init']}: has another vocabulary ({first}); give the one it was trained with")
     load_weights(model, checkpoint.weights | training_heads(model), options["init"])
     return model, checkpoint.transform["image_size"]
 
 
 def check_options(options, data):
-    """Raise ValueError for a number that is out of range, naming its key."""
-    for name, value, least in (
-        ("train.epochs", options["epochs"], 0),
-        ("train.finetune_epochs", options["finetune_epochs"], 0),
-        ("train.feature_views", options["feature_views"], 1),
-        ("train.accumulate", options["accumulate"], 1),
-        ("train.finetune_batch_size", options["finetune_batch_size"], 2),
-        ("data.batch_size", data["batch_size"], 2),
-        ("data.num_workers", data["num_workers"], 0),
-        ("data.image_size", data["image_size"], 0),
-    ):
-        if value < least:
-            raise ValueError(f"{name}: got {value}, allowed is {least} or more")
-    for name in ("ema", "scheduled_sampling"):
-        if not 0 <= options[name] < 1:
-            raise ValueError(f"train.{name}: got {options[name]}, allowed is 0 to below 1")
+    """Raise ValueError for a setting that could only fail after the features are computed, naming its key."""
+    if data["batch_size"] < 2:
+        raise ValueError(f"--data.batch_size: got {data['batch_size']}, BatchNorm needs 2 or more")
+    if options["wandb"] not in TRACKER_MODES:
+        raise ValueError(f"--train.wandb: got {options['wandb']!r}, allowed are {', '.join(TRACKER_MODES)}")
+    if options["run"] and not re.fullmatch(r"\w[\w.-]*", options["run"]):
+        raise ValueError(f"--train.run: got {options['run']!r}, allowed are letters, digits, and . _ - within")
 
 
 def best_path(run):
@@ -701,4 +721,5 @@ def main(config):
 
 
 if __name__ == "__main__":
-    cli.run(main, train=CONFIG, data=data_loader.CONFIG, model=model_script.CONFIG)
+    limits = {"train": LIMITS, "data": data_loader.LIMITS, "model": model_script.LIMITS}
+    cli.run(main, limits, train=CONFIG, data=data_loader.CONFIG, model=model_script.CONFIG)

@@ -99,6 +99,8 @@ def load_vocabulary(path):
     Raises ValueError if the file is missing, asks for any code (a pickle can), or is not a vocabulary.
     """
     path = Path(path)
+    if path.is_dir():
+        raise ValueError(f"vocab_path: got {str(path)!r}, a folder; the name of a file is needed")
     if not path.is_file():
         raise ValueError(f"{path}: no such vocabulary; `python vocab.py --vocab_path {path}` builds one")
     if path.stat().st_size > MAX_FILE_BYTES:
@@ -133,6 +135,9 @@ class PlainUnpickler(pickle.Unpickler):
 def main(config):
     """Count the train captions, save the vocabulary, and show what it covers."""
     config = config["vocab"]
+    path = Path(config["vocab_path"] or f"vocab_{config['min_count']}.pkl")
+    if path.exists():
+        load_vocabulary(path)  # refuses to let anything else be overwritten
     examples = load_examples(config["data_dir"])
     captions = {
         split: [caption for example in group for caption in example.captions]
@@ -142,7 +147,6 @@ def main(config):
         raise ValueError(f"{config['data_dir']}: no captions in its train split, which the vocabulary is built from")
     counts, lengths = count_words(captions["train"])
     vocabulary = build_vocabulary(counts, config["min_count"])
-    path = Path(config["vocab_path"] or f"vocab_{config['min_count']}.pkl")
     save_vocabulary(path, vocabulary, counts, config["min_count"])
     plots.vocabulary_figure(lengths, counts, config["graph_path"], min_count=config["min_count"])
 
@@ -153,8 +157,10 @@ def main(config):
             share = coverage(count_words(captions[split])[0], vocabulary)
             print(f"coverage {split:<7} {share:.2%} of the running words")
     print("most frequent    " + ", ".join(f"{word} {count:,}" for word, count in counts.most_common(12)))
-    print(f"wrote {path} and {config['graph_path']}; next: python data_loader.py")
+    flags = {"--data_dir": (config["data_dir"], CONFIG["data_dir"]), "--vocab_path": (str(path), "vocab_2.pkl")}
+    told = "".join(f" {flag} {value}" for flag, (value, default) in flags.items() if value != default)
+    print(f"wrote {path} and {config['graph_path']}; next: python data_loader.py{told}")
 
 
 if __name__ == "__main__":
-    cli.run(main, vocab=CONFIG)
+    cli.run(main, {"vocab": {"min_count": (1, 2**31)}}, vocab=CONFIG)

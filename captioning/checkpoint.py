@@ -5,6 +5,7 @@
 `checkpoints/<run>_last.pt`       optimizer, scheduler, generators, epoch; read with weights_only=True
 """
 
+import contextlib
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +17,7 @@ from safetensors.torch import save_file
 from captioning.files import replace_file
 
 FORMAT = 1
+MAX_IMAGE_SIZE = 4096  # pixels a side
 
 
 @dataclass
@@ -58,7 +60,7 @@ def save_checkpoint(path, checkpoint, *, half=False):
     }
     metadata = {"format": json.dumps(FORMAT)}
     metadata |= {name: json.dumps(getattr(checkpoint, name), ensure_ascii=False) for name in PARTS}
-    with replace_file(path) as temporary:
+    with replace_file(path) as temporary, writing(path):
         save_file(weights, temporary, metadata)
 
 
@@ -66,7 +68,7 @@ def load_checkpoint(path):
     """Read a Checkpoint. Raises ValueError, one line naming the file, if it is missing, damaged or foreign."""
     path = Path(path)
     if not path.is_file():
-        raise ValueError(f"{path}: no such checkpoint; `python train.py` writes one, or give another model_path")
+        raise ValueError(f"{path}: no such checkpoint; `python train.py` writes one")
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
@@ -86,15 +88,42 @@ def load_checkpoint(path):
     for name, kind in PARTS.items():
         if not isinstance(parts[name], kind):
             raise ValueError(f"{path}: {name!r} is a {type(parts[name]).__name__}, must be a {kind.__name__}")
-    if not all(isinstance(word, str) for word in parts["vocab"]):
-        raise ValueError(f"{path}: 'vocab' holds something other than words")
+    for name in ("vocab", "classes"):
+        if not all(isinstance(word, str) for word in parts[name]):
+            raise ValueError(f"{path}: {name!r} holds something other than words")
+    if not isinstance(parts["config"].get("model"), dict):
+        raise ValueError(f"{path}: 'config' does not describe a model")
+    check_transform(path, parts["transform"])
     return Checkpoint(weights=weights, **parts)
+
+
+def check_transform(path, transform):
+    """Raise ValueError unless a checkpoint's transform is an image size and three means and deviations."""
+    if set(transform) != {"image_size", "mean", "std"}:
+        raise ValueError(f"{path}: 'transform' has {sorted(transform)}, must have image_size, mean, std")
+    size = transform["image_size"]
+    if not isinstance(size, int) or not 1 <= size <= MAX_IMAGE_SIZE:
+        raise ValueError(f"{path}: image_size is {size!r}, allowed is 1 to {MAX_IMAGE_SIZE}")
+    for name in ("mean", "std"):
+        values = transform[name]
+        if not isinstance(values, list) or len(values) != 3 or not all(isinstance(v, int | float) for v in values):
+            raise ValueError(f"{path}: {name} is {str(values)[:60]}, must be three numbers")
 
 
 def save_resume(path, state):
     """Write the resume state: tensors and built-in types only; the old file stays until the new one is complete."""
-    with replace_file(path) as temporary:
+    with replace_file(path) as temporary, writing(path):
         torch.save(state, temporary)
+
+
+@contextlib.contextmanager
+def writing(path):
+    """Turn what safetensors and torch raise on a full disk into an OSError that names the file."""
+    try:
+        yield
+    except (SafetensorError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:160]
+        raise OSError(f"{path}: could not be written, is the disk full? What was there is kept ({reason})") from None
 
 
 def load_resume(path):

@@ -3,6 +3,8 @@
     if __name__ == "__main__":
         cli.run(main, train=CONFIG, data=data_loader.CONFIG, model=model.CONFIG)
 
+    cli.run(main, limits={"train": LIMITS}, train=CONFIG)               # LIMITS = {"epochs": (0, 1000), ...}
+
 `main` receives `{"train": {...}, "data": {...}, "model": {...}}` with the flags applied; CONFIG itself is not
 changed. `--train.epochs 5` sets a key; a script with a single dict also takes the bare `--epochs 5`.
 """
@@ -17,9 +19,10 @@ USER_ERROR = 2  # exit code of a mistake that the user can mend
 INTERRUPTED = 130  # 128 + SIGINT, as shells count it
 
 
-def run(main, **configs):
+def run(main, limits=None, **configs):
     """Resolve the flags over `configs`, call `main` with the result, and end the process on an error.
 
+    limits:  name -> {key: (least, most)}, of numbers
     configs: name -> dict of str, int, float, bool (and non-empty lists of these); the values are the defaults
 
     ValueError and OSError are a user's mistake: one line on standard error, exit code 2. Ctrl-C ends with 130.
@@ -28,6 +31,7 @@ def run(main, **configs):
     try:
         arguments = normalise_arguments(sys.argv[1:], configs)
         config = tyro.cli(dict, default=configs, args=arguments, description=sys.modules["__main__"].__doc__)
+        check_limits(config, limits or {})
         main(config)
     except (ValueError, OSError) as error:
         print(f"error: {message(error)}", file=sys.stderr)
@@ -35,6 +39,15 @@ def run(main, **configs):
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(INTERRUPTED)
+
+
+def check_limits(config, limits):
+    """Raise ValueError for the first number outside its limits; NaN is outside all of them."""
+    for name, keys in limits.items():
+        for key, (least, most) in keys.items():
+            value = config[name][key]
+            if not least <= value <= most:
+                raise ValueError(f"--{name}.{key}: got {value}, allowed is {least:.12g} to {most:.12g}")
 
 
 def normalise_arguments(arguments, configs):

@@ -39,9 +39,10 @@ class ImageDataset(Dataset):
 
     def __getitem__(self, index):
         try:
-            return index, self.transform(load_image(self.examples[index].image))
+            image = load_image(self.examples[index].image)
         except ValueError as error:
             return index, str(error)
+        return index, self.transform(image)
 
 
 def collate_readable(items):

@@ -11,12 +11,19 @@ def replace_file(path):
     """Give a temporary path to write; put it in the place of `path` when the block ends well.
 
     An error inside the block (disk full, Ctrl-C) removes the temporary file and leaves the old one as it was.
-    Missing parent folders are made.
+    Missing parent folders are made. Raises ValueError naming `path` if no file can be made there.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # The suffix stays, since Pillow and matplotlib choose the format by it.
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}.", suffix=path.suffix)
+    if path.is_dir():
+        raise ValueError(f"{path}: is a folder, the name of a file is needed")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # The suffix stays, since Pillow and matplotlib choose the format by it.
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}.", suffix=path.suffix)
+    except (FileExistsError, NotADirectoryError):
+        raise ValueError(f"{path}: a file stands where its folder should be") from None
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be written ({error.strerror})") from None
     os.close(handle)
     temporary = Path(name)
     try:

@@ -7,6 +7,7 @@ printed in grey says the same.
 
 import math
 from contextlib import contextmanager
+from pathlib import Path
 
 import matplotlib
 import numpy as np
@@ -43,6 +44,8 @@ MAX_SIDE = 60.0  # inches; a wider figure takes more memory than it is worth
 @contextmanager
 def new_figure(path, width, height, layout="constrained"):
     """Give a Figure of width x height inches; write it to `path` when the block ends well."""
+    if Path(path).suffix.lower() != ".png":
+        raise ValueError(f"{path}: figures are written as PNG, give a name that ends in .png")
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(width, height), dpi=DPI, layout=layout, facecolor="white")
         FigureCanvasAgg(figure)

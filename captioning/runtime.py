@@ -26,10 +26,12 @@ def pick_device(name=""):
     have = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if not have.get(kind):
         raise ValueError(f"device: got {name!r}, this machine has {', '.join(k for k, v in have.items() if v)}")
-    try:
-        return torch.device(name)
-    except RuntimeError:
-        raise ValueError(f"device: got {name!r}, allowed are cpu, cuda, cuda:<number>, mps") from None
+    number = name.removeprefix(kind).removeprefix(":")
+    count = torch.cuda.device_count() if kind == "cuda" else 0
+    if name != kind and not (number.isdecimal() and int(number) < count):
+        cards = f", cuda:0 to cuda:{count - 1}" if count else ""
+        raise ValueError(f"device: got {name!r}, this machine has {', '.join(k for k, v in have.items() if v)}{cards}")
+    return torch.device(name)
 
 
 def flush_denormals():
@@ -74,6 +76,8 @@ def pick_precision(name, device):
     """Return the torch dtype of autocast: "auto" is bfloat16 where the hardware multiplies it, else float32."""
     if name not in PRECISIONS:
         raise ValueError(f"precision: got {name!r}, allowed are {', '.join(PRECISIONS)}")
+    if name == "float16" and device.type != "cuda":
+        raise ValueError(f"precision: got float16, which needs CUDA; on {device.type} give bfloat16, float32 or auto")
     if name != "auto":
         return getattr(torch, name)
     if device.type == "cuda" and torch.cuda.is_bf16_supported():

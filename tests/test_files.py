@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import stat
 
 import pytest
@@ -96,3 +97,10 @@ def test_the_content_is_flushed_before_the_rename(old, monkeypatch):
     with replace_file(old) as temporary:
         temporary.write_text("new")
     assert order == ["fsync", "replace"]
+
+
+def test_a_path_that_cannot_be_a_file_is_named_as_the_user_wrote_it(old):
+    for path, message in ((old / "x.csv", "a file stands where its folder"), (old.parent, "is a folder")):
+        with pytest.raises(ValueError, match=f"{re.escape(str(path))}: {message}"), replace_file(path):
+            pass
+    assert_untouched(old)

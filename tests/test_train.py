@@ -14,7 +14,16 @@ import torch
 
 from captioning.checkpoint import load_checkpoint
 from captioning.pictograms import write_dataset
-from train import CachedBatches, build_scheduler, mix_guesses, word_detection_loss
+from model import CNNtoRNN
+from train import (
+    CachedBatches,
+    Source,
+    Stage,
+    build_scheduler,
+    mix_guesses,
+    train_one_epoch,
+    word_detection_loss,
+)
 
 ROOT = Path(__file__).resolve().parents[1]
 TINY = """
@@ -111,6 +120,21 @@ def test_fine_tuning_trains_the_last_blocks_alone(folder):
             assert torch.equal(before[key], after[key]) != trained, key
 
 
+def test_a_loss_that_is_not_finite_stops_the_training():
+    model = CNNtoRNN(6, embed_size=4, hidden_size=4)
+    tokens = [[torch.tensor([1, 4, 2])], [torch.tensor([1, 5, 2])]]
+    batches = CachedBatches(torch.full((2, 1, 1280), torch.nan), tokens, torch.zeros(2).long(), 2, by_caption=True)
+    source = Source(batches, lambda model, features: model.encoder.embed(features))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+    config = {key: 0 for key in ("scheduled_sampling", "class_loss", "word_loss", "label_smoothing")}
+    config |= {"accumulate": 1, "grad_clip": 1.0}
+    scheduler, scaler = build_scheduler(optimizer, 1, 0), torch.amp.GradScaler("cpu", enabled=False)
+    stage, device = Stage("decoder", 1, 0.5, 0.0), torch.device("cpu")
+    with pytest.raises(ValueError, match="the loss became nan; lower --train.lr"):
+        train_one_epoch(stage, source, model, optimizer, scheduler, scaler, config=config, device=device,
+                        dtype=torch.float32, seed=0, bar="")  # fmt: skip
+
+
 def test_scheduled_sampling_replaces_words_but_not_start_or_padding():
     logits = torch.zeros(1, 4, 5)
     logits[0, :, 4] = 1.0  # the model always guesses word 4
@@ -136,16 +160,23 @@ def test_wandb_offline_stays_in_the_run_and_curves_are_drawn(folder):
 @pytest.mark.parametrize(
     ("flags", "line"),
     [
-        (["--train.lr", "1e30"], "error: training: the loss became"),
+        (["--train.lr", "nan"], "error: --train.lr: got nan, allowed is 1e-12 to 100"),
+        (["--train.grad_clip", "-1"], "error: --train.grad_clip: got -1.0, allowed is"),
+        (["--model.dropout", "1.5"], "error: --model.dropout: got 1.5, allowed is 0 to 0.95"),
+        (["--data.crop_scale", "0"], "error: --data.crop_scale: got 0.0, allowed is 0.01 to 1"),
+        (["--train.wandb", "foo"], "error: --train.wandb: got 'foo', allowed are auto, online, offline, off"),
+        (["--train.run", "../x"], "error: --train.run: got '../x', allowed are letters"),
+        (["--train.precision", "float16"], "error: precision: got float16, which needs CUDA"),
+        (["--train.init", "gone.safetensors"], "error: gone.safetensors: no such checkpoint"),
         (["--train.resume", "--train.run", "never"], "error: checkpoints/never_last.pt: nothing to resume"),
         (["--model.encoder_weights", "gone.pth"], "error: model.encoder_weights: gone.pth: no such file"),
         (["--data.data_dir", "nowhere"], "error: nowhere"),
         (["--train.epochs", "0"], "error: train.epochs: got 0, and no stage after it has epochs"),
-        (["--train.epochs", "-1"], "error: train.epochs: got -1, allowed is 0 or more"),
-        (["--train.finetune_blocks", "20"], "error: train.finetune_blocks: got 20, allowed is 1 to 19"),
+        (["--train.epochs", "-1"], "error: --train.epochs: got -1, allowed is 0 to 100000"),
+        (["--train.finetune_blocks", "20"], "error: --train.finetune_blocks: got 20, allowed is 1 to 19"),
         (["--train.finetune_epochs", "1", "--train.freeze_encoder", "false"], "error: train.finetune_epochs: freeze"),
-        (["--train.ema", "1"], "error: train.ema: got 1.0, allowed is 0 to below 1"),
-        (["--data.batch_size", "0"], "error: data.batch_size: got 0, allowed is 2 or more"),
+        (["--train.ema", "1"], "error: --train.ema: got 1.0, allowed is 0 to 0.99999"),
+        (["--data.batch_size", "1"], "error: --data.batch_size: got 1, BatchNorm needs 2 or more"),
         (["--train.device", "cpu:x"], "error: device: got 'cpu:x'"),
         (["--train.device", "tpu"], "error: device: got 'tpu'"),
         (["--train.precision", "int8"], "error: precision: got 'int8'"),

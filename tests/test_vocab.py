@@ -116,3 +116,13 @@ def test_a_truncated_vocabulary_is_named_in_one_line(tmp_path, share):
     with pytest.raises(ValueError, match="v.pkl: not a vocabulary of this project") as error:
         load_vocabulary(tmp_path / "v.pkl")
     assert "\n" not in str(error.value)
+
+
+def test_a_file_that_is_no_vocabulary_is_never_overwritten(tmp_path):
+    """`vocab.py --vocab_path captions.csv` once replaced the captions by a pickle."""
+    path = tmp_path / "captions.csv"
+    path.write_text("image,caption\n", encoding="utf-8")
+    config = {"data_dir": str(tmp_path), "min_count": 2, "vocab_path": str(path), "graph_path": "g.png"}
+    with pytest.raises(ValueError, match=r"captions\.csv: not a vocabulary"):
+        main({"vocab": config})
+    assert path.read_text(encoding="utf-8") == "image,caption\n"
