@@ -21,7 +21,7 @@ import pandas as pd
 
 from captioning import cli, plots, report
 from captioning.annotations import dataset_name, dataset_root, load_aliases, load_examples
-from captioning.evaluation import caption_examples, caption_scores, recipe
+from captioning.evaluation import caption_examples, caption_scores, java_scores, recipe
 from captioning.grounding import confusion
 from captioning.runtime import pick_device
 from captioning.tokenizer import tokenize
@@ -38,6 +38,8 @@ CONFIG = {
     "beam_size": 5,  # 1 = greedy
     "max_len": 30,  # words of the longest caption
     "length_penalty": 0.7,  # the log-probability is divided by length ** this
+    # scores
+    "java_metrics": False,  # True: METEOR and SPICE too, as far as java and pycocoevalcap are there; minutes
     # speed
     "batch_size": 64,  # images
     "num_workers": 2,  # processes that read images; 0 = none
@@ -55,11 +57,12 @@ def report_folder(output, model_path, split):
     return folder
 
 
-def build_tables(predictions, *, root, beam_size, grounder=None, plain_grounder=None):
+def build_tables(predictions, *, root, beam_size, grounder=None, plain_grounder=None, more_scores=None):
     """Return the DataFrames of the report by name; without a grounder "images" and "summary" alone.
 
     root:           folder that the images' paths are written relative to
     plain_grounder: one without the aliases, where `grounder` has some: the accuracy is reported by both
+    more_scores:    name in report.JAVA_METRICS -> value
     """
     hypotheses, references = report.token_lists(predictions)
     fewest, most = min(map(len, references)), max(map(len, references))
@@ -70,7 +73,8 @@ def build_tables(predictions, *, root, beam_size, grounder=None, plain_grounder=
         return f"{text}|aliases:{aliases}" if plain_grounder and metric in report.CLASS_METRICS else text
 
     images = report.image_table(predictions, root, grounder)
-    summary = report.summary_table(images, caption_scores(hypotheses, references), recipe_of)
+    scores = caption_scores(hypotheses, references) | (more_scores or {})
+    summary = report.summary_table(images, scores, recipe_of)
     if not grounder:
         return {"images": images, "summary": summary}
     if plain_grounder:
@@ -142,12 +146,14 @@ def main(config):
     )
     if not any(prediction.example.label for prediction in predictions):
         grounder = plain_grounder = None
+    more_scores, skipped = java_scores(*report.token_lists(predictions)) if config["java_metrics"] else ({}, {})
     tables = build_tables(
         predictions,
         root=root,
         beam_size=config["beam_size"],
         grounder=grounder,
         plain_grounder=plain_grounder,
+        more_scores=more_scores,
     )
 
     read = {prediction.example.image for prediction in predictions}
@@ -157,6 +163,7 @@ def main(config):
         unreadable=[report.relative_path(e.image, root) for e in examples if e.image not in read],
         unseen=sorted({example.label for example in examples} - {*checkpoint.classes, ""}),
         known_words=sum(word in vocabulary.stoi for word in words) / max(1, len(words)),
+        skipped=skipped,
     )
     facts = report.findings(
         tables,

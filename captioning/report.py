@@ -26,6 +26,7 @@ METRICS = {  # as in summary.csv and the recipes -> as printed
     "recall": "recall",
     "f1": "F1",
 }
+JAVA_METRICS = {"meteor": "METEOR", "spice": "SPICE"}  # where asked for and possible, after the others
 CLASS_METRICS = ("accuracy", "precision", "recall", "f1")
 MOST_EXTREME = 10  # classes in the group of the best, and of the worst
 FEW_WORDS = 0.95  # a vocabulary that holds a smaller share of the references' words is worth a sentence
@@ -129,8 +130,8 @@ def true_and_named(images):
 def summary_table(images, caption_scores, recipe):
     """The scores of the whole split: metric, value, recipe.
 
-    caption_scores: name in METRICS -> value
-    recipe:         function (name in METRICS, number of images) -> what the value depends on
+    caption_scores: name in METRICS or JAVA_METRICS -> value
+    recipe:         function (that name, number of images) -> what the value depends on
 
     Where images have classes, these count too; precision, recall and F1 are means over the split's classes.
     """
@@ -141,7 +142,7 @@ def summary_table(images, caption_scores, recipe):
         count = dict.fromkeys(CLASS_METRICS, len(true))
     rows = [
         (label, scores[name], recipe(name, count.get(name, len(images))))
-        for name, label in METRICS.items()
+        for name, label in (METRICS | JAVA_METRICS).items()
         if name in scores
     ]
     return pd.DataFrame(rows, columns=["metric", "value", "recipe"])
@@ -254,12 +255,13 @@ def findings(tables, *, subject, reference_accuracy):
     return facts
 
 
-def reservations(tables, *, unreadable=(), unseen=(), known_words=1.0):
+def reservations(tables, *, unreadable=(), unseen=(), known_words=1.0, skipped=None):
     """Return what a reader has to know before he trusts a number, a sentence each.
 
     unreadable:  paths of the images left out
     unseen:      classes of the data that the checkpoint was not trained on
     known_words: share of the references' words that the model's vocabulary holds
+    skipped:     name in JAVA_METRICS that was asked for -> why there is no such score
     """
     images, notes = tables["images"], []
     if unreadable:
@@ -271,6 +273,7 @@ def reservations(tables, *, unreadable=(), unseen=(), known_words=1.0):
             f"CIDEr-D says little here: it weighs a word by how rare it is in the split, and this has "
             f"{counted(len(images), 'image')}."
         )
+    notes += [f"{JAVA_METRICS[name]} was skipped: {reason}." for name, reason in (skipped or {}).items()]
     if "classes" not in tables:
         return [*notes, "The data has no classes: the report is about the captions alone."]
     without = int((images["class"] == "").sum())

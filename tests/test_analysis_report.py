@@ -219,6 +219,17 @@ def test_one_image_is_enough():
     assert "# mobile on data" in text_of(tables, report.reservations(tables))
 
 
+def test_java_metrics_are_rows_with_their_recipe_or_reservations():
+    tables = analysis_report.build_tables(
+        HAND_MADE, root=Path("data"), beam_size=5, more_scores={"meteor": 0.25, "spice": 0.5}
+    )
+    rows = tables["summary"].set_index("metric")
+    assert rows["value"][["METEOR", "SPICE"]].tolist() == [0.25, 0.5]
+    assert rows["recipe"]["METEOR"] == "meteor|corpus|refs:1-2|tok:nltk-coco|version:1.5-en-norm|beam:5|n:4"
+    notes = report.reservations(tables, skipped={"spice": "there is no java that runs"})
+    assert "SPICE was skipped: there is no java that runs." in notes
+
+
 # ---- files
 
 
@@ -322,6 +333,17 @@ def test_script_takes_aliases_and_foreign_classes(tiny):
     analysis_report.main({"report": tiny})
     summary = pd.read_csv("reports/mobile/summary.csv")
     assert summary["recipe"].str.contains("aliases:no").sum() == 1
+
+
+def test_script_names_the_java_metrics_that_it_skipped(tiny, monkeypatch, tmp_path):
+    pytest.importorskip("pycocoevalcap")
+    monkeypatch.setenv("PATH", str(tmp_path))  # no java
+    analysis_report.main({"report": {**tiny, "java_metrics": True}})
+    text = Path("reports/mobile/report.md").read_text(encoding="utf-8")
+    for name in ("METEOR", "SPICE"):
+        assert f"- {name} was skipped: there is no java that runs." in text
+    analysis_report.main({"report": tiny})
+    assert "METEOR" not in Path("reports/mobile/report.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import pytest
 from nltk.translate.bleu_score import SmoothingFunction
 from nltk.translate.bleu_score import sentence_bleu as nltk_sentence_bleu
 
-from captioning.metrics import cider_d, corpus_bleu, rouge_l, sentence_bleu
+from captioning.metrics import CiderD, cider_d, corpus_bleu, rouge_l, sentence_bleu
 from captioning.tokenizer import tokenize
 
 METRICS = [corpus_bleu, sentence_bleu, rouge_l, cider_d]
@@ -60,10 +60,39 @@ def test_equals_pycocoevalcap_whatever_the_vocabulary(words):
     assert_equals_pycocoevalcap(*random_captions(0, images=40, words=words, longest=70))
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_equals_pycocoevalcap_with_a_vocabulary_larger_than_the_captions(seed):
+    """Most words stand once: numbers of n-grams are large, and many of the hypotheses' are in no reference."""
+    words = [f"w{number}" for number in range(100_000)]
+    hypotheses, references = random_captions(seed, images=60, words=words, longest=40)
+    generator = random.Random(seed)
+    for tokens in hypotheses:
+        if tokens:
+            tokens[generator.randrange(len(tokens))] = generator.choice(words)
+    assert_equals_pycocoevalcap(hypotheses, references)
+
+
+def test_equals_pycocoevalcap_on_long_captions_that_repeat_words():
+    """A caption longer than 64 words leaves a machine word's bits; counts beyond 1 meet BLEU's and CIDEr-D's clips."""
+    generator = random.Random(0)
+    references = [[generator.choices("abc", k=generator.randint(70, 130)) for _ in range(2)] for _ in range(4)]
+    hypotheses = [["a"] * 100, list("ab") * 50, references[2][1][::-1], ["x"] * 70]
+    assert_equals_pycocoevalcap(hypotheses, references)
+
+
+def test_ngrams_of_the_same_numbers_are_not_mistaken_for_each_other():
+    """Sums or products of the tokens' numbers would make "a d" equal "b c"; a caption ends where the next begins."""
+    assert_equals_pycocoevalcap(split("a d", "b c", "c b", "d a"), [split(c) for c in ("b c", "a d", "d a", "c b")])
+    # "b c" stands across the border of two captions only.
+    assert_equals_pycocoevalcap(split("a b", "c d", "b c"), [split("a b", "c d"), split("c d", "a b"), split("b c d")])
+
+
 @pytest.mark.parametrize(
     ("hypotheses", "references"),
     [
         ([[]], [split("a b c d e")]),
+        ([[], []], [split("a b"), split("c")]),
+        (split("x x x x x y x", "a"), [split("a b c d"), split("a b", "b a")]),
         ([[]], [[[], *split("a b")]]),
         (split("a"), [split("a b c d e")]),
         (split("a b c"), [split("a b c", "a b c d")]),
@@ -72,7 +101,18 @@ def test_equals_pycocoevalcap_whatever_the_vocabulary(words):
         (split("a b c d e", "a b c d e"), [split("a b c d e"), split("a b c d e")]),
         (split("a b c d", "", "e"), [split("a b c d"), split("a b"), split("e f g h i")]),
     ],
-    ids=["empty", "both empty", "one word", "shorter than n", "no match", "repeats", "same images", "mixed"],
+    ids=[
+        "empty",
+        "all empty",
+        "words of no reference",
+        "both empty",
+        "one word",
+        "shorter than n",
+        "no match",
+        "repeats",
+        "same images",
+        "mixed",
+    ],
 )
 def test_equals_pycocoevalcap_at_the_edges(hypotheses, references):
     assert_equals_pycocoevalcap(hypotheses, references)
@@ -132,6 +172,74 @@ def test_cider_d_by_hand():
     _, scores = cider_d(split("a b", "x"), [split("a b b"), split("a c")])
     expected = 10 * math.exp(-1 / 72) * (1 + 1 / math.sqrt(2)) / 4
     assert scores == pytest.approx([expected, 0])
+
+
+# ---- the reward of self-critical training ----
+
+
+def training_batch(seed, images=30, size=40):
+    """Return (references of all images, hypotheses, their images): images repeat, are missing and in any order."""
+    generator = random.Random(seed)
+    _, references = random_captions(seed, images)
+    indices = [generator.randrange(images) for _ in range(size)]
+    hypotheses = [generator.choices("abcdefghxyz", k=generator.randint(0, 12)) for _ in indices]
+    return references, hypotheses, indices
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_rewards_are_the_scores_of_the_whole_set(seed):
+    """One caption of the batch among the references' own: frequencies and so the score do not depend on the rest."""
+    references, hypotheses, images = training_batch(seed)
+    rewards = CiderD(references).score(hypotheses, images)
+    assert rewards.shape == (40,)
+    assert rewards.max() > 0
+    for tokens, image, reward in zip(hypotheses, images, rewards, strict=True):
+        captions = [group[0] for group in references]
+        captions[image] = tokens
+        assert cider_d(captions, references)[1][image] == pytest.approx(reward, abs=1e-12)
+
+
+def test_rewards_equal_pycocoevalcap():
+    cider = pytest.importorskip("pycocoevalcap.cider.cider").Cider()
+    hypotheses, references = random_captions(7, images=50)
+    gts = {i: [" ".join(tokens) for tokens in group] for i, group in enumerate(references)}
+    _, expected = cider.compute_score(gts, {i: [" ".join(tokens)] for i, tokens in enumerate(hypotheses)})
+    order = np.random.default_rng(0).permutation(50)
+    rewards = CiderD(references).score([hypotheses[i] for i in order], order)
+    np.testing.assert_allclose(rewards, expected[order], rtol=0, atol=1e-9)
+
+
+def test_token_ids_are_as_good_as_words():
+    references, hypotheses, images = training_batch(1)
+    number = {word: 10**9 + 7 * index for index, word in enumerate("zyxabcdefgh")}
+    id_references = [[[number[word] for word in tokens] for tokens in group] for group in references]
+    id_hypotheses = [[number[word] for word in tokens] for tokens in hypotheses]
+    rewards = CiderD(id_references).score(id_hypotheses, np.array(images))
+    np.testing.assert_allclose(rewards, CiderD(references).score(hypotheses, images), rtol=0, atol=1e-12)
+
+
+def test_a_batch_leaves_no_trace():
+    """Words and n-grams that a batch brings get numbers for that batch alone."""
+    references, hypotheses, images = training_batch(2)
+    reward = CiderD(references)
+    first = reward.score(hypotheses, images)
+    reward.score([list("qrstuv"), list("vutsrq")], [0, 1])
+    np.testing.assert_array_equal(reward.score(hypotheses, images), first)
+    assert reward.score([], []).shape == (0,)
+    assert reward.score([[], []], [0, 0]).tolist() == [0, 0]
+
+
+def test_rewards_that_do_not_fit_are_refused():
+    reward = CiderD([split("a b"), split("c")])
+    with pytest.raises(ValueError, match=r"shape \(2,\) for 1 hypotheses"):
+        reward.score(split("a"), [0, 1])
+    for index in (-1, 2):
+        with pytest.raises(ValueError, match=f"got {index} to {index}, allowed are 0 to 1"):
+            reward.score(split("a"), [index])
+    with pytest.raises(ValueError, match="image 1 has none"):
+        CiderD([split("a"), []])
+    with pytest.raises(ValueError, match="got none"):
+        CiderD([])
 
 
 # ---- edges ----
