@@ -98,13 +98,12 @@ LEAST_COVERAGE = 0.5  # of the train captions' running words; a vocabulary of ot
 class FeatureBatches:
     """Batches of cached features, one row per caption, in a new order and with new views each epoch.
 
-    features: (N, W, D), W views of each image; tokens: N lists of id tensors; labels: (N,) long
+    features: (N, W, D), W views of each image; tokens: Captions of the N images; labels: (N,) long
     """
 
     def __init__(self, features, tokens, labels, batch_size):
         self.features, self.labels, self.batch_size = features, labels, batch_size
-        self.tokens = [ids for captions in tokens for ids in captions]
-        self.image = torch.tensor([row for row, captions in enumerate(tokens) for _ in captions])
+        self.tokens, self.image = tokens.ids, torch.from_numpy(tokens.owner)
 
     def __len__(self):
         return math.ceil(len(self.tokens) / self.batch_size)
@@ -116,7 +115,7 @@ class FeatureBatches:
         views = torch.randint(self.features.shape[1], (len(order),), generator=generator)
         for rows, view in zip(order.split(self.batch_size), views.split(self.batch_size), strict=True):
             image = self.image[rows]
-            tokens = data_loader.pad_tokens([self.tokens[row] for row in rows.tolist()])
+            tokens = torch.from_numpy(self.tokens.padded(rows.numpy()))
             yield self.features[image, view], tokens, torch.arange(len(rows)), self.labels[image], []
 
 
@@ -382,8 +381,8 @@ def main(config):
         # The first view is the plain one, which is what validation and users show the model.
         transforms = [plain] + [augment] * (options["feature_views"] - 1)
         kept, features = compute_features(model.encoder, train_examples, transforms, loading)
-        labels = torch.tensor(train_set.labels)[kept]
-        batches = FeatureBatches(features, [train_set.tokens[i] for i in kept], labels, data["batch_size"])
+        labels = torch.from_numpy(train_set.labels).long()[kept]
+        batches = FeatureBatches(features, train_set.tokens.take(kept.tolist()), labels, data["batch_size"])
         forward = model.forward_features
         kept, val_features = compute_features(model.encoder, val_examples, [plain], loading)
         val_examples = [val_examples[i] for i in kept]

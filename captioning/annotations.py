@@ -33,7 +33,7 @@ _SPLIT_NAMES = {"train": "train", "restval": "train", "val": "val", "dev": "val"
 _ID = int | str  # COCO's ids are numbers, those of sets made after its pattern often text
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Example:
     """One image with all its captions (at least one, as written in the file).
 

@@ -14,6 +14,7 @@ import torch
 
 from captioning.checkpoint import load_checkpoint
 from captioning.pictograms import write_dataset
+from captioning.sequences import Captions
 from train import FeatureBatches, build_scheduler, word_detection_loss
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -175,7 +176,7 @@ def test_the_schedule_rises_then_falls_to_zero():
 
 def test_an_epoch_of_features_holds_every_caption_once():
     features = torch.arange(6.0).reshape(3, 2, 1)  # image i, view v -> 2 * i + v
-    tokens = [[torch.tensor([1, 10 * i + j, 2]) for j in range(2)] for i in range(3)]
+    tokens = Captions([[1, 10 * i + j, 2] for j in range(2)] for i in range(3))
     batches = FeatureBatches(features, tokens, torch.tensor([7, 8, 9]), batch_size=4)
     seen = []
     for inputs, ids, owner, labels, _ in batches.epoch(seed=0):
