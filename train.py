@@ -58,7 +58,7 @@ from captioning.runtime import (
     versions,
 )
 from captioning.tokenizer import tokenize
-from vocab import load_vocabulary
+from vocab import count_words, coverage, load_vocabulary
 
 CONFIG = {
     # the run
@@ -260,8 +260,8 @@ def validate(model, embeddings, examples, tokens, vocabulary, grounder, *, beam_
 def load_data(data_dir, vocabulary):
     """Return the train examples, the val examples and the classes of a dataset that fits the vocabulary."""
     train_examples, val_examples = load_examples(data_dir, "train"), load_examples(data_dir, "val")
-    words = [word for example in train_examples for caption in example.captions for word in tokenize(caption)]
-    known = sum(word in vocabulary.stoi for word in words) / len(words)
+    counts, _ = count_words(caption for example in train_examples for caption in example.captions)
+    known = coverage(counts, vocabulary)
     if known < LEAST_COVERAGE:
         raise ValueError(
             f"data.vocab_path: the vocabulary knows {known:.0%} of the words of {data_dir}; "
@@ -396,6 +396,7 @@ def main(config):
     scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
     parts = {"model": model, "optimizer": optimizer, "scheduler": scheduler, "scaler": scaler}
     description = {"name": dataset_name(data["data_dir"]), "fingerprint": fingerprint(train_examples)}
+    del train_examples  # the batches hold all that an epoch needs, and much smaller
     heads = sorted(name for name in model.state_dict() if name.startswith(model_script.TRAINING_HEADS))
     identity = {"model_config": model_config, "vocab": vocabulary.itos, "data": description, "heads": heads}
     history, best = resume_run(last_path, parts, **identity) if options["resume"] else ([], {})
@@ -403,7 +404,7 @@ def main(config):
     grounder = Grounder(classes, load_aliases(data["data_dir"])) if classes else None
     tracker = Tracker(options["wandb"], project=options["wandb_project"], run=run, folder=f"runs/{run}", config=config)
     print(
-        f"{run}: {len(train_examples):,} train and {len(val_examples):,} val images at {size} px, "
+        f"{run}: {len(train_set):,} train and {len(val_examples):,} val images at {size} px, "
         f"{f'{len(classes)} classes' if classes else 'no classes'}, {len(vocabulary)} words"
     )
     print(f"on {device} in {str(dtype).removeprefix('torch.')}; Ctrl-C keeps {last_path} for --train.resume")
@@ -423,7 +424,7 @@ def main(config):
             pad_id=vocabulary.pad_id,
             bar=f"epoch {epoch + 1}/{options['epochs']}",
         )
-        check_unreadable(trained["failed"], len(train_examples), data["data_dir"])
+        check_unreadable(trained["failed"], len(train_set), data["data_dir"])
         model.eval()
         if options["freeze_encoder"]:
             seen = val_examples
