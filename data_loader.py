@@ -13,6 +13,7 @@ One item is one image with all its captions, decoded once. A batch keeps them ap
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
@@ -20,6 +21,7 @@ from torchvision.transforms import v2
 from captioning import cli, plots
 from captioning.annotations import load_examples
 from captioning.images import load_image
+from captioning.sequences import Captions, Paths
 from vocab import load_vocabulary
 
 CONFIG = {
@@ -111,18 +113,22 @@ class CaptionDataset(Dataset):
     """Images with the ids of their captions.
 
     captions_per_image: how many captions an item draws at random; 0 = all
+    paths:  Paths of the N images; tokens: Captions of them; labels: (N,) int32, class index, -1 = no class
+
+    A worker gets these arrays and nothing else: 27 MB for the 591,753 captions of COCO's train split.
     An unreadable image is an item with `image` None and the error line in `failed`.
     """
 
     def __init__(self, examples, vocabulary, transform, *, classes=(), captions_per_image=0, image_size=0):
-        self.examples, self.transform, self.image_size = examples, transform, image_size
-        self.tokens = [[torch.tensor(vocabulary.encode(text)) for text in e.captions] for e in examples]
+        self.transform, self.image_size = transform, image_size
+        self.paths = Paths(example.image for example in examples)
+        self.tokens = Captions(map(vocabulary.encode, example.captions) for example in examples)
         position = {name: index for index, name in enumerate(classes)}
-        self.labels = [position.get(example.label, -1) for example in examples]
+        self.labels = np.array([position.get(example.label, -1) for example in examples], dtype=np.int32)
         self.captions_per_image = captions_per_image
 
     def __len__(self):
-        return len(self.examples)
+        return len(self.paths)
 
     def __getitem__(self, index):
         tokens = self.tokens[index]
@@ -132,13 +138,13 @@ class CaptionDataset(Dataset):
         image, failed = None, ""
         try:
             # Twice the size leaves the random crop something to choose from.
-            image = load_image(self.examples[index].image, 2 * self.image_size)
+            image = load_image(self.paths[index], 2 * self.image_size)
         except ValueError as error:
             failed = str(error)
         return {
             "image": None if failed else self.transform(image),
             "tokens": tokens,
-            "label": self.labels[index],
+            "label": int(self.labels[index]),
             "index": index,
             "failed": failed,
         }
@@ -147,6 +153,24 @@ class CaptionDataset(Dataset):
 def pad_tokens(sequences):
     """Return (M, T) long, right-padded to the longest of `sequences`."""
     return torch.nn.utils.rnn.pad_sequence(sequences, batch_first=True, padding_value=PAD_ID)
+
+
+def length_buckets(lengths, batch_size, generator, window=50):
+    """Return batches of captions of like length, as a list of (B,) long positions; each position stands in one batch.
+
+    lengths:   (M,) integers, what a batch would be padded to
+    generator: torch.Generator; the same state gives the same batches, and each call gives new ones
+    window:    batches; captions are sorted within this many of a shuffled order, then the batches are shuffled
+
+    A larger window pads less and mixes less. As without buckets there are ceil(M / batch_size) batches, of which one
+    may be smaller.
+    """
+    lengths = torch.as_tensor(lengths)
+    batches = []
+    for rows in torch.randperm(len(lengths), generator=generator).split(window * batch_size):
+        # Stable: equal lengths stay in the shuffled order.
+        batches += rows[lengths[rows].argsort(stable=True)].split(batch_size)
+    return [batches[number] for number in torch.randperm(len(batches), generator=generator).tolist()]
 
 
 def collate(items):

@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import torch
 from torch.nn import functional as F
@@ -33,7 +34,7 @@ from tqdm import tqdm
 
 import data_loader
 import model as model_script
-from captioning import cli, plots
+from captioning import cli, features, plots
 from captioning.annotations import dataset_name, fingerprint, load_aliases, load_examples
 from captioning.checkpoint import (
     Checkpoint,
@@ -67,7 +68,7 @@ from captioning.runtime import (
 )
 from captioning.tokenizer import tokenize
 from data_loader import PAD_ID
-from vocab import load_vocabulary
+from vocab import count_words, coverage, load_vocabulary
 
 CONFIG = {
     # the run
@@ -132,6 +133,7 @@ LIMITS = {
     "beam_size": (1, 100),
     "max_len": (1, 200),
 }
+FEATURES_DIR = "runs/features"  # what frozen encoders computed, to be read again
 RUN_NAMES = {"mobilenet_v2": "mobile", "resnet18": "resnet"}
 LEAST_COVERAGE = 0.5  # of the train captions' running words; a vocabulary of other data knows fewer
 
@@ -139,16 +141,14 @@ LEAST_COVERAGE = 0.5  # of the train captions' running words; a vocabulary of ot
 class CachedBatches:
     """Batches of cached inputs in a new order, and with new views, each epoch.
 
-    inputs: (N, W, ...), W views of each image: pooled features, or feature maps; tokens: N lists of id tensors
+    inputs: (N, W, ...), W views of each image: pooled features, or feature maps; tokens: Captions of the N images
     labels: (N,) long; by_caption: a row is one caption with its image (True), or one image with all its captions
     """
 
     def __init__(self, inputs, tokens, labels, batch_size, *, by_caption):
-        self.inputs, self.labels, self.batch_size = inputs, labels, batch_size
-        rows = [(image, ids) for image, captions in enumerate(tokens) for ids in captions]
-        groups = [(image, [ids]) for image, ids in rows] if by_caption else list(enumerate(tokens))
-        self.image = torch.tensor([image for image, _ in groups])
-        self.tokens = [captions for _, captions in groups]
+        self.inputs, self.tokens, self.labels, self.batch_size = inputs, tokens, labels, batch_size
+        self.by_caption = by_caption
+        self.image = torch.from_numpy(tokens.owner) if by_caption else torch.arange(len(tokens))
 
     def __len__(self):
         return math.ceil(len(self.image) / self.batch_size)
@@ -156,13 +156,17 @@ class CachedBatches:
     def epoch(self, seed):
         """Yield a Batch whose `images` are cached inputs (B, ...)."""
         generator = torch.Generator().manual_seed(seed)
-        order = torch.randperm(len(self.image), generator=generator)
-        views = torch.randint(self.inputs.shape[1], (len(order),), generator=generator)
-        for rows, view in zip(order.split(self.batch_size), views.split(self.batch_size), strict=True):
-            image, captions = self.image[rows], [self.tokens[row] for row in rows.tolist()]
+        if self.by_caption:  # like lengths together, so that little padding is multiplied
+            batches = data_loader.length_buckets(self.tokens.ids.lengths, self.batch_size, generator)
+        else:
+            batches = torch.randperm(len(self.image), generator=generator).split(self.batch_size)
+        for rows in batches:
+            image = self.image[rows]
+            view = torch.randint(self.inputs.shape[1], (len(rows),), generator=generator)
+            captions = [[row] if self.by_caption else list(self.tokens.rows(row)) for row in rows.tolist()]
             yield data_loader.Batch(
                 images=self.inputs[image, view],
-                tokens=data_loader.pad_tokens([ids for group in captions for ids in group]),
+                tokens=torch.from_numpy(self.tokens.ids.padded(np.concatenate(captions), PAD_ID)),
                 owner=torch.arange(len(rows)).repeat_interleave(torch.tensor([len(group) for group in captions])),
                 labels=self.labels[image],
                 index=image,
@@ -219,18 +223,26 @@ def plan_stages(options):
     return stages
 
 
-def compute_views(trunk, examples, transforms, loading):
-    """Run the frozen trunk over each transform's view of the images.
+def compute_views(trunk, examples, transforms, loading, what):
+    """Run the frozen trunk over each transform's view of the images, or read what it gave the last time.
 
-    returns: (N,) positions of the readable images, (N, W, ...) its outputs, W = len(transforms); maps as float16
+    what:    names the images on the progress bar
+    returns: (N,) long positions of the readable images, (N, W, ...) its outputs, W = len(transforms); maps as float16
     """
-    views = []
-    for number, transform in enumerate(transforms, start=1):
-        kept, outputs = encode_images(
-            trunk, examples, transform, bar=f"features, view {number}/{len(transforms)}", **loading
-        )
-        views.append(outputs.half() if outputs.ndim > 2 else outputs)
-    return kept, torch.stack(views, dim=1)
+
+    def compute():
+        views = []
+        for number, transform in enumerate(transforms, start=1):
+            bar = f"{what}, view {number}/{len(transforms)}"
+            kept, outputs = encode_images(trunk, examples, transform, bar=bar, **loading)
+            views.append(outputs.half() if outputs.ndim > 2 else outputs)
+        return {"kept": kept, "views": torch.stack(views, dim=1)}
+
+    # Random transforms draw from torch's generator.
+    described = f"{transforms} {loading['dtype']} {torch.initial_seed()}"
+    key = features.fingerprint(trunk.state_dict(), described, [example.image for example in examples])
+    tensors = features.cached(FEATURES_DIR, key, compute)
+    return tensors["kept"], tensors["views"]
 
 
 def as_input(inputs, device):
@@ -381,8 +393,8 @@ def validate(model, embeddings, examples, vocabulary, grounder, *, beam_size, ma
 def load_data(data_dir, vocabulary):
     """Return the train examples, the val examples and the classes of a dataset that fits the vocabulary."""
     train_examples, val_examples = load_examples(data_dir, "train"), load_examples(data_dir, "val")
-    words = [word for example in train_examples for caption in example.captions for word in tokenize(caption)]
-    known = sum(word in vocabulary.stoi for word in words) / len(words)
+    counts, _ = count_words(caption for example in train_examples for caption in example.captions)
+    known = coverage(counts, vocabulary)
     if known < LEAST_COVERAGE:
         raise ValueError(
             f"data.vocab_path: the vocabulary knows {known:.0%} of the words of {data_dir}; "
@@ -496,7 +508,7 @@ class Sources:
     the first of them the plain one, which is what validation and users show the model.
     """
 
-    def __init__(self, encoder, stages, train_set, val_examples, transforms, loading, config):
+    def __init__(self, encoder, stages, train_set, train_examples, val_examples, transforms, loading, config):
         """transforms: (augmenting, plain); loading: device, dtype and num_workers; config: train and data"""
         self.options, self.data, self.train_set = config["train"], config["data"], train_set
         self.plain, self.loading, self.val_examples = transforms[1], loading, val_examples
@@ -509,9 +521,10 @@ class Sources:
         encoder.eval()
         trunk, head = encoder.split(self.cut)
         views = [self.plain] + [transforms[0]] * (self.options["feature_views"] - 1)
-        kept, self.views = compute_views(trunk, train_set.examples, views, loading)
-        self.tokens, self.labels = [train_set.tokens[i] for i in kept], torch.tensor(train_set.labels)[kept]
-        kept, val_views = compute_views(trunk, val_examples, [self.plain], loading)
+        kept, self.views = compute_views(trunk, train_examples, views, loading, "train images")
+        self.tokens = train_set.tokens.take(kept.tolist())
+        self.labels = torch.from_numpy(train_set.labels).long()[kept]
+        kept, val_views = compute_views(trunk, val_examples, [self.plain], loading, "val images")
         self.val_examples, self.val_views = [val_examples[i] for i in kept], val_views[:, 0]
         # Pooled by the backbone as the first stage finds it.
         self.features = self.run(head, self.views.flatten(0, 1)).unflatten(0, self.views.shape[:2])
@@ -638,7 +651,9 @@ def main(config):
         image_size=size,
     )
     loading = {"device": device, "dtype": dtype, "num_workers": data["num_workers"]}
-    sources = Sources(model.encoder, stages, train_set, val_examples, (augment, plain), loading, config)
+    transforms = (augment, plain)
+    sources = Sources(model.encoder, stages, train_set, train_examples, val_examples, transforms, loading, config)
+    del train_examples  # the batches hold all that an epoch needs, and much smaller
 
     # What it writes
     metric = "cider_d" if len(val_examples) >= FEWEST_FOR_CIDER else "bleu4"
@@ -652,7 +667,7 @@ def main(config):
         record.history, record.best = resumed["history"], resumed["best"]
         model.load_state_dict(resumed["model"])
     print(
-        f"{run}: {len(train_examples):,} train and {len(val_examples):,} val images at {size} px, "
+        f"{run}: {len(train_set):,} train and {len(val_examples):,} val images at {size} px, "
         f"{f'{len(classes)} classes' if classes else 'no classes'}, {len(vocabulary)} words"
     )
     print(f"on {device} in {str(dtype).removeprefix('torch.')}; Ctrl-C keeps {record.last_path} for --train.resume")
@@ -693,7 +708,7 @@ def main(config):
             trained = train_one_epoch(
                 stage, source, **parts, config=options, device=device, dtype=dtype, seed=seed, bar=bar
             )
-            check_unreadable(trained["failed"], len(train_examples), data["data_dir"])
+            check_unreadable(trained["failed"], len(train_set), data["data_dir"])
             judged = (parts["averaged"].module if options["ema"] else model).eval()
             embeddings, seen = sources.val_embeddings(source, judged)
             decoding = {"beam_size": options["beam_size"], "max_len": options["max_len"]}

@@ -32,6 +32,7 @@ from captioning import cli
 from captioning.annotations import load_examples
 from captioning.evaluation import decode_embeddings, encode_images
 from captioning.images import load_image
+from captioning.sequences import Captions
 from captioning.tokenizer import tokenize
 from model import CNNtoRNN
 from train import CachedBatches
@@ -101,13 +102,13 @@ def bench_features(model, examples, config):
 
 def bench_decoder(model, examples, vocabulary, runs):
     """Return (ours, baseline) in tokens/s, <end> included and padding not counted."""
-    tokens = [[torch.tensor(vocabulary.encode(text)) for text in example.captions] for example in examples]
-    longest = max(len(ids) for captions in tokens for ids in captions)
+    tokens = Captions(map(vocabulary.encode, example.captions) for example in examples)
+    longest = int(tokens.ids.lengths.max())
     features = torch.randn(len(examples), 1, model.encoder.feature_dim)
     labels = torch.zeros(len(examples), dtype=torch.long)
     batches = CachedBatches(features, tokens, labels, 64, by_caption=True)
     optimizer = torch.optim.AdamW(model.decoder.parameters())
-    amount = sum(len(ids) - 1 for captions in tokens for ids in captions)
+    amount = int((tokens.ids.lengths - 1).sum())
 
     def epoch(pad_to):
         for batch in batches.epoch(seed=0):

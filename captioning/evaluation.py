@@ -21,6 +21,7 @@ from captioning.cli import one_line
 from captioning.decoding import beam_search
 from captioning.images import check_unreadable, load_image
 from captioning.runtime import autocast
+from captioning.sequences import Paths
 
 FEWEST_FOR_CIDER = 20  # images; with fewer, CIDEr's document frequencies say nothing
 JAVA_SCORERS = {  # metric -> its class in pycocoevalcap, and the files beside it that java runs
@@ -45,14 +46,14 @@ class ImageDataset(Dataset):
     """(index, image tensor or error line) for the images of examples."""
 
     def __init__(self, examples, transform):
-        self.examples, self.transform = examples, transform
+        self.paths, self.transform = Paths(example.image for example in examples), transform
 
     def __len__(self):
-        return len(self.examples)
+        return len(self.paths)
 
     def __getitem__(self, index):
         try:
-            image = load_image(self.examples[index].image)
+            image = load_image(self.paths[index])
         except ValueError as error:
             return index, str(error)
         return index, self.transform(image)

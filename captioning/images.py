@@ -22,7 +22,8 @@ def load_image(path, smallest_side=0):
                 raise ValueError(f"{image.width} x {image.height} pixels, at most {MAX_PIXELS:,} are read")
             if smallest_side:
                 image.draft("RGB", (smallest_side, smallest_side))
-            return ImageOps.exif_transpose(image).convert("RGB")
+            ImageOps.exif_transpose(image, in_place=True)  # a copy would be one more, of most pictures for nothing
+            return image.convert("RGB")
     except (OSError, UnidentifiedImageError, Image.DecompressionBombError, *DAMAGED) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error
         raise ValueError(f"{path}: not a readable image ({' '.join(str(reason).split())})") from None

@@ -73,7 +73,7 @@ def write_coco(folder):
         "instances_train2017.json",
         categories=[{"id": 1, "name": "cat"}, {"id": 2, "name": "traffic light"}],
         annotations=[
-            {"image_id": 10, "category_id": 1, "area": 50.0},
+            {"image_id": 10, "category_id": 1, "area": 50.0, "segmentation": [[1.5, 2.5, 3.5, 4.5, 5.5, 6.5]]},
             {"image_id": 10, "category_id": 2, "area": 30.0},
             {"image_id": 10, "category_id": 2, "area": 30},
             {"image_id": 11, "category_id": 1, "area": 1.5},

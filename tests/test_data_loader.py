@@ -7,7 +7,7 @@ from PIL import Image
 
 from captioning.annotations import Example
 from captioning.images import check_unreadable, load_image
-from data_loader import CaptionDataset, build_loader, eval_transform, train_transform
+from data_loader import CaptionDataset, build_loader, eval_transform, length_buckets, train_transform
 from vocab import SPECIALS, Vocabulary
 
 VOCABULARY = Vocabulary([*SPECIALS, "a", "red", "sun", "cup"])
@@ -63,6 +63,65 @@ def test_the_same_seed_gives_the_same_batches(examples, num_workers):
 def test_captions_per_image_draws_that_many(examples):
     dataset = CaptionDataset(examples[:2], VOCABULARY, eval_transform(16), captions_per_image=1)
     assert [len(dataset[index]["tokens"]) for index in range(2)] == [1, 1]
+
+
+def test_the_index_is_numbers_only(examples):
+    """A list of strings or tensors in the dataset would be copied into every worker."""
+    dataset = CaptionDataset(examples, VOCABULARY, None, classes=["c0", "c1"])
+    assert dataset.labels.dtype == np.int32
+    assert dataset.tokens.ids.values.dtype == np.uint8
+    assert list(dataset.paths) == [str(example.image) for example in examples]
+    assert [ids.tolist() for ids in dataset.tokens[1]] == [[1, 4, 5, 6, 2], [1, 7, 2]]
+
+
+def buckets(lengths, seed, batch_size=64, window=50):
+    return length_buckets(lengths, batch_size, torch.Generator().manual_seed(seed), window)
+
+
+def padding(lengths, batches):
+    """The share of cells that are padding."""
+    cells = sum(len(rows) * int(lengths[rows].max()) for rows in batches)
+    return 1 - int(lengths.sum()) / cells
+
+
+@pytest.mark.parametrize(("count", "batch_size", "window"), [(1000, 64, 5), (63, 64, 50), (64, 64, 1), (7, 2, 2)])
+def test_buckets_hold_every_caption_once(count, batch_size, window):
+    lengths = torch.randint(3, 20, (count,), generator=torch.Generator().manual_seed(0))
+    batches = buckets(lengths, 0, batch_size, window)
+    assert sorted(torch.cat(batches).tolist()) == list(range(count))
+    assert len(batches) == -(-count // batch_size)
+    assert sorted(map(len, batches))[1:] == [batch_size] * (len(batches) - 1)
+
+
+def test_no_captions_no_buckets():
+    assert torch.cat([*buckets(torch.empty(0, dtype=torch.long), 0), torch.empty(0)]).tolist() == []
+
+
+def test_buckets_are_the_same_from_the_same_seed_and_new_in_each_epoch():
+    lengths = np.random.default_rng(0).integers(3, 20, 1000)
+    first, again, other = (buckets(lengths, seed) for seed in (0, 0, 1))
+    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+    assert torch.cat(first).tolist() != torch.cat(other).tolist()
+    assert {frozenset(rows.tolist()) for rows in first}.isdisjoint(frozenset(rows.tolist()) for rows in other)
+    generator = torch.Generator().manual_seed(0)
+    epochs = [length_buckets(lengths, 64, generator) for _ in range(2)]
+    assert torch.cat(epochs[0]).tolist() != torch.cat(epochs[1]).tolist()
+
+
+def test_buckets_hardly_pad():
+    """Captions as long as COCO's, <start> and <end> included: shuffled they are padded by a third or more."""
+    lengths = torch.from_numpy(2 + np.maximum(7, np.random.default_rng(0).poisson(10.5, 20_000)))
+    shuffled = torch.randperm(len(lengths), generator=torch.Generator().manual_seed(0)).split(64)
+    assert padding(lengths, shuffled) > 0.3
+    assert padding(lengths, buckets(lengths, 0)) < 0.03
+
+
+def test_the_order_of_buckets_is_no_order_of_lengths():
+    """Short captions first and long ones last would be a curriculum that nobody asked for."""
+    lengths = torch.from_numpy(np.random.default_rng(0).integers(3, 30, 20_000))
+    means = [lengths[rows].float().mean() for rows in buckets(lengths, 0)]
+    positions = torch.arange(len(means), dtype=torch.float)
+    assert torch.corrcoef(torch.stack([torch.stack(means), positions]))[0, 1].abs() < 0.2
 
 
 def test_eval_transform_crops_the_centre_and_normalises():

@@ -14,6 +14,7 @@ import torch
 
 from captioning.checkpoint import load_checkpoint
 from captioning.pictograms import write_dataset
+from captioning.sequences import Captions
 from model import CNNtoRNN
 from train import (
     CachedBatches,
@@ -238,7 +239,7 @@ def test_the_schedule_rises_then_falls_to_zero():
 @pytest.mark.parametrize(("by_caption", "batch_size"), [(True, 4), (False, 2)])
 def test_an_epoch_of_cached_inputs_holds_every_caption_once(by_caption, batch_size):
     features = torch.arange(6.0).reshape(3, 2, 1)  # image i, view v -> 2 * i + v
-    tokens = [[torch.tensor([1, 10 * i + j, 2]) for j in range(2)] for i in range(3)]
+    tokens = Captions([[1, 10 * i + j, 2] for j in range(2)] for i in range(3))
     batches = CachedBatches(features, tokens, torch.tensor([7, 8, 9]), batch_size, by_caption=by_caption)
     seen = []
     for batch in batches.epoch(seed=0):

@@ -1,0 +1,106 @@
+"""A cache of features on disk: what a frozen encoder computed once is read again as long as nothing has changed.
+
+A file is named by a fingerprint of all that its tensors depend on, so no file is ever out of date; those that nobody
+asks for any more are deleted, oldest first, when room is needed.
+"""
+
+import hashlib
+import json
+import os
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from captioning.files import replace_file
+
+MAX_BYTES = 8 * 10**9  # COCO's train split in four views is 1.2 GB in float16
+CHECKSUM = "sha256"  # key in the metadata of a file
+HEADER_BYTES = 4096  # more than the names and shapes of a few tensors take
+
+
+def fingerprint(weights, description, paths):
+    """Return 64 hex digits of a sha256 over what features depend on.
+
+    weights:     name -> tensor, of the encoder; names, types, shapes and bytes count, their order does not
+    description: text that says the rest: the transforms (their repr), seed, number of views, precision
+    paths:       the image files, in order; each counts with its name, size and time of change
+
+    Raises FileNotFoundError for an image that is not there.
+    """
+    digest = hashlib.sha256(json.dumps([description, torch.__version__]).encode())
+    add_tensors(digest, weights)
+    for path in paths:
+        status = os.stat(path)
+        digest.update(json.dumps([os.fspath(path), status.st_size, status.st_mtime_ns]).encode())
+    return digest.hexdigest()
+
+
+def add_tensors(digest, tensors):
+    """Add names, types, shapes and bytes of a dict of tensors to a hashlib digest, in the order of the names."""
+    for name, tensor in sorted(tensors.items()):
+        digest.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
+        # As bytes, because numpy has no bfloat16; flat first, because a scalar cannot be seen as several bytes.
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+
+
+def checksum(tensors):
+    """Return the sha256 of a dict of tensors as hex digits."""
+    digest = hashlib.sha256()
+    add_tensors(digest, tensors)
+    return digest.hexdigest()
+
+
+def cached(folder, key, compute, max_bytes=MAX_BYTES):
+    """Return the tensors stored under a key; where there are none, compute and store them.
+
+    key:       of `fingerprint`; the file is <folder>/<key>.safetensors
+    compute:   () -> name -> tensor, stored in the type that it has; float16 takes half the room of float32
+    max_bytes: of all files in the folder; what is larger is returned, but not stored
+
+    A damaged file is computed again, and a full disk stores nothing; a warning line says so.
+    """
+    path = Path(folder) / f"{key}.safetensors"
+    try:
+        return load(path)
+    except FileNotFoundError:
+        pass
+    except (SafetensorError, OSError, ValueError) as error:
+        print(f"warning: {path}: damaged ({' '.join(str(error).split())}); computed again")
+        path.unlink(missing_ok=True)
+    tensors = compute()
+    try:
+        store(path, tensors, max_bytes)
+    except (SafetensorError, OSError) as error:
+        print(f"warning: {path}: not stored ({' '.join(str(error).split())})")
+    return tensors
+
+
+def load(path):
+    """Read a dict of tensors. Raises FileNotFoundError, or SafetensorError, OSError or ValueError if damaged."""
+    with safe_open(path, framework="pt") as file:
+        expected = (file.metadata() or {}).get(CHECKSUM)
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    if checksum(tensors) != expected:  # safetensors itself notices a wrong size, but no changed byte
+        raise ValueError("its checksum is another")
+    return tensors
+
+
+def store(path, tensors, max_bytes):
+    """Write a dict of tensors, after deleting the oldest files of the folder until it fits into `max_bytes`."""
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    room = max_bytes - HEADER_BYTES - sum(tensor.nbytes for tensor in tensors.values())
+    if room < 0:
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Hidden ones too: what a killed process left half written counts and goes.
+    files = [(status.st_mtime_ns, status.st_size, file) for file in path.parent.iterdir() if (status := file.stat())]
+    total = sum(size for _, size, _ in files)
+    for _, size, file in sorted(files):
+        if total <= room:
+            break
+        file.unlink(missing_ok=True)
+        total -= size
+    with replace_file(path) as temporary:
+        save_file(tensors, temporary, {CHECKSUM: checksum(tensors)})
