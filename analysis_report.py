@@ -21,6 +21,7 @@ import pandas as pd
 
 from captioning import cli, plots, report
 from captioning.annotations import dataset_name, dataset_root, load_aliases, load_examples
+from captioning.decoding import SETTINGS, SearchOptions
 from captioning.evaluation import caption_examples, caption_scores, java_scores, recipe
 from captioning.grounding import confusion
 from captioning.runtime import pick_device
@@ -34,10 +35,8 @@ CONFIG = {
     "data_dir": "data/pictograms",  # folder or annotation file
     "split": "val",  # train | val | test
     "output": "",  # folder; "" = reports/<run>, for another split than val reports/<run>_<split>
-    # decoding
-    "beam_size": 5,  # 1 = greedy
-    "max_len": 30,  # words of the longest caption
-    "length_penalty": 0.7,  # the log-probability is divided by length ** this
+    # decoding: beam_size, max_len, min_len, length_penalty, no_repeat_ngram, as captioning/decoding.py tells
+    **SETTINGS,
     # scores
     "java_metrics": False,  # True: METEOR and SPICE too, as far as java and pycocoevalcap are there; minutes
     # speed
@@ -128,6 +127,7 @@ def main(config):
     model_path, data_dir, split = config["model_path"], config["data_dir"], config["split"]
     run, data, root = Path(model_path).stem, dataset_name(data_dir), dataset_root(Path(data_dir))
     folder = report_folder(config["output"], model_path, split)
+    options = SearchOptions(**{name: config[name] for name in SETTINGS})
     device = pick_device(config["device"])
     model, vocabulary, checkpoint = load_captioner(model_path, device)
     examples = load_examples(data_dir, split)
@@ -135,14 +135,15 @@ def main(config):
     labels = {example.label for example in load_examples(data_dir)}
     grounder, plain_grounder = report.build_grounders(labels, checkpoint.classes, load_aliases(data_dir))
 
-    settings = ("beam_size", "max_len", "length_penalty", "batch_size", "num_workers")
     predictions = caption_examples(
         model,
         vocabulary,
         examples,
         eval_transform(**checkpoint.transform),
         device=device,
-        **{key: config[key] for key in settings},
+        options=options,
+        batch_size=config["batch_size"],
+        num_workers=config["num_workers"],
     )
     if not any(prediction.example.label for prediction in predictions):
         grounder = plain_grounder = None
@@ -150,7 +151,7 @@ def main(config):
     tables = build_tables(
         predictions,
         root=root,
-        beam_size=config["beam_size"],
+        beam_size=options.beam_size,
         grounder=grounder,
         plain_grounder=plain_grounder,
         more_scores=more_scores,
@@ -167,7 +168,7 @@ def main(config):
     )
     facts = report.findings(
         tables,
-        subject=f"{run} captioned the {split} split of {data} with beam {config['beam_size']}",
+        subject=f"{run} captioned the {split} split of {data} with beam {options.beam_size}",
         reference_accuracy=reference_accuracy(predictions, grounder) if grounder else 0.0,
     )
     title = f"{run} on {data}, {split} split"

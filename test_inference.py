@@ -22,6 +22,7 @@ from PIL import Image
 
 from captioning import cli, plots
 from captioning.annotations import dataset_name, load_aliases, load_examples
+from captioning.decoding import SETTINGS, SearchOptions
 from captioning.evaluation import caption_examples
 from captioning.images import load_image
 from captioning.report import build_grounders
@@ -38,10 +39,9 @@ CONFIG = {
     "seed": 0,  # of the draw: the same seed draws the same images
     "output": "",  # PNG; "" = reports/<run>/<split>_inference.png
     "show": True,  # open the picture, where there is a display
-    # decoding
-    "beam_size": 5,  # 1 = greedy
-    "max_len": 30,  # words of the longest caption
-    "length_penalty": 0.7,  # the log-probability is divided by length ** this
+    # decoding: beam_size, max_len, min_len, length_penalty, no_repeat_ngram, as captioning/decoding.py tells
+    **SETTINGS,
+    # machine
     "device": "",  # "" = cuda, mps or cpu, the first there is
 }
 
@@ -116,6 +116,7 @@ def main(config):
     """Draw the images, caption them, and save and show the picture."""
     config = config["inference"]
     model_path, data_dir, split = Path(config["model_path"]), config["data_dir"], config["split"]
+    options = SearchOptions(**{name: config[name] for name in SETTINGS})
     device = pick_device(config["device"])
     model, vocabulary, checkpoint = load_captioner(model_path, device)
     examples = load_examples(data_dir, split)
@@ -128,9 +129,7 @@ def main(config):
         drawn,
         eval_transform(**checkpoint.transform),
         device=device,
-        beam_size=config["beam_size"],
-        max_len=config["max_len"],
-        length_penalty=config["length_penalty"],
+        options=options,
         progress=False,
     )
 

@@ -44,6 +44,7 @@ from captioning.checkpoint import (
     save_checkpoint,
     save_resume,
 )
+from captioning.decoding import SearchOptions
 from captioning.evaluation import (
     FEWEST_FOR_CIDER,
     caption_scores,
@@ -379,7 +380,8 @@ def validate(model, embeddings, examples, vocabulary, grounder, *, beam_size, ma
     """
     tokens = [[torch.tensor(vocabulary.encode(text)) for text in example.captions] for example in examples]
     forced = teacher_forced(model, embeddings, tokens, vocabulary.pad_id)
-    captions = [c for c, _ in decode_embeddings(model, embeddings, vocabulary, beam_size=beam_size, max_len=max_len)]
+    options = SearchOptions(beam_size=beam_size, max_len=max_len)
+    captions = [caption for caption, _ in decode_embeddings(model, embeddings, vocabulary, options)]
     references = [[tokenize(text) for text in example.captions] for example in examples]
     scores = caption_scores([caption.split() for caption in captions], references)
     result = {"val_loss": forced["loss"], "token_accuracy": forced["token_accuracy"]}

@@ -30,6 +30,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import data_loader
 from captioning import cli
 from captioning.annotations import load_examples
+from captioning.decoding import SearchOptions
 from captioning.evaluation import decode_embeddings, encode_images
 from captioning.images import load_image
 from captioning.sequences import Captions
@@ -128,7 +129,8 @@ def bench_report(model, vocabulary, runs):
     embeddings = torch.randn(128, model.decoder.embedding.embedding_dim)
 
     def decode(batch_size):
-        decode_embeddings(model, embeddings, vocabulary, beam_size=5, max_len=20, batch_size=batch_size)
+        options = SearchOptions(beam_size=5, max_len=20)
+        decode_embeddings(model, embeddings, vocabulary, options, batch_size=batch_size)
 
     return rate(lambda: decode(64), len(embeddings), runs), rate(lambda: decode(1), len(embeddings), runs)
 

@@ -100,8 +100,11 @@ def encode_images(network, examples, transform, *, device, batch_size=64, num_wo
 
 
 @torch.inference_mode()
-def decode_embeddings(model, embeddings, vocabulary, *, beam_size, max_len, length_penalty=0.7, batch_size=128):
-    """Caption image embeddings (N, E): N pairs (words joined by blanks, log-probability in nats)."""
+def decode_embeddings(model, embeddings, vocabulary, options, *, batch_size=128):
+    """Caption image embeddings (N, E): the best caption of each, as SearchOptions say.
+
+    returns: N pairs (words joined by blanks, log-probability in nats, <end> included)
+    """
     model.eval()
     banned = (vocabulary.pad_id, vocabulary.start_id, vocabulary.unk_id)
     device = next(model.parameters()).device
@@ -110,17 +113,12 @@ def decode_embeddings(model, embeddings, vocabulary, *, beam_size, max_len, leng
         found = beam_search(
             model.decoder.step,
             model.decoder.start(chunk.to(device)),
-            len(chunk),
+            options,
             start=vocabulary.start_id,
             end=vocabulary.end_id,
-            beam_size=beam_size,
-            max_len=max_len,
-            length_penalty=length_penalty,
             banned=banned,
         )
-        for ids, score in found:
-            length = min(len(ids) + 1, max_len)
-            captions.append((vocabulary.decode(ids), score * length**length_penalty))
+        captions += [(vocabulary.decode(best.ids), best.log_prob) for best, *_ in found]
     return captions
 
 
@@ -154,20 +152,15 @@ def caption_examples(
     transform,
     *,
     device,
-    beam_size=5,
-    max_len=30,
-    length_penalty=0.7,
+    options,
     batch_size=64,
     num_workers=0,
     progress=True,
 ):
-    """Caption the images of examples: one Prediction per readable image, in order.
+    """Caption the images of examples as SearchOptions say: one Prediction per readable image, in order.
 
-    Raises ValueError for impossible decoding options, or if more than a small share of the images cannot be read.
+    Raises ValueError if more than a small share of the images cannot be read.
     """
-    if beam_size < 1 or max_len < 1 or length_penalty < 0:
-        got = f"{beam_size}, {max_len}, {length_penalty}"
-        raise ValueError(f"beam_size, max_len, length_penalty: got {got}, allowed are 1 or more, 1 or more, 0 or more")
     kept, embeddings = encode_images(
         model.encoder,
         examples,
@@ -177,9 +170,7 @@ def caption_examples(
         num_workers=num_workers,
         bar="captioning" if progress else "",
     )
-    captions = decode_embeddings(
-        model, embeddings, vocabulary, beam_size=beam_size, max_len=max_len, length_penalty=length_penalty
-    )
+    captions = decode_embeddings(model, embeddings, vocabulary, options)
     return [Prediction(examples[i], *caption) for i, caption in zip(kept.tolist(), captions, strict=True)]
 
 

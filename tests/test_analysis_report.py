@@ -353,6 +353,7 @@ def test_script_names_the_java_metrics_that_it_skipped(tiny, monkeypatch, tmp_pa
         ({"data_dir": "data/none"}, "none"),
         ({"split": "validation"}, "split"),
         ({"beam_size": 0}, "beam_size"),
+        ({"max_len": 5, "min_len": 5}, "min_len: got 5"),
     ],
 )
 def test_script_refuses_what_it_cannot_do(tiny, change, message):

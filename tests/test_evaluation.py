@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from captioning.annotations import load_examples
+from captioning.decoding import SearchOptions
 from captioning.evaluation import (
     RECIPES,
     caption_examples,
@@ -28,7 +29,7 @@ from vocab import build_vocabulary, count_words
 
 CPU = torch.device("cpu")
 TRANSFORM = eval_transform(32)
-OPTIONS = {"device": CPU, "max_len": 6, "progress": False}
+OPTIONS = {"device": CPU, "options": SearchOptions(max_len=6), "progress": False}
 
 
 @pytest.fixture(scope="module")
@@ -120,8 +121,9 @@ def test_encode_images_equals_the_network_and_leaves_its_statistics(model, examp
 
 @pytest.mark.parametrize("beam_size", [1, 3])
 def test_captions_do_not_depend_on_the_batch(model, vocabulary, examples, beam_size):
-    whole = caption_examples(model, vocabulary, examples[:9], TRANSFORM, beam_size=beam_size, **OPTIONS)
-    parts = caption_examples(model, vocabulary, examples[:9], TRANSFORM, beam_size=beam_size, batch_size=2, **OPTIONS)
+    options = {**OPTIONS, "options": SearchOptions(beam_size=beam_size, max_len=6)}
+    whole = caption_examples(model, vocabulary, examples[:9], TRANSFORM, **options)
+    parts = caption_examples(model, vocabulary, examples[:9], TRANSFORM, batch_size=2, **options)
     assert [p.example for p in whole] == examples[:9]
     assert [p.caption for p in whole] == [p.caption for p in parts]
     assert [p.log_prob for p in whole] == pytest.approx([p.log_prob for p in parts], abs=1e-3)
@@ -129,12 +131,12 @@ def test_captions_do_not_depend_on_the_batch(model, vocabulary, examples, beam_s
 
 @pytest.mark.parametrize(("end_bias", "finished"), [(4.0, True), (-20.0, False)])
 def test_log_prob_is_the_sum_over_the_caption(vocabulary, end_bias, finished):
-    """The length normalisation is undone, for captions that ended (<end> counts) and for those cut off."""
+    """Not the normalised score, for captions that ended (<end> counts) and for those cut off."""
     model, max_len = tiny_model(vocabulary).eval(), 6
     with torch.no_grad():
         model.decoder.output.bias[vocabulary.end_id] += end_bias
     embeddings = torch.randn(6, 8, generator=torch.Generator().manual_seed(2))
-    found = decode_embeddings(model, embeddings, vocabulary, beam_size=2, max_len=max_len, length_penalty=0.7)
+    found = decode_embeddings(model, embeddings, vocabulary, SearchOptions(beam_size=2, max_len=max_len))
     lengths = set()
     for embedding, (caption, log_prob) in zip(embeddings, found, strict=True):
         ids = [vocabulary.stoi[word] for word in caption.split()]
@@ -153,7 +155,7 @@ def test_captions_hold_words_alone(vocabulary):
     model = tiny_model(vocabulary)
     with torch.no_grad():
         model.decoder.output.bias[[vocabulary.pad_id, vocabulary.start_id, vocabulary.unk_id]] += 50
-    for caption, log_prob in decode_embeddings(model, torch.randn(4, 8), vocabulary, beam_size=2, max_len=6):
+    for caption, log_prob in decode_embeddings(model, torch.randn(4, 8), vocabulary, SearchOptions(max_len=6)):
         assert "<" not in caption
         assert log_prob > -float("inf")
 
