@@ -19,7 +19,7 @@ import itertools
 import math
 import re
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -67,6 +67,7 @@ from captioning.runtime import (
     seed_everything,
     versions,
 )
+from captioning.self_critical import SelfCritical
 from captioning.tokenizer import tokenize
 from data_loader import PAD_ID
 from vocab import count_words, coverage, load_vocabulary
@@ -89,6 +90,11 @@ CONFIG = {
     "finetune_batch_size": 32,  # images with all their captions
     "finetune_lr": 5e-4,  # peak for the decoder
     "encoder_lr": 2e-4,  # peak for the blocks
+    # stage 3: rewarded with the CIDEr-D of sampled captions; beam search gains the most from it
+    "self_critical_epochs": 0,
+    "self_critical_batch_size": 64,  # images
+    "self_critical_samples": 5,  # captions drawn for each image
+    "self_critical_lr": 2e-4,
     # optimisation
     "warmup": 0.05,  # share of a stage's steps in which the rate rises; then it falls as a cosine
     "weight_decay": 0.01,
@@ -121,6 +127,10 @@ LIMITS = {
     "finetune_batch_size": (2, 65536),
     "finetune_lr": (0, 100),
     "encoder_lr": (0, 100),
+    "self_critical_epochs": (0, 100_000),
+    "self_critical_batch_size": (2, 65536),
+    "self_critical_samples": (1, 100),
+    "self_critical_lr": (0, 100),
     "warmup": (0, 1),
     "weight_decay": (0, 10),
     "grad_clip": (1e-9, 1e9),
@@ -195,7 +205,7 @@ class ImageBatches:
 class Stage:
     """A stage of a run.
 
-    name:       decoder | everything | finetune
+    name:       decoder | everything | finetune | self-critical
     epochs:     the most it takes
     lr:         peak rate of the decoder and the embedding
     encoder_lr: peak rate of the encoder's blocks that train; 0 = the backbone is frozen
@@ -217,14 +227,18 @@ def plan_stages(options):
             raise ValueError(
                 "train.finetune_epochs: freeze_encoder false trains the whole encoder already; set it to 0"
             )
-    stages = [first, Stage("finetune", options["finetune_epochs"], options["finetune_lr"], options["encoder_lr"])]
+    stages = [
+        first,
+        Stage("finetune", options["finetune_epochs"], options["finetune_lr"], options["encoder_lr"]),
+        Stage("self-critical", options["self_critical_epochs"], options["self_critical_lr"], 0.0),
+    ]
     stages = [stage for stage in stages if stage.epochs]
     if not stages:
         raise ValueError("train.epochs: got 0, and no stage after it has epochs; nothing would be trained")
     return stages
 
 
-def compute_views(trunk, examples, transforms, loading, what):
+def compute_views(trunk, paths, transforms, loading, what):
     """Run the frozen trunk over each transform's view of the images, or read what it gave the last time.
 
     what:    names the images on the progress bar
@@ -235,13 +249,13 @@ def compute_views(trunk, examples, transforms, loading, what):
         views = []
         for number, transform in enumerate(transforms, start=1):
             bar = f"{what}, view {number}/{len(transforms)}"
-            kept, outputs = encode_images(trunk, examples, transform, bar=bar, **loading)
+            kept, outputs = encode_images(trunk, paths, transform, bar=bar, **loading)
             views.append(outputs.half() if outputs.ndim > 2 else outputs)
         return {"kept": kept, "views": torch.stack(views, dim=1)}
 
     # Random transforms draw from torch's generator.
     described = f"{transforms} {loading['dtype']} {torch.initial_seed()}"
-    key = features.fingerprint(trunk.state_dict(), described, [example.image for example in examples])
+    key = features.fingerprint(trunk.state_dict(), described, paths)
     tensors = features.cached(FEATURES_DIR, key, compute)
     return tensors["kept"], tensors["views"]
 
@@ -290,8 +304,9 @@ def train_mode(model, stage):
     The backbone stays in eval() unless all of it trains: its BatchNorm then keeps the statistics of the millions of
     images it was trained on, which a few thousand in small batches would only blur; a frozen one must not drift at all,
     and behind a cached trunk the cache would no longer fit it. The weights of a fine-tuned BatchNorm do train.
+    Self-critical training is without dropout, so that what is rewarded is what was said.
     """
-    model.train()
+    model.train(stage.name != "self-critical")
     if stage.name != "everything":
         model.encoder.backbone.eval()
 
@@ -309,7 +324,7 @@ def mix_guesses(logits, tokens, share):
 
 
 def caption_loss(model, embeddings, batch, config):
-    """Return (what is minimised, cross-entropy in nats per token) of a batch on the device.
+    """Return (what is minimised, {"train_loss": cross-entropy in nats per token}) of a batch on the device.
 
     embeddings: (B, E), one a row of the batch
     """
@@ -328,7 +343,16 @@ def caption_loss(model, embeddings, batch, config):
     if config["word_loss"]:
         words = model.word_detector(embeddings).float()
         objective = objective + config["word_loss"] * word_detection_loss(words, batch.tokens, batch.owner)
-    return objective, loss
+    return objective, {"train_loss": loss.item()}
+
+
+def self_critical_loss(model, embeddings, batch, critic):
+    """Return (what is minimised, {"train_loss" as in caption_loss, "reward": mean CIDEr-D of the samples})."""
+    objective, reward = critic.loss(model, embeddings, batch.index)
+    with torch.no_grad():
+        logits = model.decoder(embeddings[batch.owner], batch.tokens[:, :-1]).flatten(0, 1).float()
+        loss = F.cross_entropy(logits, batch.tokens[:, 1:].flatten(), ignore_index=PAD_ID)
+    return objective, {"train_loss": loss.item(), "reward": reward}
 
 
 def train_one_epoch(
@@ -337,11 +361,11 @@ def train_one_epoch(
     """Train over the train split once.
 
     averaged: an AveragedModel that follows the weights, or None
-    returns:  {"loss": mean nats per token, "rows_per_s": rows of the batches a second, "failed": error lines}
+    returns:  ({name: mean over tokens} of what the stage's loss measures, rows of the batches a second, error lines)
     Raises ValueError if the loss is not finite.
     """
     train_mode(model, stage)
-    total, count, rows, failed, began = 0.0, 0, 0, [], time.perf_counter()
+    totals, count, rows, failed, began = Counter(), 0, 0, [], time.perf_counter()
     with tqdm(desc=bar, unit="row", leave=False) as progress:  # closed before an error line is printed
         for number, batch in enumerate(source.batches.epoch(seed), start=1):
             failed += batch.failed
@@ -350,9 +374,8 @@ def train_one_epoch(
                 continue
             batch = batch.to(device)
             with autocast(device, dtype):
-                objective, loss = caption_loss(
-                    model, source.encode(model, as_input(batch.images, device)), batch, config
-                )
+                embeddings = source.encode(model, as_input(batch.images, device))
+                objective, measured = source.loss(model, embeddings, batch)
             if not torch.isfinite(objective):
                 rates = ", ".join(f"{group['lr']:.3g}" for group in optimizer.param_groups)
                 raise ValueError(f"training: the loss became {objective.item()}; lower --train.lr (now {rates})")
@@ -367,10 +390,12 @@ def train_one_epoch(
                 if averaged:
                     averaged.update_parameters(model)
             num_tokens = int((batch.tokens[:, 1:] != PAD_ID).sum())
-            total, count, rows = total + loss.item() * num_tokens, count + num_tokens, rows + len(batch.index)
+            totals.update({name: value * num_tokens for name, value in measured.items()})
+            count, rows = count + num_tokens, rows + len(batch.index)
     if not count:
         raise ValueError("training: no batch of two images or more; the train split or --data.batch_size is too small")
-    return {"loss": total / count, "rows_per_s": rows / (time.perf_counter() - began), "failed": failed}
+    means = {name: total / count for name, total in totals.items()}
+    return means, rows / (time.perf_counter() - began), failed
 
 
 def validate(model, embeddings, examples, vocabulary, grounder, *, beam_size, max_len):
@@ -495,11 +520,13 @@ class Source:
 
     batches: CachedBatches or ImageBatches of the train split
     encode:  (model, images or cached inputs of a batch) -> (B, E) embeddings
+    loss:    (model, embeddings, batch) -> (what is minimised, {name: what is measured})
     val:     cached inputs of the validation split (N, ...); None = its image files
     """
 
     batches: object
     encode: Callable
+    loss: Callable
     val: torch.Tensor | None = None
 
 
@@ -510,45 +537,65 @@ class Sources:
     the first of them the plain one, which is what validation and users show the model.
     """
 
-    def __init__(self, encoder, stages, train_set, train_examples, val_examples, transforms, loading, config):
+    def __init__(self, encoder, stages, train_set, val_examples, vocabulary, transforms, loading, config):
         """transforms: (augmenting, plain); loading: device, dtype and num_workers; config: train and data"""
-        self.options, self.data, self.train_set = config["train"], config["data"], train_set
-        self.plain, self.loading, self.val_examples = transforms[1], loading, val_examples
-        num_blocks, names = len(encoder.blocks()[0]), [stage.name for stage in stages]
-        whole = self.options["finetune_blocks"] == num_blocks
+        self.options, self.data, self.vocabulary = config["train"], config["data"], vocabulary
+        self.train_set, self.val_examples, self.loading = train_set, val_examples, loading
+        self.views_of, self.plain = (
+            [transforms[1]] + [transforms[0]] * (self.options["feature_views"] - 1),
+            transforms[1],
+        )
+        whole = self.options["finetune_blocks"] == len(encoder.blocks()[0])
         self.from_files = {"everything"} | ({"finetune"} if whole else set())
-        self.cut = 0 if "finetune" not in names or whole else self.options["finetune_blocks"]
-        if names[0] in self.from_files:
-            return
-        encoder.eval()
-        trunk, head = encoder.split(self.cut)
-        views = [self.plain] + [transforms[0]] * (self.options["feature_views"] - 1)
-        kept, self.views = compute_views(trunk, train_examples, views, loading, "train images")
-        self.tokens = train_set.tokens.take(kept.tolist())
-        self.labels = torch.from_numpy(train_set.labels).long()[kept]
-        kept, val_views = compute_views(trunk, val_examples, [self.plain], loading, "val images")
-        self.val_examples, self.val_views = [val_examples[i] for i in kept], val_views[:, 0]
-        # Pooled by the backbone as the first stage finds it.
-        self.features = self.run(head, self.views.flatten(0, 1)).unflatten(0, self.views.shape[:2])
-        self.val_features = self.run(head, self.val_views)
+        finetunes = any(stage.name == "finetune" for stage in stages)
+        self.cut = self.options["finetune_blocks"] if finetunes and not whole else 0
+        self.views = None
+        if stages[0].name not in self.from_files:
+            self.compute(encoder)
 
-    def open(self, stage):
-        """Return the Source of a stage."""
+    def compute(self, encoder):
+        """Run the trunk over all views of all images."""
+        trunk = encoder.eval().split(self.cut)[0]
+        kept, self.views = compute_views(trunk, self.train_set.paths, self.views_of, self.loading, "train images")
+        self.tokens = self.train_set.tokens.take(kept.tolist())
+        self.labels = torch.from_numpy(self.train_set.labels).long()[kept]
+        kept, val_views = compute_views(
+            trunk, [e.image for e in self.val_examples], [self.plain], self.loading, "val images"
+        )
+        self.val_examples, self.val_views = [self.val_examples[i] for i in kept], val_views[:, 0]
+
+    def open(self, stage, model):
+        """Return the Source of a stage that begins with the weights of `model`."""
+        options, loss = self.options, partial(caption_loss, config=self.options)
         if stage.name in self.from_files:
-            size = self.data["batch_size"] if stage.name == "everything" else self.options["finetune_batch_size"]
+            self.views = None  # of a backbone that is about to change
+            size = self.data["batch_size"] if stage.name == "everything" else options["finetune_batch_size"]
             batches = ImageBatches(self.train_set, size, self.data["num_workers"])
-            return Source(batches, lambda model, images: model.encoder(images))
+            return Source(batches, lambda model, images: model.encoder(images), loss)
+        if self.views is None:
+            self.compute(model.encoder)
+        cut = self.cut
         if stage.name == "finetune":
-            size, cut = self.options["finetune_batch_size"], self.cut
-            batches = CachedBatches(self.views, self.tokens, self.labels, size, by_caption=False)
-            return Source(batches, lambda m, maps: m.encoder.embed(m.encoder.split(cut)[1](maps)), self.val_views)
-        batches = CachedBatches(self.features, self.tokens, self.labels, self.data["batch_size"], by_caption=True)
-        return Source(batches, lambda model, features: model.encoder.embed(features), self.val_features)
+            batches = CachedBatches(
+                self.views, self.tokens, self.labels, options["finetune_batch_size"], by_caption=False
+            )
+            return Source(batches, lambda m, maps: m.encoder.embed(m.encoder.split(cut)[1](maps)), loss, self.val_views)
+        head = model.encoder.eval().split(cut)[1]
+        features = self.run(head, self.views.flatten(0, 1)).unflatten(0, self.views.shape[:2])
+        size = self.data["batch_size"]
+        if stage.name == "self-critical":
+            size, num_samples = options["self_critical_batch_size"], options["self_critical_samples"]
+            critic = SelfCritical(self.tokens, self.vocabulary, num_samples=num_samples, max_len=options["max_len"])
+            loss = partial(self_critical_loss, critic=critic)
+        batches = CachedBatches(features, self.tokens, self.labels, size, by_caption=stage.name == "decoder")
+        val = self.run(head, self.val_views)
+        return Source(batches, lambda model, features: model.encoder.embed(features), loss, val)
 
     def val_embeddings(self, source, model):
         """Return the embeddings (N, E) of the validation images, and the examples they belong to."""
         if source.val is None:
-            kept, embeddings = encode_images(model.encoder, self.val_examples, self.plain, **self.loading)
+            paths = [example.image for example in self.val_examples]
+            kept, embeddings = encode_images(model.encoder, paths, self.plain, **self.loading)
             return embeddings, [self.val_examples[i] for i in kept]
         return self.run(partial(source.encode, model), source.val), self.val_examples
 
@@ -654,7 +701,7 @@ def main(config):
     )
     loading = {"device": device, "dtype": dtype, "num_workers": data["num_workers"]}
     transforms = (augment, plain)
-    sources = Sources(model.encoder, stages, train_set, train_examples, val_examples, transforms, loading, config)
+    sources = Sources(model.encoder, stages, train_set, val_examples, vocabulary, transforms, loading, config)
     del train_examples  # the batches hold all that an epoch needs, and much smaller
 
     # What it writes
@@ -683,10 +730,10 @@ def main(config):
             seed_everything(options["seed"] + number)
             if number:
                 load_weights(model, load_checkpoint(record.best_path).weights | training_heads(model), record.best_path)
-        trained_blocks = {"decoder": 0, "everything": num_blocks, "finetune": options["finetune_blocks"]}[stage.name]
+        trained_blocks = {"everything": num_blocks, "finetune": options["finetune_blocks"]}.get(stage.name, 0)
         for index, block in enumerate(model.encoder.blocks()[0]):
             block.requires_grad_(index >= num_blocks - trained_blocks)
-        source = sources.open(stage)
+        source = sources.open(stage, model)
         optimizer = build_optimizer(model, stage.lr, options["weight_decay"], stage.encoder_lr)
         num_steps = stage.epochs * math.ceil(len(source.batches) / options["accumulate"])
         parts = {
@@ -707,23 +754,23 @@ def main(config):
             began = time.perf_counter()
             seed = options["seed"] * 10_000 + len(record.history)
             bar = f"{stage.name} {epoch + 1}/{stage.epochs}"
-            trained = train_one_epoch(
+            means, rate, failed = train_one_epoch(
                 stage, source, **parts, config=options, device=device, dtype=dtype, seed=seed, bar=bar
             )
-            check_unreadable(trained["failed"], len(train_set), data["data_dir"])
+            check_unreadable(failed, len(train_set), data["data_dir"])
             judged = (parts["averaged"].module if options["ema"] else model).eval()
             embeddings, seen = sources.val_embeddings(source, judged)
             decoding = {"beam_size": options["beam_size"], "max_len": options["max_len"]}
             scores = validate(judged, embeddings, seen, vocabulary, grounder, **decoding)
-            row = {"epoch": len(record.history) + 1, "stage": stage.name, "train_loss": trained["loss"], **scores}
+            row = {"epoch": len(record.history) + 1, "stage": stage.name, **means, **scores}
             row |= {"lr": optimizer.param_groups[0]["lr"], "seconds": time.perf_counter() - began}
             improved = record.add(row, judged, half=options["half"])
             since_best = record.epochs_since_best(epoch + 1)
             finished = epoch + 1 == stage.epochs or 0 < options["patience"] <= since_best
             record.save_last(parts, number + finished)
             record.show()
-            shown = "  ".join(f"{key} {row[key]:.3f}" for key in ("train_loss", *scores))
-            rate = f"{trained['rows_per_s']:,.0f} {'captions' if stage.name == 'decoder' else 'images'}/s"
+            shown = "  ".join(f"{key} {row[key]:.3f}" for key in (*means, *scores))
+            rate = f"{rate:,.0f} {'captions' if stage.name == 'decoder' else 'images'}/s"
             print(f"{stage.name} {epoch + 1:>3}  {shown}  {rate}  {row['seconds']:.0f} s{'  *' if improved else ''}")
             if finished:
                 if epoch + 1 < stage.epochs:

@@ -96,7 +96,13 @@ def bench_features(model, examples, config):
             network(chunk)
 
     def ours():
-        encode_images(network, examples, transform, device=device, num_workers=config["num_workers"])
+        encode_images(
+            network,
+            [example.image for example in examples],
+            transform,
+            device=device,
+            num_workers=config["num_workers"],
+        )
 
     return rate(ours, len(examples), config["runs"]), rate(bare, len(images), config["runs"])
 

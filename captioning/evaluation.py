@@ -43,10 +43,10 @@ class Prediction:
 
 
 class ImageDataset(Dataset):
-    """(index, image tensor or error line) for the images of examples."""
+    """(index, image tensor or error line) for image files."""
 
-    def __init__(self, examples, transform):
-        self.paths, self.transform = Paths(example.image for example in examples), transform
+    def __init__(self, paths, transform):
+        self.paths, self.transform = Paths(paths), transform
 
     def __len__(self):
         return len(self.paths)
@@ -67,8 +67,8 @@ def collate_readable(items):
 
 
 @torch.inference_mode()
-def encode_images(network, examples, transform, *, device, batch_size=64, num_workers=0, dtype=torch.float32, bar=""):
-    """Run `network` over the images of examples.
+def encode_images(network, paths, transform, *, device, batch_size=64, num_workers=0, dtype=torch.float32, bar=""):
+    """Run `network` over image files.
 
     network: (B, 3, S, S) -> (B, D): the encoder, or its backbone alone
     bar:     what the progress bar says; "" = no bar
@@ -78,7 +78,7 @@ def encode_images(network, examples, transform, *, device, batch_size=64, num_wo
     """
     network.eval()
     loader = DataLoader(
-        ImageDataset(examples, transform),
+        ImageDataset(paths, transform),
         batch_size=batch_size,
         num_workers=num_workers,
         collate_fn=collate_readable,
@@ -86,7 +86,7 @@ def encode_images(network, examples, transform, *, device, batch_size=64, num_wo
         pin_memory=device.type == "cuda",
     )
     kept, rows, failed = [], [], []
-    with tqdm(total=len(examples), desc=bar, unit="image", disable=not bar) as progress:
+    with tqdm(total=len(paths), desc=bar, unit="image", disable=not bar) as progress:
         for index, images, lines in loader:
             failed += lines
             if index:
@@ -95,7 +95,7 @@ def encode_images(network, examples, transform, *, device, batch_size=64, num_wo
                     rows.append(network(images).float().cpu())
                 kept += index
             progress.update(len(index) + len(lines))
-    check_unreadable(failed, len(examples), "images")
+    check_unreadable(failed, len(paths), "images")
     return torch.tensor(kept), torch.cat(rows)
 
 
@@ -163,7 +163,7 @@ def caption_examples(
     """
     kept, embeddings = encode_images(
         model.encoder,
-        examples,
+        [example.image for example in examples],
         transform,
         device=device,
         batch_size=batch_size,

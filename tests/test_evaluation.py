@@ -110,7 +110,9 @@ def test_encode_images_equals_the_network_and_leaves_its_statistics(model, examp
     """Validation in training mode would move the BatchNorm statistics, and mix the images of a batch."""
     before = {name: value.clone() for name, value in model.encoder.state_dict().items()}
     model.train()
-    kept, embeddings = encode_images(model.encoder, examples[:5], TRANSFORM, device=CPU, batch_size=2)
+    kept, embeddings = encode_images(
+        model.encoder, [e.image for e in examples[:5]], TRANSFORM, device=CPU, batch_size=2
+    )
     assert kept.tolist() == [0, 1, 2, 3, 4]
     for name, value in model.encoder.state_dict().items():
         assert torch.equal(value, before[name]), name

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -21,6 +22,7 @@ from train import (
     Source,
     Stage,
     build_scheduler,
+    caption_loss,
     mix_guesses,
     train_one_epoch,
     word_detection_loss,
@@ -60,7 +62,8 @@ def weights(folder, name):
 @pytest.mark.parametrize(
     "stages",
     ["--train.epochs 4", "--train.epochs 4 --train.freeze_encoder false --train.accumulate 2",
-     "--train.epochs 1 --train.finetune_epochs 3 --train.ema 0.9 --train.scheduled_sampling 0.2"],
+     "--train.epochs 1 --train.finetune_epochs 2 --train.self_critical_epochs 1 --train.ema 0.9 "
+     "--train.scheduled_sampling 0.2"],
 )  # fmt: skip
 def test_resuming_equals_the_uninterrupted_run(folder, stages):
     """Stopped by Ctrl-C after an epoch and resumed, the run ends with the same weights and the same history."""
@@ -123,12 +126,14 @@ def test_fine_tuning_trains_the_last_blocks_alone(folder):
 
 def test_a_loss_that_is_not_finite_stops_the_training():
     model = CNNtoRNN(6, embed_size=4, hidden_size=4)
-    tokens = [[torch.tensor([1, 4, 2])], [torch.tensor([1, 5, 2])]]
+    tokens = Captions([[[1, 4, 2]], [[1, 5, 2]]])
     batches = CachedBatches(torch.full((2, 1, 1280), torch.nan), tokens, torch.zeros(2).long(), 2, by_caption=True)
-    source = Source(batches, lambda model, features: model.encoder.embed(features))
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
     config = {key: 0 for key in ("scheduled_sampling", "class_loss", "word_loss", "label_smoothing")}
-    config |= {"accumulate": 1, "grad_clip": 1.0}
+    source = Source(
+        batches, lambda model, features: model.encoder.embed(features), partial(caption_loss, config=config)
+    )
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+    config = {"accumulate": 1, "grad_clip": 1.0, "lr": 0.5}
     scheduler, scaler = build_scheduler(optimizer, 1, 0), torch.amp.GradScaler("cpu", enabled=False)
     stage, device = Stage("decoder", 1, 0.5, 0.0), torch.device("cpu")
     with pytest.raises(ValueError, match="the loss became nan; lower --train.lr"):

@@ -1,0 +1,54 @@
+"""Self-critical training: a caption is worth by how much its CIDEr-D beats that of the model's own greedy caption.
+
+The cross-entropy teaches one word after another on the references' words; this trains what is measured, whole captions
+that the model says by itself. Source: Rennie et al. 2017 (arXiv:1612.00563), equations 6 to 8.
+"""
+
+import torch
+from torch.nn import functional as F
+
+from captioning.decoding import SamplingOptions, SearchOptions, beam_search, sample
+from captioning.metrics import CiderD
+
+
+class SelfCritical:
+    """The loss of self-critical training on N images.
+
+    captions:    for each image the token ids of its references, <start> ... <end>
+    num_samples: captions drawn for each image
+    max_len:     tokens of the longest caption, <end> included
+    vocabulary:  its start_id, end_id, pad_id and unk_id
+
+    References and samples keep their <end>: without it a caption that breaks off is never punished.
+    """
+
+    def __init__(self, captions, vocabulary, *, num_samples, max_len):
+        self.reward = CiderD([[ids[1:].tolist() for ids in group] for group in captions])
+        self.sampling = SamplingOptions(num_samples=num_samples, max_len=max_len)
+        self.greedy = SearchOptions(beam_size=1, max_len=max_len)
+        banned = (vocabulary.pad_id, vocabulary.start_id, vocabulary.unk_id)
+        self.special = {"start": vocabulary.start_id, "end": vocabulary.end_id, "banned": banned}
+
+    def loss(self, model, embeddings, images):
+        """Return (policy-gradient loss, mean reward of the samples).
+
+        model:      a CNNtoRNN in eval(): dropout would make the sampled and the trained policy differ
+        embeddings: (B, E), with gradient; images: (B,) positions of the images among the N
+        """
+        decoder, end, indices = model.decoder, self.special["end"], images.tolist()
+        state = tuple(part.detach() for part in decoder.start(embeddings))
+        drawn = sample(decoder.step, state, self.sampling, **self.special)
+        tokens, lengths = drawn.tokens.flatten(0, 1), drawn.lengths.flatten()  # (B*S, T), (B*S,)
+        num_samples = self.sampling.num_samples
+        sequences = [ids[:length] for ids, length in zip(tokens.tolist(), lengths.tolist(), strict=True)]
+        reward = self.reward.score(sequences, [i for i in indices for _ in range(num_samples)])
+        greedy = [found[0].ids for found in beam_search(decoder.step, state, self.greedy, **self.special)]
+        greedy = [[*ids, end] if len(ids) < self.greedy.max_len else ids for ids in greedy]
+        baseline = self.reward.score(greedy, indices).repeat(num_samples)
+        advantage = torch.from_numpy(reward - baseline).float().to(embeddings.device)  # (B*S,)
+
+        begin = torch.full_like(tokens[:, :1], self.special["start"])
+        logits = decoder(embeddings.repeat_interleave(num_samples, dim=0), torch.cat([begin, tokens[:, :-1]], dim=1))
+        log_probs = -F.cross_entropy(logits.transpose(1, 2).float(), tokens, reduction="none")  # (B*S, T)
+        said = torch.arange(tokens.shape[1], device=tokens.device) < lengths[:, None]
+        return -(advantage[:, None] * log_probs * said).sum() / said.sum(), float(reward.mean())
