@@ -19,8 +19,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from captioning import cli, plots, report
-from captioning.annotations import dataset_name, dataset_root, load_aliases, load_examples
+from captioning import cli, decoding, plots, report
+from captioning.annotations import check_split, dataset_name, dataset_root, load_aliases, load_examples
 from captioning.decoding import SETTINGS, SearchOptions
 from captioning.evaluation import caption_examples, caption_scores, java_scores, recipe
 from captioning.grounding import confusion
@@ -125,6 +125,7 @@ def main(config):
     """Caption the split, score it, write the report and print its summary."""
     config = config["report"]
     model_path, data_dir, split = config["model_path"], config["data_dir"], config["split"]
+    check_split(split)
     run, data, root = Path(model_path).stem, dataset_name(data_dir), dataset_root(Path(data_dir))
     folder = report_folder(config["output"], model_path, split)
     options = SearchOptions(**{name: config[name] for name in SETTINGS})
@@ -183,4 +184,5 @@ def main(config):
 
 
 if __name__ == "__main__":
-    cli.run(main, report=CONFIG)
+    limits = decoding.LIMITS | {"batch_size": (1, 65536), "num_workers": (0, 256)}
+    cli.run(main, {"report": limits}, report=CONFIG)

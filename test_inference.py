@@ -20,8 +20,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from captioning import cli, plots
-from captioning.annotations import dataset_name, load_aliases, load_examples
+from captioning import cli, decoding, plots
+from captioning.annotations import check_split, dataset_name, load_aliases, load_examples
 from captioning.decoding import SETTINGS, SearchOptions
 from captioning.evaluation import caption_examples
 from captioning.images import load_image
@@ -117,6 +117,7 @@ def main(config):
     config = config["inference"]
     model_path, data_dir, split = Path(config["model_path"]), config["data_dir"], config["split"]
     options = SearchOptions(**{name: config[name] for name in SETTINGS})
+    check_split(split)
     device = pick_device(config["device"])
     model, vocabulary, checkpoint = load_captioner(model_path, device)
     examples = load_examples(data_dir, split)
@@ -154,4 +155,5 @@ def main(config):
 
 
 if __name__ == "__main__":
-    cli.run(main, inference=CONFIG)
+    limits = decoding.LIMITS | {"num_classes": (1, 10_000), "seed": (0, 2**32 - 1)}
+    cli.run(main, {"inference": limits}, inference=CONFIG)

@@ -57,8 +57,8 @@ def load_examples(data_dir: str | Path, split: str = "") -> list[Example]:
     Raises ValueError or FileNotFoundError, in one line that names the file (and row or key): unknown format,
     malformed file, image that is not there, image without caption, empty caption, split without an example.
     """
-    if split and split not in SPLITS:
-        raise ValueError(f"split: got {split!r}, allowed are {', '.join(SPLITS)} and '' (all)")
+    if split:
+        check_split(split)
     files, reader = find_annotations(Path(data_dir))
     if reader is read_coco and split:  # one file per split, and a large one
         files = [path for path in files if coco_split(path) == split] or files
@@ -72,6 +72,12 @@ def load_examples(data_dir: str | Path, split: str = "") -> list[Example]:
         present = [name for name in SPLITS if any(example.split == name for example in examples)]
         raise ValueError(f"{data_dir}: split {split!r} has no example; the splits there are {', '.join(present)}")
     return chosen
+
+
+def check_split(split: str) -> None:
+    """Raise ValueError unless `split` is the name of one."""
+    if split not in SPLITS:
+        raise ValueError(f"split: got {split!r}, allowed are {', '.join(SPLITS)}")
 
 
 def dataset_name(data_dir: str | Path) -> str:

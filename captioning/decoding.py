@@ -65,6 +65,15 @@ SETTINGS = {
 }
 
 
+LIMITS = {
+    "beam_size": (1, 100),
+    "max_len": (1, 200),
+    "min_len": (0, 199),
+    "length_penalty": (0, 10),
+    "no_repeat_ngram": (0, 100),
+}
+
+
 def require(condition, name, got, allowed):
     """Raise ValueError about the option `name` unless `condition` holds."""
     if not condition:

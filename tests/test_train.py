@@ -124,6 +124,23 @@ def test_fine_tuning_trains_the_last_blocks_alone(folder):
             assert torch.equal(before[key], after[key]) != trained, key
 
 
+@pytest.mark.parametrize(
+    ("flags", "stages"),
+    [
+        ("--train.freeze_encoder false", ["everything", "self-critical"]),
+        ("--train.finetune_epochs 1 --train.finetune_blocks 19", ["decoder", "finetune", "self-critical"]),
+    ],
+)
+def test_stages_that_read_files_are_followed_by_ones_that_read_a_cache(folder, flags, stages):
+    """The cache of a backbone that has been trained in between is computed anew."""
+    flags = [*TINY, *flags.split(), "--train.epochs", "1", "--train.self_critical_epochs", "1"]
+    name = stages[0]
+    run("train.py", *flags, "--train.run", name, "--train.wandb", "off", cwd=folder)
+    history = pd.read_csv(folder / "runs" / name / "history.csv")
+    assert history["stage"].tolist() == stages
+    assert math.isfinite(history["reward"].iloc[-1])
+
+
 def test_a_loss_that_is_not_finite_stops_the_training():
     model = CNNtoRNN(6, embed_size=4, hidden_size=4)
     tokens = Captions([[[1, 4, 2]], [[1, 5, 2]]])
