@@ -17,12 +17,13 @@ import json
 import platform
 import statistics
 import sys
-import time
 from pathlib import Path
 
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from timing import rate
 
 from captioning import cli
 from captioning.decoding import SearchOptions, beam_search
@@ -115,16 +116,6 @@ def build_generate(vocab_size, num_parameters, num_tokens):
         network.generate(input_ids=prompt, attention_mask=torch.ones_like(prompt), **options)
 
     return generate, sum(parameter.numel() for parameter in network.parameters())
-
-
-def rate(work, amount, runs):
-    """Return amount/s of `work()`, the median of `runs` after one warm-up."""
-    times = []
-    for _ in range(runs + 1):
-        begin = time.perf_counter()
-        work()
-        times.append(time.perf_counter() - begin)
-    return amount / statistics.median(times[1:])
 
 
 @torch.inference_mode()

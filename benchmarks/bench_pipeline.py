@@ -14,9 +14,7 @@ The last line is JSON. Times are the median of several runs after a warm-up.
 
 import json
 import platform
-import statistics
 import sys
-import time
 from pathlib import Path
 
 import torch
@@ -26,6 +24,8 @@ from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from timing import rate
 
 import data_loader
 from captioning import cli
@@ -46,16 +46,6 @@ CONFIG = {
     "num_workers": 2,
     "runs": 3,
 }
-
-
-def rate(work, amount, runs):
-    """Return amount/s of `work()`, the median of `runs` after one warm-up."""
-    times = []
-    for _ in range(runs + 1):
-        begin = time.perf_counter()
-        work()
-        times.append(time.perf_counter() - begin)
-    return amount / statistics.median(times[1:])
 
 
 def exhaust(iterable):
