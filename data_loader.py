@@ -36,10 +36,10 @@ CONFIG = {
     "jitter": 0.2,  # brightness, contrast, saturation, +- this share
     "hue": 0.0,  # +- share of the colour circle, 0..0.5; 0 where captions name colours
     # loading
-    "batch_size": 64,  # images
-    "captions_per_image": 0,  # drawn at random each epoch; 0 = all
+    "batch_size": 64,  # images; for a frozen encoder captions
+    "captions_per_image": 0,  # drawn at random each epoch, where image files are read; 0 = all
     "num_workers": 2,  # processes; 0 = none
-    "seed": 0,
+    "seed": 0,  # of the batch that this script shows; training has its own
 }
 
 LIMITS = {

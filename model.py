@@ -80,8 +80,8 @@ class EncoderCNN(nn.Module):
     def split(self, num_blocks):
         """Return (trunk, head): the backbone without its last `num_blocks` blocks, and those with the pooling.
 
-        head(trunk(images)) is backbone(images). With 0 the trunk is the whole backbone and the head does nothing, so
-        that what lies between them is always small.
+        head(trunk(images)) is backbone(images). With 0 the trunk is the whole backbone and the head does nothing:
+        between them lie pooled features, not maps.
         """
         if not num_blocks:
             return self.backbone, nn.Identity()
@@ -175,16 +175,8 @@ class CNNtoRNN(nn.Module):
         self.word_detector = nn.Linear(embed_size, vocab_size) if detect_words else None
 
     def forward(self, images, tokens, owner):
-        """Images (B, 3, S, S), tokens (M, T), owner (M,) -> logits (M, T, V) and the embeddings (B, E)."""
-        return self.from_embedding(self.encoder(images), tokens, owner)
-
-    def forward_features(self, features, tokens, owner):
-        """The same from pooled features (B, D), which a frozen encoder computes once."""
-        return self.from_embedding(self.encoder.embed(features), tokens, owner)
-
-    def from_embedding(self, image, tokens, owner):
-        """The same from embeddings (B, E)."""
-        return self.decoder(image[owner], tokens), image
+        """Images (B, 3, S, S), tokens (M, T), owner (M,) the image of each caption -> logits (M, T, V)."""
+        return self.decoder(self.encoder(images)[owner], tokens)
 
 
 def load_encoder_weights(encoder, name, source):

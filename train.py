@@ -2,17 +2,22 @@
 
     python train.py                                                    # pictograms, on the shipped encoder, frozen
     python train.py --data.data_dir data/birds --data.vocab_path vocab_5.pkl --model.encoder_weights imagenet
+    python train.py --train.finetune_epochs 6 --train.self_critical_epochs 4    # all stages
     python train.py --train.resume                                     # go on after an interruption
     python train.py --train.freeze_encoder false --model.encoder_weights none   # everything, from random weights
 
 Reads   images and captions, the vocabulary, the encoder's weights
 Writes  checkpoints/<run>.safetensors   the best epoch on the validation split, by free-running CIDEr-D
         checkpoints/<run>_last.pt       what --train.resume reads
-        runs/<run>/history.csv          one row per epoch
+        runs/<run>/history.csv          one row per epoch; WandB's files beside it
+        runs/features/                  what a frozen encoder computed, to be read again; at most 8 GB
         graphs/{tl,vl,va}_<run>.png     train loss, validation loss, validation accuracy
 
-A frozen encoder computes each image's features once, in a few augmented views; the decoder then trains from them,
-which is what makes a CPU enough.
+Stages, one after the other, each from the best epoch so far:
+  1 decoder        a frozen encoder computes each image's features once, in a few augmented views, and the decoder
+                   trains from them, which is what makes a CPU enough; or `everything`, with freeze_encoder false
+  2 finetune       the encoder's last blocks too, from the cached output of the blocks before them
+  3 self-critical  rewarded with the CIDEr-D of the captions that the model says itself
 """
 
 import itertools
@@ -99,7 +104,7 @@ CONFIG = {
     "warmup": 0.05,  # share of a stage's steps in which the rate rises; then it falls as a cosine
     "weight_decay": 0.01,
     "grad_clip": 5.0,  # largest norm of the gradient
-    "accumulate": 1,  # batches whose gradients are summed before a step
+    "accumulate": 1,  # batches whose gradients are averaged for a step
     "ema": 0.0,  # decay of an average of the weights, which is validated and saved; 0 = the weights themselves
     "scheduled_sampling": 0.0,  # share of input words that the model's own guesses replace, 0..1
     "label_smoothing": 0.1,
@@ -107,7 +112,7 @@ CONFIG = {
     "word_loss": 0.0,  # weight of an auxiliary loss that detects the captions' words in the embedding; 0 = none
     "patience": 8,  # epochs without a better validation score before stopping; 0 = never stop early
     "precision": "auto",  # auto | float32 | bfloat16 | float16 (CUDA)
-    "compile": False,  # torch.compile the encoder: a minute's wait, then faster steps
+    "compile": False,  # torch.compile the encoder where it reads image files: a minute's wait, then faster steps
     # validation
     "beam_size": 1,
     "max_len": 30,  # words, <end> included
@@ -143,6 +148,12 @@ LIMITS = {
     "patience": (0, 100_000),
     "beam_size": (1, 100),
     "max_len": (1, 200),
+}
+RATES = {  # stage -> the settings of its rate
+    "decoder": ["--train.lr"],
+    "everything": ["--train.lr"],
+    "finetune": ["--train.finetune_lr", "--train.encoder_lr"],
+    "self-critical": ["--train.self_critical_lr"],
 }
 FEATURES_DIR = "runs/features"  # what frozen encoders computed, to be read again
 RUN_NAMES = {"mobilenet_v2": "mobile", "resnet18": "resnet"}
@@ -238,23 +249,28 @@ def plan_stages(options):
     return stages
 
 
-def compute_views(trunk, paths, transforms, loading, what):
+def compute_views(trunk, paths, transforms, loading, seed, what):
     """Run the frozen trunk over each transform's view of the images, or read what it gave the last time.
 
+    seed:    of the random transforms; torch's own generators are left as they were
     what:    names the images on the progress bar
     returns: (N,) long positions of the readable images, (N, W, ...) its outputs, W = len(transforms); maps as float16
     """
 
     def compute():
-        views = []
-        for number, transform in enumerate(transforms, start=1):
-            bar = f"{what}, view {number}/{len(transforms)}"
-            kept, outputs = encode_images(trunk, paths, transform, bar=bar, **loading)
-            views.append(outputs.half() if outputs.ndim > 2 else outputs)
-        return {"kept": kept, "views": torch.stack(views, dim=1)}
+        views = None
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            for number, transform in enumerate(transforms):
+                bar = f"{what}, view {number + 1}/{len(transforms)}"
+                kept, outputs = encode_images(trunk, paths, transform, bar=bar, **loading)
+                if views is None:
+                    kind = torch.float16 if outputs.ndim > 2 else torch.float32
+                    views = torch.empty(len(kept), len(transforms), *outputs.shape[1:], dtype=kind)
+                views[:, number] = outputs
+        return {"kept": kept, "views": views}
 
-    # Random transforms draw from torch's generator.
-    described = f"{transforms} {loading['dtype']} {torch.initial_seed()}"
+    described = f"{transforms} {sorted((name, str(value)) for name, value in loading.items())} {seed}"
     key = features.fingerprint(trunk.state_dict(), described, paths)
     tensors = features.cached(FEATURES_DIR, key, compute)
     return tensors["kept"], tensors["views"]
@@ -301,12 +317,13 @@ def word_detection_loss(logits, tokens, owner):
 def train_mode(model, stage):
     """Put the model into training.
 
-    The backbone stays in eval() unless all of it trains: its BatchNorm then keeps the statistics of the millions of
-    images it was trained on, which a few thousand in small batches would only blur; a frozen one must not drift at all,
-    and behind a cached trunk the cache would no longer fit it. The weights of a fine-tuned BatchNorm do train.
+    Frozen or fine-tuned, the backbone is in eval(): its BatchNorm then keeps the statistics of the millions of images
+    it was trained on, which a few thousand in small batches would only blur; a frozen one must not drift at all, and
+    behind a cached trunk the cache would no longer fit it. The weights of a fine-tuned BatchNorm do train.
     Self-critical training is without dropout, so that what is rewarded is what was said.
     """
     model.train(stage.name != "self-critical")
+    model.decoder.lstm.train()  # it has no dropout of its own, and cuDNN no gradient for an LSTM in eval()
     if stage.name != "everything":
         model.encoder.backbone.eval()
 
@@ -327,6 +344,8 @@ def caption_loss(model, embeddings, batch, config):
     """Return (what is minimised, {"train_loss": cross-entropy in nats per token}) of a batch on the device.
 
     embeddings: (B, E), one a row of the batch
+
+    What is minimised is smoothed, and has the auxiliary losses added; what is measured is not.
     """
     inputs, targets = batch.tokens[:, :-1], batch.tokens[:, 1:]
     images = embeddings[batch.owner]  # (M, E)
@@ -336,6 +355,7 @@ def caption_loss(model, embeddings, batch, config):
         inputs = mix_guesses(guesses, inputs, config["scheduled_sampling"])
     logits = model.decoder(images, inputs).flatten(0, 1).float()
     loss = F.cross_entropy(logits, targets.flatten(), ignore_index=PAD_ID, label_smoothing=config["label_smoothing"])
+    measured = F.cross_entropy(logits.detach(), targets.flatten(), ignore_index=PAD_ID)
     objective = loss
     if config["class_loss"] and (batch.labels >= 0).any():
         classes = model.classifier(embeddings).float()
@@ -343,7 +363,7 @@ def caption_loss(model, embeddings, batch, config):
     if config["word_loss"]:
         words = model.word_detector(embeddings).float()
         objective = objective + config["word_loss"] * word_detection_loss(words, batch.tokens, batch.owner)
-    return objective, {"train_loss": loss.item()}
+    return objective, {"train_loss": measured.item()}
 
 
 def self_critical_loss(model, embeddings, batch, critic):
@@ -365,33 +385,35 @@ def train_one_epoch(
     Raises ValueError if the loss is not finite.
     """
     train_mode(model, stage)
-    totals, count, rows, failed, began = Counter(), 0, 0, [], time.perf_counter()
+    totals, count, rows, failed, pending, began = Counter(), 0, 0, [], False, time.perf_counter()
+    accumulate = config["accumulate"]
     with tqdm(desc=bar, unit="row", leave=False) as progress:  # closed before an error line is printed
         for number, batch in enumerate(source.batches.epoch(seed), start=1):
             failed += batch.failed
             progress.update(len(batch.index))
-            if len(batch.index) < 2:  # BatchNorm has no statistics of one row
-                continue
-            batch = batch.to(device)
-            with autocast(device, dtype):
-                embeddings = source.encode(model, as_input(batch.images, device))
-                objective, measured = source.loss(model, embeddings, batch)
-            if not torch.isfinite(objective):
-                rates = ", ".join(f"{group['lr']:.3g}" for group in optimizer.param_groups)
-                raise ValueError(f"training: the loss became {objective.item()}; lower --train.lr (now {rates})")
-            scaler.scale(objective / config["accumulate"]).backward()
-            if number % config["accumulate"] == 0 or number == len(source.batches):
-                scaler.unscale_(optimizer)
-                torch.nn.utils.clip_grad_norm_(model.parameters(), config["grad_clip"])
-                scaler.step(optimizer)
-                scaler.update()
-                scheduler.step()
-                optimizer.zero_grad(set_to_none=True)
-                if averaged:
-                    averaged.update_parameters(model)
-            num_tokens = int((batch.tokens[:, 1:] != PAD_ID).sum())
-            totals.update({name: value * num_tokens for name, value in measured.items()})
-            count, rows = count + num_tokens, rows + len(batch.index)
+            if len(batch.index) > 1:  # BatchNorm has no statistics of one row
+                batch = batch.to(device)
+                with autocast(device, dtype):
+                    embeddings = source.encode(model, as_input(batch.images, device))
+                    objective, measured = source.loss(model, embeddings, batch)
+                if not torch.isfinite(objective):
+                    rates = " and ".join(RATES[stage.name])
+                    raise ValueError(f"{stage.name}: the loss became {objective.item()}; lower {rates}")
+                scaler.scale(objective / accumulate).backward()
+                num_tokens = int((batch.tokens[:, 1:] != PAD_ID).sum())
+                totals.update({name: value * num_tokens for name, value in measured.items()})
+                count, rows, pending = count + num_tokens, rows + len(batch.index), True
+            if number % accumulate == 0 or number == len(source.batches):
+                if pending:
+                    scaler.unscale_(optimizer)
+                    torch.nn.utils.clip_grad_norm_(model.parameters(), config["grad_clip"])
+                    scaler.step(optimizer)
+                    scaler.update()
+                    optimizer.zero_grad(set_to_none=True)
+                    if averaged:
+                        averaged.update_parameters(model)
+                scheduler.step()  # once a group, skipped or not, so that it ends where it was planned to
+                pending = False
     if not count:
         raise ValueError("training: no batch of two images or more; the train split or --data.batch_size is too small")
     means = {name: total / count for name, total in totals.items()}
@@ -484,6 +506,8 @@ def check_options(options, data):
         raise ValueError(f"--data.batch_size: got {data['batch_size']}, BatchNorm needs 2 or more")
     if options["wandb"] not in TRACKER_MODES:
         raise ValueError(f"--train.wandb: got {options['wandb']!r}, allowed are {', '.join(TRACKER_MODES)}")
+    if data["captions_per_image"] and options["freeze_encoder"]:
+        raise ValueError("--data.captions_per_image: a frozen encoder trains on all captions; set it to 0")
     if options["run"] and not re.fullmatch(r"\w[\w.-]*", options["run"]):
         raise ValueError(f"--train.run: got {options['run']!r}, allowed are letters, digits, and . _ - within")
 
@@ -501,15 +525,27 @@ def last_path(run):
 def load_run(path, identity):
     """Read the state of a run that was interrupted.
 
-    Raises ValueError naming both values if it was of another model, vocabulary, dataset or plan.
+    identity: what must be the same: the settings that shape the run, the vocabulary and the data
+    Raises ValueError naming both values of the first that is not.
     """
     state = load_resume(path)
-    expected = {"model", "optimizer", "scheduler", "scaler", "averaged", "history", "best", "random", "stage"}
+    expected = {
+        "model",
+        "optimizer",
+        "scheduler",
+        "scaler",
+        "averaged",
+        "history",
+        "best",
+        "best_weights",
+        "random",
+        "stage",
+    }
     if not isinstance(state, dict) or set(state) != expected | set(identity):
         raise ValueError(f"{path}: not a resume file of this project")
     for what, here in identity.items():
         if state[what] != here:
-            was, now = (f"{len(value)} words" if what == "vocab" else value for value in (state[what], here))
+            was, now = (f"{len(value)} words" if what == "vocabulary" else value for value in (state[what], here))
             raise ValueError(f"{path}: its {what} was {was}, now it is {now}")
     return state
 
@@ -555,12 +591,12 @@ class Sources:
 
     def compute(self, encoder):
         """Run the trunk over all views of all images."""
-        trunk = encoder.eval().split(self.cut)[0]
-        kept, self.views = compute_views(trunk, self.train_set.paths, self.views_of, self.loading, "train images")
+        trunk, seed = encoder.eval().split(self.cut)[0], self.options["seed"]
+        kept, self.views = compute_views(trunk, self.train_set.paths, self.views_of, self.loading, seed, "train images")
         self.tokens = self.train_set.tokens.take(kept.tolist())
         self.labels = torch.from_numpy(self.train_set.labels).long()[kept]
         kept, val_views = compute_views(
-            trunk, [e.image for e in self.val_examples], [self.plain], self.loading, "val images"
+            trunk, [e.image for e in self.val_examples], [self.plain], self.loading, seed, "val images"
         )
         self.val_examples, self.val_views = [self.val_examples[i] for i in kept], val_views[:, 0]
 
@@ -581,14 +617,16 @@ class Sources:
             )
             return Source(batches, lambda m, maps: m.encoder.embed(m.encoder.split(cut)[1](maps)), loss, self.val_views)
         head = model.encoder.eval().split(cut)[1]
-        features = self.run(head, self.views.flatten(0, 1)).unflatten(0, self.views.shape[:2])
+        features, val = self.views, self.val_views
+        if cut:  # else they are pooled already
+            features = self.run(head, features.flatten(0, 1)).unflatten(0, features.shape[:2])
+            val = self.run(head, val)
         size = self.data["batch_size"]
         if stage.name == "self-critical":
             size, num_samples = options["self_critical_batch_size"], options["self_critical_samples"]
             critic = SelfCritical(self.tokens, self.vocabulary, num_samples=num_samples, max_len=options["max_len"])
             loss = partial(self_critical_loss, critic=critic)
         batches = CachedBatches(features, self.tokens, self.labels, size, by_caption=stage.name == "decoder")
-        val = self.run(head, self.val_views)
         return Source(batches, lambda model, features: model.encoder.embed(features), loss, val)
 
     def val_embeddings(self, source, model):
@@ -619,7 +657,7 @@ class Record:
     def __init__(self, run, metric, tracker, identity, fixed):
         self.run, self.metric, self.tracker, self.identity, self.fixed = run, metric, tracker, identity, fixed
         self.best_path, self.last_path = best_path(run), last_path(run)
-        self.history, self.best = [], {}
+        self.history, self.best, self.best_weights = [], {}, {}
 
     def add(self, row, model, *, half):
         """Add an epoch's row; the weights of `model` become the checkpoint if it is the best: True if so."""
@@ -627,8 +665,10 @@ class Record:
         improved = not self.best or row[self.metric] > self.best["value"]
         if improved:
             self.best = {"metric": self.metric, "value": row[self.metric], "epoch": row["epoch"]}
-            weights = {k: v for k, v in model.state_dict().items() if k not in training_heads(model)}
-            checkpoint = Checkpoint(weights=weights, history=self.history, best=self.best, **self.fixed)
+            heads = training_heads(model)
+            # Kept in full: what is stored may be float16, and the next stage begins from here.
+            self.best_weights = {k: v.detach().clone() for k, v in model.state_dict().items() if k not in heads}
+            checkpoint = Checkpoint(weights=self.best_weights, history=self.history, best=self.best, **self.fixed)
             save_checkpoint(self.best_path, checkpoint, half=half)
         return improved
 
@@ -640,6 +680,7 @@ class Record:
         """Write what --train.resume reads."""
         state = {"averaged": {}} | {name: part.state_dict() for name, part in parts.items()}
         state |= {"random": random_state(), "stage": next_stage, "history": self.history, "best": self.best}
+        state |= {"best_weights": self.best_weights}
         save_resume(self.last_path, state | self.identity)
 
     def show(self):
@@ -648,8 +689,9 @@ class Record:
             pd.DataFrame(self.history).to_csv(temporary, index=False)
         save_graphs(self.history, self.run)
         row = self.history[-1]
-        logged = {f"val/{k}": v for k, v in row.items() if k not in ("epoch", "stage", "train_loss")}
-        self.tracker.log({"train/loss": row["train_loss"], **logged}, row["epoch"])
+        names = {"train_loss": "train/loss", "reward": "train/reward", "lr": "train/lr", "seconds": "train/seconds"}
+        logged = {names.get(k, f"val/{k}"): v for k, v in row.items() if k not in ("epoch", "stage")}
+        self.tracker.log(logged, row["epoch"])
 
 
 def main(config):
@@ -661,6 +703,8 @@ def main(config):
     check_options(options, data)
     stages = plan_stages(options)
     run = options["run"] or RUN_NAMES.get(model_config["encoder"], "")
+    if options["init"] and Path(options["init"]).resolve() == best_path(run).resolve():
+        raise ValueError(f"--train.init: {options['init']} is what this run writes; give another --train.run")
     seed_everything(options["seed"])
 
     # Data and model
@@ -677,13 +721,9 @@ def main(config):
     if options["precision"] == "auto" and device.type == "cpu" and stages[0].name == "everything" and size < 96:
         dtype = torch.float32  # so little work a layer that converting costs more than it saves: 200 ms, not 258
     description = {"name": dataset_name(data["data_dir"]), "fingerprint": fingerprint(train_examples)}
-    identity = {
-        "model_config": model_config,
-        "vocab": vocabulary.itos,
-        "data": description,
-        "heads": sorted(training_heads(model)),
-        "stages": [vars(stage) for stage in stages],
-    }
+    free = {"resume", "device", "half", "wandb", "wandb_project", "data_dir", "vocab_path", "num_workers"}
+    identity = {f"{part}.{key}": v for part, keys in config.items() for key, v in keys.items() if key not in free}
+    identity |= {"vocabulary": vocabulary.itos, "data": description}
     resumed = load_run(last_path(run), identity) if options["resume"] else {}
     model.to(device)
     model.encoder.to(memory_format=torch.channels_last)
@@ -716,6 +756,7 @@ def main(config):
     record = Record(run, metric, tracker, identity, fixed)
     if resumed:
         record.history, record.best = resumed["history"], resumed["best"]
+        record.best_weights = resumed["best_weights"]
         model.load_state_dict(resumed["model"])
     print(
         f"{run}: {len(train_set):,} train and {len(val_examples):,} val images at {size} px, "
@@ -731,7 +772,7 @@ def main(config):
             # Each stage has random numbers of its own, so that resuming between two of them changes nothing.
             seed_everything(options["seed"] + number)
             if number:
-                load_weights(model, load_checkpoint(record.best_path).weights | training_heads(model), record.best_path)
+                model.load_state_dict(record.best_weights | training_heads(model))
         trained_blocks = {"everything": num_blocks, "finetune": options["finetune_blocks"]}.get(stage.name, 0)
         for index, block in enumerate(model.encoder.blocks()[0]):
             block.requires_grad_(index >= num_blocks - trained_blocks)
@@ -765,7 +806,7 @@ def main(config):
             decoding = {"beam_size": options["beam_size"], "max_len": options["max_len"]}
             scores = validate(judged, embeddings, seen, vocabulary, grounder, **decoding)
             row = {"epoch": len(record.history) + 1, "stage": stage.name, **means, **scores}
-            row |= {"lr": optimizer.param_groups[0]["lr"], "seconds": time.perf_counter() - began}
+            row |= {"lr": optimizer.param_groups[-1]["lr"], "seconds": time.perf_counter() - began}
             improved = record.add(row, judged, half=options["half"])
             since_best = record.epochs_since_best(epoch + 1)
             finished = epoch + 1 == stage.epochs or 0 < options["patience"] <= since_best

@@ -88,8 +88,11 @@ def pick_precision(name, device):
 
 
 def autocast(device, dtype):
-    """Return the context in which matrix products run in `dtype`; float32 changes nothing."""
-    return torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32)
+    """Return the context in which matrix products run in `dtype`; float32 changes nothing.
+
+    Weights are not cached in `dtype`: in older torch versions what a no_grad pass had cached got no gradient later.
+    """
+    return torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32, cache_enabled=False)
 
 
 def versions():

@@ -32,7 +32,7 @@ class SelfCritical:
     def loss(self, model, embeddings, images):
         """Return (policy-gradient loss, mean reward of the samples).
 
-        model:      a CNNtoRNN in eval(): dropout would make the sampled and the trained policy differ
+        model:      a CNNtoRNN without dropout, which would make the sampled and the trained policy differ
         embeddings: (B, E), with gradient; images: (B,) positions of the images among the N
         """
         decoder, end, indices = model.decoder, self.special["end"], images.tolist()

@@ -61,7 +61,8 @@ def weights(folder, name):
 
 @pytest.mark.parametrize(
     "stages",
-    ["--train.epochs 4", "--train.epochs 4 --train.freeze_encoder false --train.accumulate 2",
+    ["--train.epochs 4",
+     "--train.epochs 2 --train.freeze_encoder false --train.accumulate 2 --train.self_critical_epochs 2 --train.half",
      "--train.epochs 1 --train.finetune_epochs 2 --train.self_critical_epochs 1 --train.ema 0.9 "
      "--train.scheduled_sampling 0.2"],
 )  # fmt: skip
@@ -87,7 +88,7 @@ def test_resuming_equals_the_uninterrupted_run(folder, stages):
     process.send_signal(signal.SIGINT)
     assert process.wait(60) in (130, 0)
     done = len(pd.read_csv(history))
-    assert 1 <= done < 4
+    assert 1 <= done < len(pd.read_csv(folder / "runs" / f"whole_{kind}" / "history.csv"))
     run("train.py", *flags, "--train.run", name, "--train.resume", cwd=folder)
 
     whole, parts = (pd.read_csv(folder / "runs" / n / "history.csv") for n in (f"whole_{kind}", name))
@@ -153,9 +154,40 @@ def test_a_loss_that_is_not_finite_stops_the_training():
     config = {"accumulate": 1, "grad_clip": 1.0, "lr": 0.5}
     scheduler, scaler = build_scheduler(optimizer, 1, 0), torch.amp.GradScaler("cpu", enabled=False)
     stage, device = Stage("decoder", 1, 0.5, 0.0), torch.device("cpu")
-    with pytest.raises(ValueError, match="the loss became nan; lower --train.lr"):
+    with pytest.raises(ValueError, match="decoder: the loss became nan; lower --train.lr"):
         train_one_epoch(stage, source, model, optimizer, scheduler, scaler, config=config, device=device,
                         dtype=torch.float32, seed=0, bar="")  # fmt: skip
+
+
+def test_a_batch_of_one_row_costs_no_step():
+    """BatchNorm cannot train on it; once it took the step of the batches before it, and the schedule's, with it."""
+    model = CNNtoRNN(6, embed_size=4, hidden_size=4)
+    batches = CachedBatches(torch.randn(3, 1, 1280), Captions([[[1, 4, 2]]] * 3), torch.zeros(3).long(), 2,
+                            by_caption=False)  # fmt: skip
+    config = {key: 0 for key in ("scheduled_sampling", "class_loss", "word_loss", "label_smoothing")}
+    loss = partial(caption_loss, config=config)
+    source = Source(batches, lambda model, features: model.encoder.embed(features), loss)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+    scheduler, before = build_scheduler(optimizer, 4, 0), model.decoder.output.weight.clone()
+    config = {"accumulate": 2, "grad_clip": 1.0}
+    scaler, device = torch.amp.GradScaler("cpu", enabled=False), torch.device("cpu")
+    train_one_epoch(Stage("decoder", 1, 0.5, 0.0), source, model, optimizer, scheduler, scaler, config=config,
+                    device=device, dtype=torch.float32, seed=0, bar="")  # fmt: skip
+    assert scheduler.last_epoch == 1
+    assert not torch.equal(model.decoder.output.weight, before)
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_a_resumed_run_must_be_the_same(folder):
+    """Another EMA or precision once ended in a traceback, another image size in a checkpoint with two of them."""
+    flags = [*TINY, "--train.epochs", "2", "--train.run", "same", "--train.wandb", "off"]
+    run("train.py", *flags, cwd=folder)
+    for change, line in (
+        (["--train.ema", "0.9"], "its train.ema was 0.0, now it is 0.9"),
+        (["--data.image_size", "48"], "its data.image_size was 32, now it is 48"),
+    ):
+        result = run("train.py", *flags, *change, "--train.resume", cwd=folder, code=2)
+        assert line in result.stderr
 
 
 def test_scheduled_sampling_replaces_words_but_not_start_or_padding():
@@ -190,6 +222,8 @@ def test_wandb_offline_stays_in_the_run_and_curves_are_drawn(folder):
         (["--train.wandb", "foo"], "error: --train.wandb: got 'foo', allowed are auto, online, offline, off"),
         (["--train.run", "../x"], "error: --train.run: got '../x', allowed are letters"),
         (["--train.precision", "float16"], "error: precision: got float16, which needs CUDA"),
+        (["--data.captions_per_image", "2"], "error: --data.captions_per_image: a frozen encoder trains on all"),
+        (["--train.init", "checkpoints/bad.safetensors"], "error: --train.init: checkpoints/bad.safetensors is what"),
         (["--train.init", "gone.safetensors"], "error: gone.safetensors: no such checkpoint"),
         (["--train.resume", "--train.run", "never"], "error: checkpoints/never_last.pt: nothing to resume"),
         (["--model.encoder_weights", "gone.pth"], "error: model.encoder_weights: gone.pth: no such file"),
