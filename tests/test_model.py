@@ -66,9 +66,9 @@ def test_each_caption_sees_its_own_image():
     torch.manual_seed(0)
     model = CNNtoRNN(11, embed_size=6, hidden_size=8).eval()
     images, tokens = torch.randn(2, 3, 32, 32), torch.randint(1, 11, (3, 4))
-    logits, embeddings = model(images, tokens, torch.tensor([1, 0, 1]))
+    logits, embeddings = model(images, tokens, torch.tensor([1, 0, 1])), model.encoder(images)
     assert embeddings.shape == (2, 6)
-    alone, _ = model(images[1:], tokens[[0, 2]], torch.tensor([0, 0]))
+    alone = model(images[1:], tokens[[0, 2]], torch.tensor([0, 0]))
     torch.testing.assert_close(logits[[0, 2]], alone, rtol=1e-4, atol=1e-5)
     with pytest.raises(ValueError, match="2 image embeddings for 3 captions"):
         model.decoder(embeddings, tokens)
