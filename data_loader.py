@@ -79,8 +79,11 @@ def train_transform(
 
 
 def eval_transform(image_size, mean=MEAN, std=STD):
-    """Return a transform PIL -> (3, S, S) float: resize the shorter side, centre crop, normalise."""
-    steps = [v2.PILToTensor(), v2.Resize(image_size, antialias=True), v2.CenterCrop(image_size)]
+    """Return a transform PIL -> (3, S, S) float: resize the shorter side, centre crop, normalise.
+
+    Pillow resizes, so that a captioner without torch sees the same pixels.
+    """
+    steps = [v2.Resize(image_size, antialias=True), v2.CenterCrop(image_size), v2.PILToTensor()]
     return v2.Compose([*steps, v2.ToDtype(torch.float32, scale=True), v2.Normalize(mean, std)])
 
 
