@@ -5,6 +5,9 @@
 
     image (3, S, S) -> MobileNetV2 -> pooled feature (1280) -> Linear -> BatchNorm -> embedding (300) -> LSTM -> words
 
+With `decoder` attention nothing is pooled: each place of the image has an embedding, and the LSTM looks at some of them
+for each word.
+
 Run as a script it prints the complexity of both encoders: parameters, multiply-accumulates (MACs, counted by thop on
 a copy), the size of the weights, and the latency of one forward pass, median after warm-up.
 """
@@ -31,36 +34,58 @@ CONFIG = {
     "encoder_weights": "checkpoints/pictograms.safetensors",  # imagenet | none | a state_dict | one of our checkpoints
     "embed_size": 300,  # width of the image embedding and of the word embeddings
     # decoder
+    "decoder": "lstm",  # lstm: the image is one vector | attention: an LSTM that looks at places of the image
     "hidden_size": 512,
-    "num_layers": 1,
-    "image_input": "first",  # first: the LSTM's first input | state: its initial state | every: state and every step
+    "num_layers": 1,  # attention has 1
+    "image_input": "first",  # lstm: its first input | state: its initial state | every: state and every step
+    "attention_size": 256,  # attention: width of the comparison of a place with the LSTM's state
     "dropout": 0.5,  # on word embeddings and LSTM outputs, 0..1
+    "layer_dropout": 0.0,  # between the layers of the LSTM, 0..1
+    "tie_weights": False,  # one vector a word, read and said; with hidden_size unlike embed_size a Linear lies between
 }
 
-LIMITS = {"embed_size": (1, 8192), "hidden_size": (1, 8192), "num_layers": (1, 8), "dropout": (0, 0.95)}
+LIMITS = {
+    "embed_size": (1, 8192),
+    "hidden_size": (1, 8192),
+    "num_layers": (1, 8),
+    "attention_size": (1, 8192),
+    "dropout": (0, 0.95),
+    "layer_dropout": (0, 0.95),
+}
 
 ENCODERS = ("mobilenet_v2", "resnet18")
+DECODERS = ("lstm", "attention")
 IMAGE_INPUTS = ("first", "state", "every")
 MAX_WEIGHTS_BYTES = 2**30  # a state_dict of either encoder has under 50 MB
+
+
+class Positions(nn.Module):
+    """(B, D, h, w) feature maps -> (B, P, D), the feature of each of P = h * w positions, row after row."""
+
+    def forward(self, maps):
+        return maps.flatten(2).transpose(1, 2)
 
 
 class EncoderCNN(nn.Module):
     """An image becomes one embedding: CNN -> global average pool -> Linear -> BatchNorm1d.
 
     name: mobilenet_v2 (feature_dim D = 1280) or resnet18 (D = 512)
+    grid: no pool, but an embedding of each of P positions: 7 x 7 at 224 px, 8 x 8 at 256 px
     """
 
-    def __init__(self, name="mobilenet_v2", embed_size=300):
+    def __init__(self, name="mobilenet_v2", embed_size=300, grid=False):
         super().__init__()
         if name not in ENCODERS:
             raise ValueError(f"model.encoder: got {name!r}, allowed are {', '.join(ENCODERS)}")
         network = getattr(torchvision.models, name)(weights=None)
+        self.pooling = [Positions()] if grid else [nn.AdaptiveAvgPool2d(1), nn.Flatten()]
         if name == "mobilenet_v2":
             self.feature_dim = network.last_channel
-            self.backbone = nn.Sequential(network.features, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+            self.backbone = nn.Sequential(network.features, *self.pooling)
         else:
             self.feature_dim = network.fc.in_features
-            network.fc = nn.Identity()
+            network.avgpool = nn.Sequential(*self.pooling, nn.Flatten())
+            network.fc = nn.Unflatten(1, (-1, self.feature_dim)) if grid else nn.Identity()
             self.backbone = network
         self.linear = nn.Linear(self.feature_dim, embed_size)
         self.norm = nn.BatchNorm1d(embed_size)
@@ -71,17 +96,16 @@ class EncoderCNN(nn.Module):
         MobileNetV2 has 19 blocks, the last of them the 1x1 convolution to 1280; ResNet-18 has 9, the first its stem.
         """
         if isinstance(self.backbone, nn.Sequential):
-            features, *pooling = self.backbone
-            return list(features), pooling
+            return list(self.backbone[0]), self.pooling
         net = self.backbone
         stem = nn.Sequential(net.conv1, net.bn1, net.relu, net.maxpool)
-        return [stem, *net.layer1, *net.layer2, *net.layer3, *net.layer4], [net.avgpool, nn.Flatten()]
+        return [stem, *net.layer1, *net.layer2, *net.layer3, *net.layer4], self.pooling
 
     def split(self, num_blocks):
         """Return (trunk, head): the backbone without its last `num_blocks` blocks, and those with the pooling.
 
         head(trunk(images)) is backbone(images). With 0 the trunk is the whole backbone and the head does nothing:
-        between them lie pooled features, not maps.
+        between them lie features, not maps.
         """
         if not num_blocks:
             return self.backbone, nn.Identity()
@@ -89,33 +113,85 @@ class EncoderCNN(nn.Module):
         return nn.Sequential(*blocks[:-num_blocks]), nn.Sequential(*blocks[-num_blocks:], *pooling)
 
     def embed(self, features):
-        """(B, D) pooled features -> (B, E) embedding."""
-        return self.norm(self.linear(features))
+        """(B, D) pooled features -> (B, E) embedding, or (B, P, D) of positions -> (B, P, E)."""
+        embedding = self.linear(features)
+        return self.norm(embedding.flatten(0, -2)).view_as(embedding)
 
     def forward(self, images):
-        """(B, 3, S, S) normalised images -> (B, E) embedding."""
+        """(B, 3, S, S) normalised images -> (B, E) embedding, or (B, P, E) with grid."""
         return self.embed(self.backbone(images))
 
 
-class DecoderRNN(nn.Module):
-    """An LSTM that writes a caption from an image embedding (Vinyals et al. 2015, arXiv:1411.4555).
+class Decoder(nn.Module):
+    """What both decoders share: word vectors in, word scores out, and one way through teacher forcing and decoding.
 
-    image_input: "first", the image is the LSTM's first input, before <start>; "state", it gives the initial state;
-                 "every", it gives the initial state and stands beside every word
+    output_size: width of what `unroll` returns
+    tie_weights: the vector that a word is read by also scores it (Press and Wolf 2017, arXiv:1608.05859)
+
+    A decoder adds start(image) -> state and unroll(tokens (N, T), state) -> (outputs (N, T, output_size), state); a
+    state is a tuple of tensors (N, ...).
     """
 
-    def __init__(self, vocab_size, embed_size=300, hidden_size=512, num_layers=1, image_input="first", dropout=0.5):
+    def __init__(self, vocab_size, embed_size, output_size, dropout, tie_weights):
         super().__init__()
+        self.embedding = nn.Embedding(vocab_size, embed_size, padding_idx=0)
+        self.dropout = nn.Dropout(dropout)
+        self.tie_weights = tie_weights
+        if not tie_weights:
+            self.output = nn.Linear(output_size, vocab_size)
+        else:
+            self.output = nn.Linear(output_size, embed_size) if output_size != embed_size else nn.Identity()
+            self.bias = nn.Parameter(torch.zeros(vocab_size))
+            nn.init.normal_(self.embedding.weight, std=embed_size**-0.5)  # else the first scores are far from even
+
+    def score(self, outputs):
+        """(..., output_size) -> (..., V) logits."""
+        outputs = self.output(self.dropout(outputs))
+        return F.linear(outputs, self.embedding.weight, self.bias) if self.tie_weights else outputs
+
+    def forward(self, image, tokens):
+        """Score every next token under teacher forcing.
+
+        image:   (N, E) float, one image embedding per caption; for attention (N, P, E)
+        tokens:  (N, T) long, <start> w1 ...; <pad> only on the right
+        returns: (N, T, V) logits; [:, t] scores the token after tokens[:, t]
+
+        Right padding cannot reach an earlier logit; the loss ignores pad_id.
+        Raises ValueError if the batch sizes differ.
+        """
+        if len(image) != len(tokens):
+            raise ValueError(f"decoder: {len(image)} image embeddings for {len(tokens)} captions")
+        outputs, _ = self.unroll(tokens, self.start(image))
+        return self.score(outputs)
+
+    def step(self, tokens, state):
+        """(N,) tokens and a state -> (N, V) log-probabilities of the next token, and the next state."""
+        outputs, state = self.unroll(tokens[:, None], state)
+        return F.log_softmax(self.score(outputs[:, 0]).float(), dim=1), state
+
+
+class DecoderRNN(Decoder):
+    """An LSTM that writes a caption from an image embedding (Vinyals et al. 2015, arXiv:1411.4555).
+
+    image_input:   "first", the image is the LSTM's first input, before <start>; "state", it gives the initial state;
+                   "every", it gives the initial state and stands beside every word
+    layer_dropout: between the LSTM's layers, of which there must be two or more
+    """
+
+    def __init__(
+        self, vocab_size, embed_size=300, hidden_size=512, *, num_layers=1, image_input="first", dropout=0.5,
+        layer_dropout=0.0, tie_weights=False,
+    ):  # fmt: skip
+        super().__init__(vocab_size, embed_size, hidden_size, dropout, tie_weights)
         if image_input not in IMAGE_INPUTS:
             raise ValueError(f"model.image_input: got {image_input!r}, allowed are {', '.join(IMAGE_INPUTS)}")
-        self.image_input = image_input
-        self.embedding = nn.Embedding(vocab_size, embed_size, padding_idx=0)
+        if layer_dropout and num_layers == 1:
+            raise ValueError(f"model.layer_dropout: got {layer_dropout}, with num_layers 1 it must be 0")
+        self.image_input, self.layer_dropout = image_input, layer_dropout
         input_size = 2 * embed_size if image_input == "every" else embed_size
-        self.lstm = nn.LSTM(input_size, hidden_size, num_layers, batch_first=True)
+        self.lstm = nn.LSTM(input_size, hidden_size, num_layers, batch_first=True, dropout=layer_dropout)
         if image_input != "first":
             self.initial = nn.Linear(embed_size, 2 * num_layers * hidden_size)
-        self.dropout = nn.Dropout(dropout)
-        self.output = nn.Linear(hidden_size, vocab_size)
 
     def start(self, image):
         """(B, E) image embedding -> the state before <start>: hidden and cell (B, L, H), and the image (B, E)."""
@@ -135,42 +211,88 @@ class DecoderRNN(nn.Module):
         outputs, (h, c) = self.lstm(inputs, (h.transpose(0, 1).contiguous(), c.transpose(0, 1).contiguous()))
         return outputs, (h.transpose(0, 1), c.transpose(0, 1), image)
 
-    def forward(self, image, tokens):
-        """Score every next token under teacher forcing.
 
-        image:   (N, E) float, one image embedding per caption
-        tokens:  (N, T) long, <start> w1 ...; <pad> only on the right
-        returns: (N, T, V) logits; [:, t] scores the token after tokens[:, t]
+class AttentionRNN(Decoder):
+    """An LSTM that looks at places of the image for each word: "soft" attention (Xu et al. 2015, arXiv:1502.03044).
 
-        Right padding cannot reach an earlier logit; the loss ignores pad_id.
-        Raises ValueError if the batch sizes differ.
-        """
-        if len(image) != len(tokens):
-            raise ValueError(f"decoder: {len(image)} image embeddings for {len(tokens)} captions")
-        outputs, _ = self.unroll(tokens, self.start(image))
-        return self.output(self.dropout(outputs))
-
-    def step(self, tokens, state):
-        """(N,) tokens and a state -> (N, V) log-probabilities of the next token, and the next state."""
-        outputs, state = self.unroll(tokens[:, None], state)
-        return F.log_softmax(self.output(self.dropout(outputs[:, 0])).float(), dim=1), state
-
-
-class CNNtoRNN(nn.Module):
-    """The captioner: EncoderCNN and DecoderRNN, and two heads on the image embedding that serve training alone.
-
-    classifier:    class logits, where num_classes > 0
-    word_detector: logits of each word standing in a caption (Fang et al. 2015, arXiv:1411.4952), if detect_words
-
-    They give an encoder with random weights a signal before the decoder has learned to speak.
+    The weight of a place is the softmax of v . tanh(keys + query), the comparison of Bahdanau et al. 2015; what is
+    seen passes the gate of section 4.2.1, and scores the next word beside the last word and the state (equation 7).
     """
 
     def __init__(
-        self, vocab_size, num_classes=0, detect_words=False, *, encoder="mobilenet_v2", embed_size=300, **decoder
+        self, vocab_size, embed_size=300, hidden_size=512, *, attention_size=256, dropout=0.5, tie_weights=False
     ):
+        super().__init__(vocab_size, embed_size, embed_size, dropout, tie_weights)
+        self.initial = nn.Linear(embed_size, 2 * hidden_size)
+        self.key = nn.Linear(embed_size, attention_size)
+        self.query = nn.Linear(hidden_size, attention_size, bias=False)
+        self.compare = nn.Linear(attention_size, 1, bias=False)
+        self.gate = nn.Linear(hidden_size, embed_size)
+        self.lstm = nn.LSTMCell(2 * embed_size, hidden_size)
+        self.from_hidden = nn.Linear(hidden_size, embed_size)
+        self.from_image = nn.Linear(embed_size, embed_size, bias=False)
+
+    def start(self, image):
+        """(B, P, E) image embedding -> hidden and cell (B, H), the image (B, P, E) and its keys (B, P, A)."""
+        h, c = self.initial(image.mean(dim=1)).chunk(2, dim=1)
+        return torch.tanh(h), torch.tanh(c), image, self.key(image)
+
+    def look(self, tokens, state):
+        """(N, T) tokens from a state -> (N, T, E) outputs, (N, T, P) weights of the places, and the state after."""
+        h, c, image, keys = state
+        outputs, attention = [], []
+        for word in self.dropout(self.embedding(tokens)).unbind(dim=1):  # (N, E)
+            weights = self.compare(torch.tanh(keys + self.query(h)[:, None]))[:, :, 0].softmax(dim=1)  # (N, P)
+            seen = torch.sigmoid(self.gate(h)) * (weights[:, None].to(image.dtype) @ image)[:, 0]  # (N, E)
+            h, c = self.lstm(torch.cat([word, seen], dim=1), (h, c))
+            outputs.append(word + self.from_hidden(h) + self.from_image(seen))
+            attention.append(weights)
+        return torch.stack(outputs, dim=1), torch.stack(attention, dim=1), (h, c, image, keys)
+
+    def unroll(self, tokens, state):
+        """(N, T) tokens from a state -> (N, T, E) outputs and the state after them."""
+        outputs, _, state = self.look(tokens, state)
+        return outputs, state
+
+    def attend(self, image, tokens):
+        """As forward -> (N, T, V) logits, and (N, T, P): where each next token was looked for, each row sums to 1."""
+        outputs, attention, _ = self.look(tokens, self.start(image))
+        return self.score(outputs), attention
+
+
+def image_vector(embedding):
+    """(B, E) embedding -> itself; of positions (B, P, E) -> (B, E), their mean."""
+    return embedding if embedding.ndim == 2 else embedding.mean(dim=1)
+
+
+class CNNtoRNN(nn.Module):
+    """The captioner: EncoderCNN and a decoder, and two heads on the image embedding that serve training alone.
+
+    decoder:       lstm, with num_layers, image_input and layer_dropout; attention, with attention_size
+    classifier:    class logits, where num_classes > 0
+    word_detector: logits of each word standing in a caption (Fang et al. 2015, arXiv:1411.4952), if detect_words
+
+    The heads give an encoder with random weights a signal before the decoder has learned to speak.
+    """
+
+    def __init__(
+        self, vocab_size, num_classes=0, detect_words=False, *, encoder="mobilenet_v2", embed_size=300, decoder="lstm",
+        hidden_size=512, num_layers=1, image_input="first", attention_size=256, dropout=0.5, layer_dropout=0.0,
+        tie_weights=False,
+    ):  # fmt: skip
         super().__init__()
-        self.encoder = EncoderCNN(encoder, embed_size)
-        self.decoder = DecoderRNN(vocab_size, embed_size, **decoder)
+        if decoder not in DECODERS:
+            raise ValueError(f"model.decoder: got {decoder!r}, allowed are {', '.join(DECODERS)}")
+        sizes, both = (vocab_size, embed_size, hidden_size), {"dropout": dropout, "tie_weights": tie_weights}
+        lstm = {"num_layers": num_layers, "image_input": image_input, "layer_dropout": layer_dropout}
+        self.encoder = EncoderCNN(encoder, embed_size, grid=decoder == "attention")
+        if decoder == "lstm":
+            self.decoder = DecoderRNN(*sizes, **lstm, **both)
+        else:
+            for name, only in {"num_layers": 1, "image_input": "first", "layer_dropout": 0}.items():
+                if lstm[name] != only:
+                    raise ValueError(f"model.{name}: got {lstm[name]!r}, with decoder attention it must be {only!r}")
+            self.decoder = AttentionRNN(*sizes, attention_size=attention_size, **both)
         self.classifier = nn.Linear(embed_size, num_classes) if num_classes else None
         self.word_detector = nn.Linear(embed_size, vocab_size) if detect_words else None
 

@@ -33,6 +33,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from torch import nn
 from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
@@ -58,7 +59,7 @@ from captioning.evaluation import (
     teacher_forced,
 )
 from captioning.files import replace_file
-from captioning.grounding import Grounder
+from captioning.grounding import Grounder, remember_named
 from captioning.images import check_unreadable
 from captioning.runtime import (
     TRACKER_MODES,
@@ -75,6 +76,7 @@ from captioning.runtime import (
 from captioning.self_critical import SelfCritical
 from captioning.tokenizer import tokenize
 from data_loader import PAD_ID
+from model import AttentionRNN, image_vector
 from vocab import count_words, coverage, load_vocabulary
 
 CONFIG = {
@@ -100,6 +102,7 @@ CONFIG = {
     "self_critical_batch_size": 64,  # images
     "self_critical_samples": 5,  # captions drawn for each image
     "self_critical_lr": 2e-4,
+    "class_reward": 0.0,  # added to the CIDEr-D of a caption that names its image's class; 0 = none
     # optimisation
     "warmup": 0.05,  # share of a stage's steps in which the rate rises; then it falls as a cosine
     "weight_decay": 0.01,
@@ -108,6 +111,8 @@ CONFIG = {
     "ema": 0.0,  # decay of an average of the weights, which is validated and saved; 0 = the weights themselves
     "scheduled_sampling": 0.0,  # share of input words that the model's own guesses replace, 0..1
     "label_smoothing": 0.1,
+    "attention_penalty": 0.1,  # weight of what keeps attention from staying at a few places; for decoder attention
+    "class_emphasis": 0.0,  # captions that name their image's class weigh 1 + this, the others 1
     "class_loss": 0.0,  # weight of an auxiliary class loss on the image embedding; 0 = none
     "word_loss": 0.0,  # weight of an auxiliary loss that detects the captions' words in the embedding; 0 = none
     "patience": 8,  # epochs without a better validation score before stopping; 0 = never stop early
@@ -136,6 +141,7 @@ LIMITS = {
     "self_critical_batch_size": (2, 65536),
     "self_critical_samples": (1, 100),
     "self_critical_lr": (0, 100),
+    "class_reward": (0, 100),
     "warmup": (0, 1),
     "weight_decay": (0, 10),
     "grad_clip": (1e-9, 1e9),
@@ -143,6 +149,8 @@ LIMITS = {
     "ema": (0, 0.99999),
     "scheduled_sampling": (0, 1),
     "label_smoothing": (0, 0.99),
+    "attention_penalty": (0, 1000),
+    "class_emphasis": (0, 1000),
     "class_loss": (0, 1000),
     "word_loss": (0, 1000),
     "patience": (0, 100_000),
@@ -323,7 +331,9 @@ def train_mode(model, stage):
     Self-critical training is without dropout, so that what is rewarded is what was said.
     """
     model.train(stage.name != "self-critical")
-    model.decoder.lstm.train()  # it has no dropout of its own, and cuDNN no gradient for an LSTM in eval()
+    lstm = model.decoder.lstm.train()  # cuDNN has no gradient for an LSTM in eval()
+    if isinstance(lstm, nn.LSTM):
+        lstm.dropout = 0.0 if stage.name == "self-critical" else model.decoder.layer_dropout
     if stage.name != "everything":
         model.encoder.backbone.eval()
 
@@ -340,12 +350,26 @@ def mix_guesses(logits, tokens, share):
     return torch.where(replaced, guesses, tokens)
 
 
-def caption_loss(model, embeddings, batch, config):
+def attention_penalty(attention, mask):
+    """Return the mean over captions and places of (1 - what the place got over all words)^2, 0 if all got as much.
+
+    attention: (M, T, P); mask: (M, T), True = a word
+
+    Source: the "doubly stochastic" term of Xu et al. 2015, equation 14, whose sum over places is a mean here, and
+    whose 1 is a caption's number of words over P, so that neither the grid nor the length changes what is asked for.
+    """
+    mask = mask.to(attention.dtype)
+    share = (attention * mask[:, :, None]).sum(dim=1) / mask.sum(dim=1, keepdim=True)  # (M, P), sums to 1
+    return ((1 - share * share.shape[1]) ** 2).mean()
+
+
+def caption_loss(model, embeddings, batch, config, named=None):
     """Return (what is minimised, {"train_loss": cross-entropy in nats per token}) of a batch on the device.
 
-    embeddings: (B, E), one a row of the batch
+    embeddings: (B, E), one a row of the batch; for attention (B, P, E)
+    named:      of grounding.remember_named; with class_emphasis
 
-    What is minimised is smoothed, and has the auxiliary losses added; what is measured is not.
+    What is minimised is smoothed and weighted, and has the auxiliary losses added; what is measured is not.
     """
     inputs, targets = batch.tokens[:, :-1], batch.tokens[:, 1:]
     images = embeddings[batch.owner]  # (M, E)
@@ -353,15 +377,29 @@ def caption_loss(model, embeddings, batch, config):
         with torch.no_grad():
             guesses = model.decoder(images, inputs)
         inputs = mix_guesses(guesses, inputs, config["scheduled_sampling"])
-    logits = model.decoder(images, inputs).flatten(0, 1).float()
-    loss = F.cross_entropy(logits, targets.flatten(), ignore_index=PAD_ID, label_smoothing=config["label_smoothing"])
-    measured = F.cross_entropy(logits.detach(), targets.flatten(), ignore_index=PAD_ID)
-    objective = loss
+    penalty = 0.0
+    if isinstance(model.decoder, AttentionRNN):
+        logits, attention = model.decoder.attend(images, inputs)
+        penalty = config["attention_penalty"] * attention_penalty(attention, targets != PAD_ID)
+    else:
+        logits = model.decoder(images, inputs)
+    logits, targets = logits.flatten(0, 1).float(), targets.flatten()
+    smoothing = {"ignore_index": PAD_ID, "label_smoothing": config["label_smoothing"]}
+    if config["class_emphasis"]:
+        labels = batch.labels[batch.owner]
+        names_it = labels.new_tensor([named(tuple(ids)) for ids in batch.tokens.tolist()]) == labels
+        weight = 1 + config["class_emphasis"] * (names_it & (labels >= 0)).float()
+        weight = weight.repeat_interleave(inputs.shape[1]) * (targets != PAD_ID)
+        loss = (F.cross_entropy(logits, targets, reduction="none", **smoothing) * weight).sum() / weight.sum()
+    else:
+        loss = F.cross_entropy(logits, targets, **smoothing)
+    measured = F.cross_entropy(logits.detach(), targets, ignore_index=PAD_ID)
+    objective = loss + penalty
     if config["class_loss"] and (batch.labels >= 0).any():
-        classes = model.classifier(embeddings).float()
+        classes = model.classifier(image_vector(embeddings)).float()
         objective = objective + config["class_loss"] * F.cross_entropy(classes, batch.labels, ignore_index=-1)
     if config["word_loss"]:
-        words = model.word_detector(embeddings).float()
+        words = model.word_detector(image_vector(embeddings)).float()
         objective = objective + config["word_loss"] * word_detection_loss(words, batch.tokens, batch.owner)
     return objective, {"train_loss": measured.item()}
 
@@ -573,9 +611,13 @@ class Sources:
     the first of them the plain one, which is what validation and users show the model.
     """
 
-    def __init__(self, encoder, stages, train_set, val_examples, vocabulary, transforms, loading, config):
-        """transforms: (augmenting, plain); loading: device, dtype and num_workers; config: train and data"""
-        self.options, self.data, self.vocabulary = config["train"], config["data"], vocabulary
+    def __init__(self, encoder, stages, train_set, val_examples, vocabulary, named, transforms, loading, config):
+        """named: of grounding.remember_named; transforms: (augmenting, plain); loading: device, dtype and num_workers
+
+        config: train and data
+        """
+        self.options, self.data = config["train"], config["data"]
+        self.vocabulary, self.named = vocabulary, named
         self.train_set, self.val_examples, self.loading = train_set, val_examples, loading
         self.views_of, self.plain = (
             [transforms[1]] + [transforms[0]] * (self.options["feature_views"] - 1),
@@ -602,7 +644,7 @@ class Sources:
 
     def open(self, stage, model):
         """Return the Source of a stage that begins with the weights of `model`."""
-        options, loss = self.options, partial(caption_loss, config=self.options)
+        options, loss = self.options, partial(caption_loss, config=self.options, named=self.named)
         if stage.name in self.from_files:
             self.views = None  # of a backbone that is about to change
             size = self.data["batch_size"] if stage.name == "everything" else options["finetune_batch_size"]
@@ -623,8 +665,16 @@ class Sources:
             val = self.run(head, val)
         size = self.data["batch_size"]
         if stage.name == "self-critical":
-            size, num_samples = options["self_critical_batch_size"], options["self_critical_samples"]
-            critic = SelfCritical(self.tokens, self.vocabulary, num_samples=num_samples, max_len=options["max_len"])
+            size = options["self_critical_batch_size"]
+            critic = SelfCritical(
+                self.tokens,
+                self.vocabulary,
+                num_samples=options["self_critical_samples"],
+                max_len=options["max_len"],
+                class_reward=options["class_reward"],
+                named=self.named,
+                labels=self.labels,
+            )
             loss = partial(self_critical_loss, critic=critic)
         batches = CachedBatches(features, self.tokens, self.labels, size, by_caption=stage.name == "decoder")
         return Source(batches, lambda model, features: model.encoder.embed(features), loss, val)
@@ -710,8 +760,9 @@ def main(config):
     # Data and model
     vocabulary = load_vocabulary(data["vocab_path"])
     train_examples, val_examples, classes = load_data(data["data_dir"], vocabulary)
-    if options["class_loss"] and not classes:
-        raise ValueError(f"train.class_loss: {data['data_dir']} has no classes; set it to 0")
+    for key in ("class_loss", "class_emphasis", "class_reward"):
+        if options[key] and not classes:
+            raise ValueError(f"train.{key}: {data['data_dir']} has no classes; set it to 0")
     model, native_size = start_model(vocabulary, classes, options, model_config)
     num_blocks = len(model.encoder.blocks()[0])
     if not 1 <= options["finetune_blocks"] <= num_blocks:
@@ -743,12 +794,13 @@ def main(config):
     )
     loading = {"device": device, "dtype": dtype, "num_workers": data["num_workers"]}
     transforms = (augment, plain)
-    sources = Sources(model.encoder, stages, train_set, val_examples, vocabulary, transforms, loading, config)
+    grounder = Grounder(classes, load_aliases(data["data_dir"])) if classes else None
+    named = remember_named(grounder, vocabulary, classes) if classes else None
+    sources = Sources(model.encoder, stages, train_set, val_examples, vocabulary, named, transforms, loading, config)
     del train_examples  # the batches hold all that an epoch needs, and much smaller
 
     # What it writes
     metric = "cider_d" if len(val_examples) >= FEWEST_FOR_CIDER else "bleu4"
-    grounder = Grounder(classes, load_aliases(data["data_dir"])) if classes else None
     tracker = Tracker(options["wandb"], project=options["wandb_project"], run=run, folder=f"runs/{run}", config=config)
     transform = {"image_size": size, "mean": data_loader.MEAN, "std": data_loader.STD}
     fixed = {"config": config, "vocab": vocabulary.itos, "transform": transform, "classes": classes}

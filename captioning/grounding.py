@@ -2,6 +2,7 @@
 
 import difflib
 import re
+from functools import lru_cache
 
 import numpy as np
 import pandas as pd
@@ -94,6 +95,20 @@ class Grounder:
     def name(self, caption: str) -> str:
         """The first class that a caption names, "" if none."""
         return next(iter(self.find(caption)), "")
+
+
+def remember_named(grounder: Grounder, vocabulary, classes: list[str]):
+    """Return a function (ids of a caption, a tuple) -> position in `classes` of the first class that it names.
+
+    -1 = it names none. It remembers what it was asked: captions of a training set, and what a model says, repeat.
+    """
+    position = {name: index for index, name in enumerate(classes)}
+
+    @lru_cache(2**16)
+    def named(ids):
+        return position.get(grounder.name(vocabulary.decode(ids)), -1)
+
+    return named
 
 
 def classification_scores(true: list[str], predicted: list[str], classes: list[str]) -> dict[str, float]:

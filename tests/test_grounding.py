@@ -5,7 +5,8 @@ import json
 
 import pytest
 
-from captioning.grounding import Grounder, classification_scores, confusion, per_class_scores
+from captioning.grounding import Grounder, classification_scores, confusion, per_class_scores, remember_named
+from vocab import SPECIALS, Vocabulary
 
 NAMES = """
 tennis_court storage_tanks buildings man woman knife carpenter_s_kit spider church box berry shorts tree mouse
@@ -110,6 +111,16 @@ def test_confusion_by_hand():
     assert table.index.tolist() == ["cow", "cat", "dog"]
     assert table.columns.tolist() == ["cow", "cat", "dog", "(none)"]
     assert table.to_numpy().tolist() == [[0, 0, 0, 0], [0, 2, 1, 1], [1, 0, 1, 0]]
+
+
+def test_ids_name_the_class_that_their_words_name():
+    """By position in the classes given, here not in order of name; <start>, <end> and <pad> are no words."""
+    vocabulary = Vocabulary([*SPECIALS, "a", "knife", "tennis", "court"])
+    classes = ["tennis_court", "knife"]
+    named = remember_named(Grounder(classes), vocabulary, classes)
+    captions = ["a knife", "a tennis court", "a court", "a tennis knife"]
+    expected = [1, 0, -1, 1]
+    assert [named((*vocabulary.encode(caption), vocabulary.pad_id)) for caption in captions] == expected
 
 
 def test_captions_that_name_nothing_score_zero():

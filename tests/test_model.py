@@ -1,7 +1,9 @@
 """The model: its published size, and that step by step it says what it says at once."""
 
 import os
+from functools import partial
 
+import numpy as np
 import pytest
 import torch
 import torchvision
@@ -10,6 +12,7 @@ from captioning.checkpoint import Checkpoint, save_checkpoint
 from model import (
     CONFIG,
     IMAGE_INPUTS,
+    AttentionRNN,
     CNNtoRNN,
     DecoderRNN,
     EncoderCNN,
@@ -38,12 +41,25 @@ def test_counting_leaves_the_model_as_it_was():
     assert set(encoder.state_dict()) == before
 
 
-@pytest.mark.parametrize("image_input", IMAGE_INPUTS)
-@pytest.mark.parametrize("num_layers", [1, 2])
-def test_step_by_step_equals_teacher_forcing(image_input, num_layers):
+DECODERS = [
+    *(partial(DecoderRNN, image_input=way, num_layers=layers) for way in IMAGE_INPUTS for layers in (1, 2)),
+    partial(DecoderRNN, tie_weights=True),
+    partial(AttentionRNN, attention_size=5),
+    partial(AttentionRNN, attention_size=5, tie_weights=True),
+]
+
+
+def build_small(kind):
+    """Return (decoder in eval(), image embeddings of 3 captions)."""
     torch.manual_seed(0)
-    decoder = DecoderRNN(11, 6, 8, num_layers, image_input).eval()
-    image, tokens = torch.randn(3, 6), torch.randint(1, 11, (3, 5))
+    decoder = kind(11, 6, 8).eval()
+    return decoder, torch.randn(3, 4, 6) if isinstance(decoder, AttentionRNN) else torch.randn(3, 6)
+
+
+@pytest.mark.parametrize("kind", DECODERS)
+def test_step_by_step_equals_teacher_forcing(kind):
+    decoder, image = build_small(kind)
+    tokens = torch.randint(1, 11, (3, 5))
     at_once = decoder(image, tokens).log_softmax(dim=2)
     state = decoder.start(image)
     for t in range(tokens.shape[1]):
@@ -51,15 +67,69 @@ def test_step_by_step_equals_teacher_forcing(image_input, num_layers):
         torch.testing.assert_close(log_probs, at_once[:, t], rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("image_input", IMAGE_INPUTS)
-def test_the_image_matters_and_padding_does_not(image_input):
-    torch.manual_seed(0)
-    decoder = DecoderRNN(11, 6, 8, 1, image_input).eval()
-    image, tokens = torch.randn(2, 6), torch.randint(1, 11, (2, 4))
+@pytest.mark.parametrize("kind", DECODERS)
+def test_the_image_matters_and_padding_does_not(kind):
+    decoder, image = build_small(kind)
+    tokens = torch.randint(1, 11, (3, 4))
     logits = decoder(image, tokens)
     padded = decoder(image, torch.nn.functional.pad(tokens, (0, 3)))
     torch.testing.assert_close(padded[:, :4], logits)
     assert not torch.allclose(decoder(image.flip(0), tokens), logits)
+
+
+def test_attention_by_hand():
+    """One step of Xu et al. 2015 in numpy: equation 6's weights by the comparison of Bahdanau, the gate, equation 7."""
+    decoder, image = build_small(partial(AttentionRNN, attention_size=5))
+    with torch.no_grad():
+        _, attention = decoder.attend(image, torch.tensor([[7], [2], [9]]))
+        logits = decoder(image, torch.tensor([[7], [2], [9]]))[1, 0].numpy()
+    w = {name: value.detach().numpy().astype(float) for name, value in decoder.named_parameters()}
+    places, word = image[1].numpy().astype(float), w["embedding.weight"][2]
+
+    def sigmoid(x):
+        return 1 / (1 + np.exp(-x))
+
+    h, c = np.split(np.tanh(w["initial.weight"] @ places.mean(0) + w["initial.bias"]), 2)
+    compared = np.tanh(places @ w["key.weight"].T + w["key.bias"] + w["query.weight"] @ h) @ w["compare.weight"][0]
+    weights = np.exp(compared) / np.exp(compared).sum()
+    np.testing.assert_allclose(attention[1, 0], weights, rtol=1e-5)
+    seen = sigmoid(w["gate.weight"] @ h + w["gate.bias"]) * (weights @ places)
+    gates = w["lstm.weight_ih"] @ np.concatenate([word, seen]) + w["lstm.bias_ih"]
+    i, f, g, o = np.split(gates + w["lstm.weight_hh"] @ h + w["lstm.bias_hh"], 4)
+    h = sigmoid(o) * np.tanh(sigmoid(f) * c + sigmoid(i) * np.tanh(g))
+    output = word + w["from_hidden.weight"] @ h + w["from_hidden.bias"] + w["from_image.weight"] @ seen
+    np.testing.assert_allclose(logits, w["output.weight"] @ output + w["output.bias"], rtol=1e-4, atol=1e-5)
+
+
+def test_attention_depends_on_what_the_places_show_and_not_on_their_order():
+    decoder, image = build_small(partial(AttentionRNN, attention_size=5))
+    tokens, order = torch.randint(1, 11, (3, 5)), torch.tensor([2, 0, 3, 1])
+    logits, attention = decoder.attend(image, tokens)
+    torch.testing.assert_close(attention.sum(dim=2), torch.ones(3, 5))
+    moved_logits, moved = decoder.attend(image[:, order], tokens)
+    torch.testing.assert_close(moved_logits, logits, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(moved, attention[:, :, order], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["mobilenet_v2", "resnet18"])
+def test_the_mean_of_the_positions_is_the_pooled_feature(name):
+    """The grid's features are those that the pool averages, and a Linear of their mean is the mean of the Linears."""
+    torch.manual_seed(0)
+    pooled, grid = EncoderCNN(name, 8).eval(), EncoderCNN(name, 8, grid=True).eval()
+    grid.load_state_dict(pooled.state_dict())
+    images = torch.randn(2, 3, 64, 96)
+    with torch.inference_mode():
+        places = grid(images)
+        assert places.shape == (2, 6, 8)
+        torch.testing.assert_close(places.mean(dim=1), pooled(images), rtol=1e-4, atol=1e-5)
+
+
+def test_tied_weights_are_one_parameter_that_both_sides_train():
+    decoder, image = build_small(partial(DecoderRNN, tie_weights=True))
+    names = [name for name, value in decoder.named_parameters() if 11 in value.shape]
+    assert names == ["bias", "embedding.weight"]
+    decoder(image, torch.tensor([[4], [4], [4]])).sum().backward()
+    assert (decoder.embedding.weight.grad.abs().sum(dim=1) > 0).all()  # an embedding alone would reach word 4
 
 
 def test_each_caption_sees_its_own_image():
@@ -129,6 +199,21 @@ def test_unknown_names_list_the_legal_ones():
         EncoderCNN("vgg")
     with pytest.raises(ValueError, match="got 'last', allowed are first, state, every"):
         DecoderRNN(10, image_input="last")
+    with pytest.raises(ValueError, match="got 'gru', allowed are lstm, attention"):
+        CNNtoRNN(10, decoder="gru")
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        ({"decoder": "attention", "num_layers": 2}, "model.num_layers: got 2, with decoder attention it must be 1"),
+        ({"decoder": "attention", "image_input": "state"}, "model.image_input: got 'state', with decoder attention"),
+        ({"layer_dropout": 0.5}, "model.layer_dropout: got 0.5, with num_layers 1 it must be 0"),
+    ],
+)
+def test_options_that_contradict_each_other_are_named(options, line):
+    with pytest.raises(ValueError, match=line):
+        CNNtoRNN(10, **options)
 
 
 @pytest.fixture
@@ -183,9 +268,10 @@ def test_a_state_dict_with_one_wrong_shape_is_named_with_both_shapes(tmp_path):
         load_encoder_weights(EncoderCNN(), "mobilenet_v2", str(tmp_path / "w.pth"))
 
 
+@pytest.mark.parametrize("grid", [False, True])
 @pytest.mark.parametrize(("name", "num_blocks"), [("mobilenet_v2", 19), ("resnet18", 9)])
-def test_a_split_backbone_is_the_backbone(name, num_blocks):
-    encoder = EncoderCNN(name, 8).eval()
+def test_a_split_backbone_is_the_backbone(name, num_blocks, grid):
+    encoder = EncoderCNN(name, 8, grid).eval()
     images = torch.randn(2, 3, 64, 64)
     assert len(encoder.blocks()[0]) == num_blocks
     with torch.inference_mode():

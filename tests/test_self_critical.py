@@ -56,6 +56,20 @@ def test_loss_equals_a_loop_by_hand(model):
     assert reward == pytest.approx(sum(rewards) / len(rewards))
 
 
+def test_naming_the_images_class_is_rewarded():
+    """Word 5 names class 0 and word 6 class 1; image 1 has no class, so a caption that names none earns nothing."""
+
+    def named(ids):
+        return next((word - 5 for word in ids if word in (5, 6)), -1)
+
+    options = {"num_samples": 1, "max_len": 6}
+    plain = SelfCritical(CAPTIONS, VOCABULARY, **options)
+    labels = torch.tensor([0, -1, 1])
+    critic = SelfCritical(CAPTIONS, VOCABULARY, **options, class_reward=3, named=named, labels=labels)
+    said, images = [[4, 5, 2], [5, 6, 2], [6, 2], [4, 2], [7, 8, 2]], [0, 2, 2, 0, 1]
+    assert (critic.reward(said, images) - plain.reward(said, images)).tolist() == [3, 0, 3, 0, 0]
+
+
 def test_training_on_it_raises_the_reward_of_greedy_captions(model):
     """A sign error would lower it."""
     embeddings, images = torch.eye(3, 8) * 4, torch.arange(3)

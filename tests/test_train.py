@@ -8,6 +8,7 @@ import sys
 import time
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -21,6 +22,7 @@ from train import (
     CachedBatches,
     Source,
     Stage,
+    attention_penalty,
     build_scheduler,
     caption_loss,
     mix_guesses,
@@ -61,15 +63,17 @@ def weights(folder, name):
 
 @pytest.mark.parametrize(
     "stages",
-    ["--train.epochs 4",
-     "--train.epochs 2 --train.freeze_encoder false --train.accumulate 2 --train.self_critical_epochs 2 --train.half",
-     "--train.epochs 1 --train.finetune_epochs 2 --train.self_critical_epochs 1 --train.ema 0.9 "
-     "--train.scheduled_sampling 0.2"],
+    ["--train.epochs 12",
+     "--train.epochs 2 --train.freeze_encoder false --train.accumulate 2 --train.self_critical_epochs 8 --train.half",
+     "--train.epochs 1 --train.finetune_epochs 4 --train.self_critical_epochs 6 --train.ema 0.9 "
+     "--train.scheduled_sampling 0.2",
+     "--train.epochs 2 --train.finetune_epochs 3 --train.self_critical_epochs 6 --model.decoder attention "
+     "--train.class_loss 1 --train.class_emphasis 1 --train.class_reward 1 --train.word_loss 0.1"],
 )  # fmt: skip
 def test_resuming_equals_the_uninterrupted_run(folder, stages):
     """Stopped by Ctrl-C after an epoch and resumed, the run ends with the same weights and the same history."""
     flags = [*TINY, *stages.split(), "--train.wandb", "off"]
-    kind = len(stages)
+    kind = len(stages.split())
     run("train.py", *flags, "--train.run", f"whole_{kind}", cwd=folder)
 
     name = f"parts_{kind}"
@@ -307,6 +311,36 @@ def test_an_epoch_of_cached_inputs_holds_every_caption_once(by_caption, batch_si
             seen.append(int(ids[1]))
     assert sorted(seen) == [0, 1, 10, 11, 20, 21]
     assert len(batches) == 2
+
+
+def test_attention_penalty_by_hand():
+    """Evenly spread it costs 0; all on one of 4 places 3 squares of 1 and one of 3, halved where half is padding."""
+    mask = torch.ones(1, 2, dtype=torch.bool)
+    assert attention_penalty(torch.full((1, 2, 4), 0.25), mask).item() == pytest.approx(0)
+    turns = torch.tensor([[[0.5, 0.5, 0, 0], [0, 0, 0.5, 0.5]]])
+    assert attention_penalty(turns, mask).item() == pytest.approx(0)
+    assert attention_penalty(turns, torch.tensor([[True, False]])).item() == pytest.approx(1)
+    stuck = torch.tensor([[[1.0, 0, 0, 0]] * 2])
+    assert attention_penalty(stuck, mask).item() == pytest.approx((3 + 9) / 4)
+
+
+def test_class_emphasis_is_seeing_captions_that_name_the_class_more_often():
+    """An emphasis of 2 equals a batch in which each of them stands three times."""
+    torch.manual_seed(0)
+    model = CNNtoRNN(8, embed_size=6, hidden_size=7, dropout=0.0).eval()
+    tokens = torch.tensor([[1, 4, 5, 2, 0], [1, 6, 2, 0, 0], [1, 4, 6, 5, 2]])
+    owner, labels, embeddings = torch.tensor([0, 0, 1]), torch.tensor([1, 0]), torch.randn(2, 6)
+
+    def named(ids):  # the first two captions name class 1, which is image 0's, the third too, which is not image 1's
+        return 1
+
+    def loss(emphasis, rows):
+        batch = SimpleNamespace(tokens=tokens[rows], owner=owner[rows], labels=labels)
+        options = {"scheduled_sampling": 0, "label_smoothing": 0.1, "class_loss": 0, "word_loss": 0}
+        options |= {"class_emphasis": emphasis}
+        return caption_loss(model, embeddings, batch, options, named)[0].item()
+
+    assert loss(2.0, [0, 1, 2]) == pytest.approx(loss(0.0, [0, 1, 2, 0, 1, 0, 1]), rel=1e-5)
 
 
 def test_word_detection_by_hand():
