@@ -3,7 +3,8 @@
     python benchmarks/bench_decode.py
     python benchmarks/bench_decode.py --batch_sizes 32 --runs 9
 
-ours        captioning.decoding.beam_search with the project's LSTM decoder
+ours        captioning.decoding.beam_search with the project's LSTM decoder, in float32, and in bfloat16, which
+            processors with AMX or AVX512_BF16 multiply several times as fast
 loop        the same decoder and search, one image at a time, with its beams kept in Python lists
 generate    transformers' `generate` with a GPT-2 of about as many parameters and as many tokens a caption
 
@@ -12,6 +13,7 @@ captions have about 12 words and end at different steps. The last line is JSON. 
 after a warm-up. Without transformers its column is 0.
 """
 
+import copy
 import importlib.util
 import json
 import platform
@@ -67,7 +69,8 @@ def build_decoder(vocab_size, num_words):
 
 
 def search(decoder, images):
-    """Our search on image embeddings (B, E)."""
+    """Our search on image embeddings (B, E), in the precision of the decoder."""
+    images = images.to(decoder.embedding.weight.dtype)
     return beam_search(decoder.step, decoder.start(images), OPTIONS, start=START, end=END)
 
 
@@ -144,22 +147,23 @@ def main(config):
             config["vocab_size"], num_parameters, round(statistics.mean(lengths)) + 1
         )
         print(f"generate: GPT-2 of {gpt_parameters / 1e6:.2f} M parameters")
-    ours, theirs = {}, {}
+    half = copy.deepcopy(decoder).to(torch.bfloat16)
+    ours, ours_half, theirs = {}, {}, {}
     for size in sizes:
         # Small batches differ much in length: as many as the loop's images go through in a run.
         chunks = images[: max(size, len(few))].split(size)
-        ours[size] = rate(
-            lambda chunks=chunks: [search(decoder, chunk) for chunk in chunks], sum(map(len, chunks)), runs
-        )
+        for network, rates in ((decoder, ours), (half, ours_half)):
+            rates[size] = rate(lambda: [search(network, chunk) for chunk in chunks], sum(map(len, chunks)), runs)  # noqa: B023
         theirs[size] = rate(lambda size=size: generate(size), size, runs) if generate else 0.0
         print(
             f"ours, batch {size:<16}{ours[size]:>9.1f} captions/s   {ours[size] / loop:>6.2f} x the loop   "
-            f"generate {theirs[size]:>9.1f}"
+            f"in bfloat16 {ours_half[size]:>9.1f}   {ours_half[size] / loop:>6.2f} x   generate {theirs[size]:>9.1f}"
         )
     machine = {"processor": platform.machine(), "threads": torch.get_num_threads(), "torch": torch.__version__}
     result = {
         "bench": "decode",
         "ratio": {size: round(value / loop, 2) for size, value in ours.items()},
+        "ratio_bfloat16": {size: round(value / loop, 2) for size, value in ours_half.items()},
         "rate": {size: round(value, 1) for size, value in ours.items()},
         "loop": round(loop, 1),
         "generate": {size: round(value, 1) for size, value in theirs.items()},
