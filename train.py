@@ -550,6 +550,27 @@ def check_options(options, data):
         raise ValueError(f"--train.run: got {options['run']!r}, allowed are letters, digits, and . _ - within")
 
 
+def check_classes(options, classes, data_dir):
+    """Raise ValueError for a setting that needs classes where the data have none."""
+    for key in ("class_loss", "class_emphasis", "class_reward"):
+        if options[key] and not classes:
+            raise ValueError(f"train.{key}: {data_dir} has no classes; set it to 0")
+
+
+def describe_run(config, vocabulary, classes, train_examples):
+    """Return what every checkpoint of a run holds beside its weights, history and best."""
+    data = {"name": dataset_name(config["data"]["data_dir"]), "fingerprint": fingerprint(train_examples)}
+    transform = {"image_size": config["data"]["image_size"], "mean": data_loader.MEAN, "std": data_loader.STD}
+    return {
+        "config": config,
+        "vocab": vocabulary.itos,
+        "transform": transform,
+        "classes": classes,
+        "versions": versions(),
+        "data": data,
+    }
+
+
 def best_path(run):
     """Return where the best epoch of a run is kept."""
     return Path(f"checkpoints/{run}.safetensors")
@@ -744,6 +765,66 @@ class Record:
         self.tracker.log(logged, row["epoch"])
 
 
+def train_stage(number, stage, model, sources, record, score, resumed, *, options, device, dtype):
+    """Train one stage of a run to its end, and validate and save after every epoch.
+
+    number:  of the stage in the run
+    score:   function (model, Source) -> {name: validation score}
+    resumed: what --train.resume read, {} = nothing; it goes on from there if it stopped within this stage
+    """
+    done = sum(row["stage"] == stage.name for row in record.history)
+    if not done:
+        # Each stage has random numbers of its own, so that resuming between two of them changes nothing.
+        seed_everything(options["seed"] + number)
+        if number:
+            model.load_state_dict(record.best_weights | training_heads(model))
+    blocks = model.encoder.blocks()[0]
+    num_trained = {"everything": len(blocks), "finetune": options["finetune_blocks"]}.get(stage.name, 0)
+    for index, block in enumerate(blocks):
+        block.requires_grad_(index >= len(blocks) - num_trained)
+    source = sources.open(stage, model)
+    optimizer = build_optimizer(model, stage.lr, options["weight_decay"], stage.encoder_lr)
+    num_steps = stage.epochs * math.ceil(len(source.batches) / options["accumulate"])
+    parts = {
+        "model": model,
+        "optimizer": optimizer,
+        "scheduler": build_scheduler(optimizer, num_steps, options["warmup"]),
+        "scaler": torch.amp.GradScaler(device.type, enabled=dtype == torch.float16),
+    }
+    if options["ema"]:
+        average = get_ema_multi_avg_fn(options["ema"])
+        parts["averaged"] = AveragedModel(model, multi_avg_fn=average, use_buffers=True)
+    if done:
+        for name, part in parts.items():
+            part.load_state_dict(resumed[name])
+        restore_random_state(resumed["random"])
+
+    for epoch in range(done, stage.epochs):
+        began = time.perf_counter()
+        seed = options["seed"] * 10_000 + len(record.history)
+        bar = f"{stage.name} {epoch + 1}/{stage.epochs}"
+        means, rate, failed = train_one_epoch(
+            stage, source, **parts, config=options, device=device, dtype=dtype, seed=seed, bar=bar
+        )
+        check_unreadable(failed, len(sources.train_set), sources.data["data_dir"])
+        judged = (parts["averaged"].module if options["ema"] else model).eval()
+        scores = score(judged, source)
+        row = {"epoch": len(record.history) + 1, "stage": stage.name, **means, **scores}
+        row |= {"lr": optimizer.param_groups[-1]["lr"], "seconds": time.perf_counter() - began}
+        improved = record.add(row, judged, half=options["half"])
+        since_best = record.epochs_since_best(epoch + 1)
+        finished = epoch + 1 == stage.epochs or 0 < options["patience"] <= since_best
+        record.save_last(parts, number + finished)
+        record.show()
+        shown = "  ".join(f"{key} {row[key]:.3f}" for key in (*means, *scores))
+        rate = f"{rate:,.0f} {'captions' if stage.name == 'decoder' else 'images'}/s"
+        print(f"{stage.name} {epoch + 1:>3}  {shown}  {rate}  {row['seconds']:.0f} s{'  *' if improved else ''}")
+        if finished:
+            if epoch + 1 < stage.epochs:
+                print(f"{stage.name} stopped: no better {record.metric} for {since_best} epochs")
+            break
+
+
 def main(config):
     """Train stage by stage, validate after every epoch, keep the best and the last."""
     flush_denormals()
@@ -760,9 +841,7 @@ def main(config):
     # Data and model
     vocabulary = load_vocabulary(data["vocab_path"])
     train_examples, val_examples, classes = load_data(data["data_dir"], vocabulary)
-    for key in ("class_loss", "class_emphasis", "class_reward"):
-        if options[key] and not classes:
-            raise ValueError(f"train.{key}: {data['data_dir']} has no classes; set it to 0")
+    check_classes(options, classes, data["data_dir"])
     model, native_size = start_model(vocabulary, classes, options, model_config)
     num_blocks = len(model.encoder.blocks()[0])
     if not 1 <= options["finetune_blocks"] <= num_blocks:
@@ -771,10 +850,10 @@ def main(config):
     size = data["image_size"] = data["image_size"] or native_size or data_loader.DEFAULT_IMAGE_SIZE
     if options["precision"] == "auto" and device.type == "cpu" and stages[0].name == "everything" and size < 96:
         dtype = torch.float32  # so little work a layer that converting costs more than it saves: 200 ms, not 258
-    description = {"name": dataset_name(data["data_dir"]), "fingerprint": fingerprint(train_examples)}
+    fixed = describe_run(config, vocabulary, classes, train_examples)
     free = {"resume", "device", "half", "wandb", "wandb_project", "data_dir", "vocab_path", "num_workers"}
     identity = {f"{part}.{key}": v for part, keys in config.items() for key, v in keys.items() if key not in free}
-    identity |= {"vocabulary": vocabulary.itos, "data": description}
+    identity |= {"vocabulary": vocabulary.itos, "data": fixed["data"]}
     resumed = load_run(last_path(run), identity) if options["resume"] else {}
     model.to(device)
     model.encoder.to(memory_format=torch.channels_last)
@@ -782,29 +861,27 @@ def main(config):
         model.encoder.backbone.compile()
 
     # What it reads
-    augment = data_loader.train_transform(size, **{key: data[key] for key in data_loader.AUGMENTATION})
-    plain = data_loader.eval_transform(size)
+    transforms = (
+        data_loader.train_transform(size, **{key: data[key] for key in data_loader.AUGMENTATION}),
+        data_loader.eval_transform(size),
+    )
     train_set = data_loader.CaptionDataset(
         train_examples,
         vocabulary,
-        augment,
+        transforms[0],
         classes=classes,
         captions_per_image=data["captions_per_image"],
         image_size=size,
     )
+    del train_examples  # the batches hold all that an epoch needs, and much smaller
     loading = {"device": device, "dtype": dtype, "num_workers": data["num_workers"]}
-    transforms = (augment, plain)
     grounder = Grounder(classes, load_aliases(data["data_dir"])) if classes else None
     named = remember_named(grounder, vocabulary, classes) if classes else None
     sources = Sources(model.encoder, stages, train_set, val_examples, vocabulary, named, transforms, loading, config)
-    del train_examples  # the batches hold all that an epoch needs, and much smaller
 
     # What it writes
     metric = "cider_d" if len(val_examples) >= FEWEST_FOR_CIDER else "bleu4"
     tracker = Tracker(options["wandb"], project=options["wandb_project"], run=run, folder=f"runs/{run}", config=config)
-    transform = {"image_size": size, "mean": data_loader.MEAN, "std": data_loader.STD}
-    fixed = {"config": config, "vocab": vocabulary.itos, "transform": transform, "classes": classes}
-    fixed |= {"versions": versions(), "data": description}
     record = Record(run, metric, tracker, identity, fixed)
     if resumed:
         record.history, record.best = resumed["history"], resumed["best"]
@@ -816,62 +893,16 @@ def main(config):
     )
     print(f"on {device} in {str(dtype).removeprefix('torch.')}; Ctrl-C keeps {record.last_path} for --train.resume")
 
+    def score(judged, source):
+        embeddings, seen = sources.val_embeddings(source, judged)
+        decoding = {"beam_size": options["beam_size"], "max_len": options["max_len"]}
+        return validate(judged, embeddings, seen, vocabulary, grounder, **decoding)
+
     for number, stage in enumerate(stages):
-        if number < resumed.get("stage", 0):
-            continue
-        done = sum(row["stage"] == stage.name for row in record.history)
-        if not done:
-            # Each stage has random numbers of its own, so that resuming between two of them changes nothing.
-            seed_everything(options["seed"] + number)
-            if number:
-                model.load_state_dict(record.best_weights | training_heads(model))
-        trained_blocks = {"everything": num_blocks, "finetune": options["finetune_blocks"]}.get(stage.name, 0)
-        for index, block in enumerate(model.encoder.blocks()[0]):
-            block.requires_grad_(index >= num_blocks - trained_blocks)
-        source = sources.open(stage, model)
-        optimizer = build_optimizer(model, stage.lr, options["weight_decay"], stage.encoder_lr)
-        num_steps = stage.epochs * math.ceil(len(source.batches) / options["accumulate"])
-        parts = {
-            "model": model,
-            "optimizer": optimizer,
-            "scheduler": build_scheduler(optimizer, num_steps, options["warmup"]),
-            "scaler": torch.amp.GradScaler(device.type, enabled=dtype == torch.float16),
-        }
-        if options["ema"]:
-            average = get_ema_multi_avg_fn(options["ema"])
-            parts["averaged"] = AveragedModel(model, multi_avg_fn=average, use_buffers=True)
-        if done:
-            for name, part in parts.items():
-                part.load_state_dict(resumed[name])
-            restore_random_state(resumed["random"])
-
-        for epoch in range(done, stage.epochs):
-            began = time.perf_counter()
-            seed = options["seed"] * 10_000 + len(record.history)
-            bar = f"{stage.name} {epoch + 1}/{stage.epochs}"
-            means, rate, failed = train_one_epoch(
-                stage, source, **parts, config=options, device=device, dtype=dtype, seed=seed, bar=bar
+        if number >= resumed.get("stage", 0):
+            train_stage(
+                number, stage, model, sources, record, score, resumed, options=options, device=device, dtype=dtype
             )
-            check_unreadable(failed, len(train_set), data["data_dir"])
-            judged = (parts["averaged"].module if options["ema"] else model).eval()
-            embeddings, seen = sources.val_embeddings(source, judged)
-            decoding = {"beam_size": options["beam_size"], "max_len": options["max_len"]}
-            scores = validate(judged, embeddings, seen, vocabulary, grounder, **decoding)
-            row = {"epoch": len(record.history) + 1, "stage": stage.name, **means, **scores}
-            row |= {"lr": optimizer.param_groups[-1]["lr"], "seconds": time.perf_counter() - began}
-            improved = record.add(row, judged, half=options["half"])
-            since_best = record.epochs_since_best(epoch + 1)
-            finished = epoch + 1 == stage.epochs or 0 < options["patience"] <= since_best
-            record.save_last(parts, number + finished)
-            record.show()
-            shown = "  ".join(f"{key} {row[key]:.3f}" for key in (*means, *scores))
-            rate = f"{rate:,.0f} {'captions' if stage.name == 'decoder' else 'images'}/s"
-            print(f"{stage.name} {epoch + 1:>3}  {shown}  {rate}  {row['seconds']:.0f} s{'  *' if improved else ''}")
-            if finished:
-                if epoch + 1 < stage.epochs:
-                    print(f"{stage.name} stopped: no better {metric} for {since_best} epochs")
-                break
-
     tracker.finish()
     best = record.best
     print(f"best epoch {best['epoch']}: {best['metric']} {best['value']:.3f} on the validation split")

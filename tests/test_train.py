@@ -30,6 +30,7 @@ from train import (
     word_detection_loss,
 )
 
+KEYS = ("scheduled_sampling", "class_emphasis", "class_loss", "word_loss", "label_smoothing")  # of caption_loss
 ROOT = Path(__file__).resolve().parents[1]
 TINY = """
     --data.image_size 32 --data.num_workers 0 --data.batch_size 32 --data.data_dir data --data.vocab_path vocab.pkl
@@ -150,7 +151,7 @@ def test_a_loss_that_is_not_finite_stops_the_training():
     model = CNNtoRNN(6, embed_size=4, hidden_size=4)
     tokens = Captions([[[1, 4, 2]], [[1, 5, 2]]])
     batches = CachedBatches(torch.full((2, 1, 1280), torch.nan), tokens, torch.zeros(2).long(), 2, by_caption=True)
-    config = {key: 0 for key in ("scheduled_sampling", "class_loss", "word_loss", "label_smoothing")}
+    config = {key: 0 for key in KEYS}
     source = Source(
         batches, lambda model, features: model.encoder.embed(features), partial(caption_loss, config=config)
     )
@@ -168,7 +169,7 @@ def test_a_batch_of_one_row_costs_no_step():
     model = CNNtoRNN(6, embed_size=4, hidden_size=4)
     batches = CachedBatches(torch.randn(3, 1, 1280), Captions([[[1, 4, 2]]] * 3), torch.zeros(3).long(), 2,
                             by_caption=False)  # fmt: skip
-    config = {key: 0 for key in ("scheduled_sampling", "class_loss", "word_loss", "label_smoothing")}
+    config = {key: 0 for key in KEYS}
     loss = partial(caption_loss, config=config)
     source = Source(batches, lambda model, features: model.encoder.embed(features), loss)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
@@ -336,8 +337,7 @@ def test_class_emphasis_is_seeing_captions_that_name_the_class_more_often():
 
     def loss(emphasis, rows):
         batch = SimpleNamespace(tokens=tokens[rows], owner=owner[rows], labels=labels)
-        options = {"scheduled_sampling": 0, "label_smoothing": 0.1, "class_loss": 0, "word_loss": 0}
-        options |= {"class_emphasis": emphasis}
+        options = dict.fromkeys(KEYS, 0) | {"class_emphasis": emphasis, "label_smoothing": 0.1}
         return caption_loss(model, embeddings, batch, options, named)[0].item()
 
     assert loss(2.0, [0, 1, 2]) == pytest.approx(loss(0.0, [0, 1, 2, 0, 1, 0, 1]), rel=1e-5)
