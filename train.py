@@ -33,6 +33,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from PIL import Image
 from torch import nn
 from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -164,6 +165,7 @@ RATES = {  # stage -> the settings of its rate
     "self-critical": ["--train.self_critical_lr"],
 }
 FEATURES_DIR = "runs/features"  # what frozen encoders computed, to be read again
+MAX_VIEWS_BYTES = 8 * 10**9  # of them in memory, one split; pooled features of COCO's train split in 4 views are 2.4
 RUN_NAMES = {"mobilenet_v2": "mobile", "resnet18": "resnet"}
 LEAST_COVERAGE = 0.5  # of the train captions' running words; a vocabulary of other data knows fewer
 
@@ -263,7 +265,19 @@ def compute_views(trunk, paths, transforms, loading, seed, what):
     seed:    of the random transforms; torch's own generators are left as they were
     what:    names the images on the progress bar
     returns: (N,) long positions of the readable images, (N, W, ...) its outputs, W = len(transforms); maps as float16
+
+    Raises ValueError if they would take more than MAX_VIEWS_BYTES of memory.
     """
+    with torch.inference_mode():
+        output = trunk.eval()(transforms[0](Image.new("RGB", (256, 256)))[None].to(loading["device"]))
+    kind = torch.float16 if output.ndim > 2 else torch.float32
+    num_bytes = len(paths) * len(transforms) * output[0].numel() * kind.itemsize
+    if num_bytes > MAX_VIEWS_BYTES:
+        raise ValueError(
+            f"--train.feature_views: {len(transforms)} views of {len(paths):,} {what} take {num_bytes / 1e9:.1f} GB, "
+            f"allowed are {MAX_VIEWS_BYTES / 1e9:.0f}; give fewer views, or all blocks to --train.finetune_blocks, "
+            f"which reads image files instead"
+        )
 
     def compute():
         views = None
@@ -273,7 +287,6 @@ def compute_views(trunk, paths, transforms, loading, seed, what):
                 bar = f"{what}, view {number + 1}/{len(transforms)}"
                 kept, outputs = encode_images(trunk, paths, transform, bar=bar, **loading)
                 if views is None:
-                    kind = torch.float16 if outputs.ndim > 2 else torch.float32
                     views = torch.empty(len(kept), len(transforms), *outputs.shape[1:], dtype=kind)
                 views[:, number] = outputs
         return {"kept": kept, "views": views}

@@ -17,6 +17,7 @@ import torch
 from captioning.checkpoint import load_checkpoint
 from captioning.pictograms import write_dataset
 from captioning.sequences import Captions
+from data_loader import eval_transform
 from model import CNNtoRNN
 from train import (
     CachedBatches,
@@ -25,6 +26,7 @@ from train import (
     attention_penalty,
     build_scheduler,
     caption_loss,
+    compute_views,
     mix_guesses,
     train_one_epoch,
     word_detection_loss,
@@ -193,6 +195,14 @@ def test_a_resumed_run_must_be_the_same(folder):
     ):
         result = run("train.py", *flags, *change, "--train.resume", cwd=folder, code=2)
         assert line in result.stderr
+
+
+def test_more_views_than_fit_into_memory_are_refused_before_the_first(tmp_path):
+    """2 million images in 64 views; none of the files is there, so nothing was read."""
+    trunk = CNNtoRNN(6, embed_size=4, hidden_size=4).encoder.split(5)[0]
+    paths, loading = [tmp_path / "a.jpg"] * 2_000_000, {"device": torch.device("cpu"), "dtype": torch.float32}
+    with pytest.raises(ValueError, match=r"--train.feature_views: 64 views of 2,000,000 train images take [\d.]+ GB"):
+        compute_views(trunk, paths, [eval_transform(64)] * 64, loading, 0, "train images")
 
 
 def test_scheduled_sampling_replaces_words_but_not_start_or_padding():
