@@ -4,6 +4,7 @@ Captions are always decoded freely: the model reads its own words, as it does fo
 """
 
 import importlib.util
+import math
 import shutil
 import subprocess
 from dataclasses import dataclass
@@ -120,6 +121,21 @@ def decode_embeddings(model, embeddings, vocabulary, options, *, batch_size=128)
         )
         captions += [(vocabulary.decode(best.ids), best.log_prob) for best, *_ in found]
     return captions
+
+
+@torch.inference_mode()
+def attention_maps(model, embeddings, captions, vocabulary):
+    """Return where an attention decoder looked for each word: for each caption an array (words, h, w), square.
+
+    embeddings: (N, P, E); captions: N strings of words joined by blanks
+    """
+    device, maps = next(model.parameters()).device, []
+    for embedding, caption in zip(embeddings, captions, strict=True):
+        tokens = torch.tensor([vocabulary.encode(caption)[:-1]], device=device)  # <start> w1 ... wT
+        _, attention = model.decoder.attend(embedding[None].to(device), tokens)
+        side = math.isqrt(attention.shape[2])
+        maps.append(attention[0, : len(caption.split())].unflatten(1, (side, side)).float().cpu().numpy())
+    return maps
 
 
 @torch.inference_mode()

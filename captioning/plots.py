@@ -15,6 +15,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, fontManager
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
+from PIL import Image
 
 from captioning.files import replace_file
 
@@ -259,6 +260,31 @@ def _draw_picture(figure, image, lines, box):
     color, dashes = FRAMES.get(style, ("#999999", "-"))
     for spine in axes.spines.values():
         spine.set(visible=True, color=color, linestyle=dashes, linewidth=3 if style else 0.8)
+
+
+def attention_figure(pictures, words, maps, path, *, title):
+    """Draw a row per picture: the picture, then for each word how bright the model saw each place.
+
+    pictures: (S, S, 3) float arrays, 0..1, as the model sees them
+    words:    for each picture its words; maps: for each picture (words, h, w), weights that sum to 1 over each map
+
+    The brightest place of a map is shown as it is, one with no weight at a fifth of it.
+    """
+    columns, cell = 1 + max(map(len, words)), 1.25  # inches
+    with new_figure(path, columns * cell, len(pictures) * (cell + 0.2) + 0.4) as figure:
+        figure.suptitle(title, weight="bold")
+        grid = figure.subplots(len(pictures), columns, squeeze=False)
+        for row, picture, said, weights in zip(grid, pictures, words, maps, strict=True):
+            for axes in row:
+                axes.set_axis_off()
+            row[0].imshow(picture)
+            size = picture.shape[1::-1]  # width, height
+            for axes, word, weight in zip(row[1:], said, weights, strict=False):
+                seen = Image.fromarray((weight / weight.max()).astype(np.float32)).resize(
+                    size, Image.Resampling.BICUBIC
+                )
+                axes.imshow(picture * (0.2 + 0.8 * np.clip(np.asarray(seen), 0, 1)[:, :, None]))
+                axes.set_title(word, size=9, pad=3)
 
 
 def confusion_figure(matrix, path, *, title):

@@ -8,6 +8,7 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -15,6 +16,7 @@ from captioning.annotations import load_examples
 from captioning.decoding import SearchOptions
 from captioning.evaluation import (
     RECIPES,
+    attention_maps,
     caption_examples,
     caption_scores,
     decode_embeddings,
@@ -270,3 +272,19 @@ def test_meteor_runs_where_java_does():
     if "meteor" in skipped:
         pytest.skip(skipped["meteor"])
     assert scores["meteor"] == pytest.approx(1.0)
+
+
+def test_attention_maps_are_what_each_step_looked_at(vocabulary):
+    """Captions of other lengths, one after another, against the decoder run word by word on its own image."""
+    torch.manual_seed(0)
+    model = CNNtoRNN(len(vocabulary), embed_size=8, hidden_size=8, decoder="attention", attention_size=4).eval()
+    embeddings = torch.randn(2, 9, 8)
+    captions = [" ".join(vocabulary.itos[4:7]), vocabulary.itos[9]]
+    maps = attention_maps(model, embeddings, captions, vocabulary)
+    assert [one.shape for one in maps] == [(3, 3, 3), (1, 3, 3)]
+    for embedding, caption, found in zip(embeddings, captions, maps, strict=True):
+        state = model.decoder.start(embedding[None])
+        for word, expected in zip(vocabulary.encode(caption), found, strict=False):
+            with torch.no_grad():
+                _, weights, state = model.decoder.look(torch.tensor([[word]]), state)
+            np.testing.assert_allclose(weights[0, 0].view(3, 3).numpy(), expected, rtol=1e-5, atol=1e-6)

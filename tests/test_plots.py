@@ -37,6 +37,19 @@ def noise(width, height):
     return Image.fromarray(generator.integers(0, 255, (height, width, 3), dtype=np.uint8))
 
 
+def test_attention_figure_is_bright_where_the_weight_is(tmp_path):
+    """A white picture of 2 words: the first looked at the left upper quarter, the second everywhere alike."""
+    maps = np.array([[[1.0, 0.0], [0.0, 0.0]], [[0.25, 0.25], [0.25, 0.25]]])
+    white = np.ones((64, 64, 3))
+    plots.attention_figure([white], [["$a$", "sun"]], [maps], tmp_path / "a.png", title="t")
+    pixels = read(tmp_path / "a.png")[:, :, 0]
+    third = pixels.shape[1] // 3
+    first = pixels[-100:, third : 2 * third]  # below its title
+    assert (first < 80).mean() > 0.2  # about a fifth of white where nothing was looked at
+    assert (pixels[-100:, :third] < 80).mean() < 0.02
+    assert (pixels[-100:, 2 * third :] < 80).mean() < 0.02
+
+
 @pytest.mark.parametrize(
     "values", [{"a": [2.0, 1.5, float("nan"), 1.0], "b": [3.0, 2.0, 1.0, 0.5]}, {"a": [1.0]}, {"a": []}]
 )
