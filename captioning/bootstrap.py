@@ -142,6 +142,12 @@ def interval(values):
     return np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
 
 
+def mean_interval(values):
+    """The interval of the mean of (N,) values: (low, high)."""
+    drawn = resample(lambda weights: {"mean": weights @ values / len(values)}, len(values))["mean"]
+    return tuple(interval(drawn).tolist())
+
+
 def rank_correlation(x, y):
     """Spearman's rank correlation of (..., n) with (..., n) along the last axis; NaN where one side is constant."""
     x, y = (rankdata(side, axis=-1) for side in np.broadcast_arrays(x, y))

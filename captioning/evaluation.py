@@ -4,6 +4,7 @@ Captions are always decoded freely: the model reads its own words, as it does fo
 """
 
 import importlib.util
+import math
 import shutil
 import subprocess
 from dataclasses import dataclass
@@ -40,6 +41,11 @@ class Prediction:
     example: Example
     caption: str
     log_prob: float
+
+    @property
+    def confidence(self):
+        """The geometric mean of the probabilities of its words and of <end>, 0..1: no lower for a longer caption."""
+        return math.exp(self.log_prob / (len(self.caption.split()) + 1))
 
 
 class ImageDataset(Dataset):
@@ -233,7 +239,11 @@ RECIPES = {
     "meteor": "meteor|corpus|{refs}|tok:nltk-coco|version:1.5-en-norm|{rest}",
     "spice": "spice|mean-of-images|{refs}|tok:nltk-coco|version:1.0|{rest}",
     "accuracy": "accuracy|class-named-in-caption|none:wrong|{rest}",
-    **{f"{name}": f"{name}|class-named-in-caption|macro|none:wrong|{{rest}}" for name in ("precision", "recall", "f1")},
+    **{name: f"{name}|class-named-in-caption|macro|none:wrong|{{rest}}" for name in ("precision", "recall", "f1")},
+    **{
+        f"weighted_{name}": f"{name}|class-named-in-caption|weighted|none:wrong|{{rest}}"
+        for name in ("precision", "recall", "f1")
+    },
 }
 
 

@@ -116,6 +116,10 @@ class Grounder:
                 nested.append((owner[start], label))
         return list(dict.fromkeys(label for _, label in sorted(mentions))), list(dict.fromkeys(nested))
 
+    def label(self, name: str) -> str:
+        """The class that these words as a whole are a name of, "" if none."""
+        return self._classes.get(_name_words(name), "")
+
     def name(self, caption: str) -> str:
         """The first class that a caption names, "" if none."""
         return next(iter(self.find(caption)), "")

@@ -295,20 +295,145 @@ def confusion_figure(matrix, path, *, title):
 
 
 def class_figure(table, path, *, title):
-    """Draw the scores of every class as bars, the best BLEU-4 on top.
+    """Draw the scores of every class as bars with their intervals, the best BLEU-4 on top.
 
-    table: DataFrame with the columns class, bleu4, cider_d, accuracy, f1
+    table: DataFrame with the columns class, bleu4, cider_d, accuracy, f1; a score with the columns <score>_low and
+           <score>_high has a whisker, and `reference_naming` is a mark on the accuracy: what the captions allow
     """
     table = table.sort_values(["bleu4", "class"], ascending=[True, False])
     panels = [("bleu4", "BLEU-4"), ("cider_d", "CIDEr-D"), ("accuracy", "accuracy"), ("f1", "F1")]
     height = min(MAX_SIDE, 1.4 + 0.19 * len(table))
     size = min(7.5, 0.7 * 72 * height / len(table))  # points
-    with new_figure(path, 11, height) as figure:
+    places = range(len(table))
+    with new_figure(path, 12, height) as figure:
         figure.suptitle(title)
         for axes, (key, name) in zip(figure.subplots(1, len(panels), sharey=True), panels, strict=True):
-            bars = axes.barh(range(len(table)), table[key], color="#9ECAE9", edgecolor="#333333", linewidth=0.5)
-            axes.bar_label(bars, [f"{value:.2f}" for value in table[key]], padding=2, fontsize=size)
-            axes.set(title=name, xlim=(0, max(1.0, table[key].max()) * 1.15))
-            axes.set_yticks(range(len(table)), table["class"], fontsize=size)
+            longest = table.get(f"{key}_high", table[key]).max()
+            scale = max(1.0, longest)
+            axes.barh(places, table[key], color="#9ECAE9", edgecolor="#333333", linewidth=0.5)
+            if f"{key}_low" in table:
+                axes.hlines(places, table[f"{key}_low"], table[f"{key}_high"], color=BLACK, linewidth=1)
+            if key == "accuracy" and "reference_naming" in table:
+                axes.plot(table["reference_naming"], places, "d", color=ORANGE, mec=BLACK, ms=4, clip_on=False)
+                axes.set_xlabel("◆ of people's captions", fontsize=8)
+            for place, value in zip(places, table[key], strict=True):
+                axes.text(1.28 * scale, place, f"{value:.2f}", ha="right", va="center", fontsize=size)
+            axes.set(title=name, xlim=(0, 1.3 * scale))
+            axes.set_yticks(places, table["class"], fontsize=size)
             axes.set_ylim(-0.6, len(table) - 0.4)
             axes.grid(visible=False, axis="y")
+
+
+def class_scatter(table, path, *, title, named=8):
+    """Draw BLEU-4 against accuracy, a point with its intervals for each class; the extreme ones are named.
+
+    table: DataFrame with the columns class, bleu4, accuracy, their _low and _high, and group: top, bottom or ""
+    named: classes of the lowest accuracy whose name is written; the highest and the lowest BLEU-4 are named too
+    """
+    marks = {"top": ("^", BLUE, "best BLEU-4"), "": ("o", "#BBBBBB", "others"), "bottom": ("v", ORANGE, "worst BLEU-4")}
+    with new_figure(path, 8.5, 6) as figure:
+        axes = figure.add_subplot()
+        axes.hlines(table["accuracy"], table["bleu4_low"], table["bleu4_high"], color="#BBBBBB", linewidth=0.7)
+        axes.vlines(table["bleu4"], table["accuracy_low"], table["accuracy_high"], color="#BBBBBB", linewidth=0.7)
+        for group, (mark, color, label) in marks.items():
+            part = table[table["group"] == group]
+            if len(part):
+                axes.plot(part["bleu4"], part["accuracy"], mark, color=color, mec=BLACK, ms=7, label=label)
+        extremes = {*table["bleu4"].nlargest(1).index, *table["bleu4"].nsmallest(2).index}
+        low = table[table["accuracy"] < 1].nsmallest(named, "accuracy")
+        _write_beside(axes, table.loc[sorted({*low.index, *extremes})])
+        axes.set(
+            title=title, xlabel="corpus BLEU-4 of the class", ylabel="accuracy: share of captions that name the class"
+        )
+        axes.margins(0.06)
+        axes.legend(loc="lower right" if table["accuracy"].corr(table["bleu4"]) < 0 else "best")
+
+
+def _write_beside(axes, table):
+    """Write the class beside each point, one line lower where the place is taken by an earlier name."""
+    taken = []
+    for row in table.sort_values("accuracy", ascending=False).to_dict("records"):
+        level = 0
+        while any(
+            abs(row["bleu4"] - x) < 0.12 and abs(row["accuracy"] - y - 0.03 * (level - n)) < 0.03 for x, y, n in taken
+        ):
+            level -= 1
+        taken.append((row["bleu4"], row["accuracy"], level))
+        point, offset = (row["bleu4"], row["accuracy"]), (7, -9 + 10 * level)
+        axes.annotate(row["class"], point, offset, textcoords="offset points", fontsize=8)
+
+
+def interval_figure(table, path, *, title, xlabel):
+    """Draw a value with its interval in each row, the first on top, and the value in figures.
+
+    table: DataFrame with the columns name, value, low, high; a NaN is left out
+    """
+    with new_figure(path, 8.5, 1.3 + 0.36 * len(table)) as figure:
+        axes = figure.add_subplot()
+        places = range(len(table) - 1, -1, -1)
+        axes.hlines(places, table["low"], table["high"], color=BLACK, linewidth=1.5)
+        axes.plot(table["value"], places, "o", color=BLUE, mec=BLACK, ms=7)
+        edge = np.nanmax([*table["high"], *table["value"]])
+        for place, value in zip(places, table["value"], strict=True):
+            axes.annotate(f"{value:.3f}", (edge, place), (14, 0), textcoords="offset points", va="center", fontsize=9)
+        axes.set_yticks(places, table["name"])
+        axes.set(title=title, xlabel=xlabel, ylim=(-0.6, len(table) - 0.4))
+        if np.nanmin(table["low"]) <= 0:
+            axes.axvline(0, color=BLACK, linewidth=1, linestyle="--")
+        axes.grid(visible=False, axis="y")
+        axes.spines["right"].set_visible(False)
+
+
+def reference_figure(table, path, *, title):
+    """Draw BLEU-4 and CIDEr-D against the number of references, of the model and of a person.
+
+    table: DataFrame with the columns references, bleu4, cider_d, person_bleu4, person_cider_d
+    """
+    with new_figure(path, 9, 3.6) as figure:
+        figure.suptitle(title)
+        for axes, (key, name) in zip(figure.subplots(1, 2), (("bleu4", "BLEU-4"), ("cider_d", "CIDEr-D")), strict=True):
+            axes.plot(table["references"], table[key], "o-", color=BLUE, label="the model")
+            axes.plot(table["references"], table[f"person_{key}"], "s--", color=ORANGE, mec=BLACK, label="a person")
+            axes.set(title=name, xlabel="references of each image", ylim=(0, None))
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+            axes.legend(loc="lower right")
+
+
+def length_figure(lengths, path, *, title):
+    """Draw how long captions are, one kind of captions beside the other.
+
+    lengths: name -> words of each of its captions; the kinds may have different numbers of captions
+    """
+    longest = max(max(values, default=0) for values in lengths.values())
+    width = 0.8 / len(lengths)
+    with new_figure(path, 8.5, 3.6) as figure:
+        axes = figure.add_subplot()
+        for index, (name, values) in enumerate(lengths.items()):
+            shares = np.bincount(values, minlength=longest + 1) / max(1, len(values))
+            places = np.arange(longest + 1) + (index - (len(lengths) - 1) / 2) * width
+            color, hatch = ("#9ECAE9", "#F2CF8D")[index % 2], HATCHES[index % len(HATCHES)]
+            axes.bar(places, shares, width, label=name, color=color, hatch=hatch, edgecolor="#333333", linewidth=0.5)
+        axes.set(title=title, xlabel="words in a caption", ylabel="share of the captions")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+        axes.legend()
+
+
+def calibration_figure(table, path, *, title):
+    """Draw scores against confidence, a point with its interval for each bin: a reliability diagram.
+
+    table: DataFrame with the columns confidence and, each with _low and _high, sentence_bleu4, cider_d and, where
+           images have classes, accuracy, beside which stands the line of perfect calibration
+    """
+    names = {"accuracy": "accuracy", "sentence_bleu4": "mean sentence BLEU-4", "cider_d": "CIDEr-D"}
+    panels = [(key, name) for key, name in names.items() if key in table]
+    with new_figure(path, 4.2 * len(panels), 3.9) as figure:
+        figure.suptitle(title)
+        for axes, (key, name) in zip(figure.subplots(1, len(panels)), panels, strict=True):
+            axes.vlines(table["confidence"], table[f"{key}_low"], table[f"{key}_high"], color=BLACK, linewidth=1)
+            axes.plot(table["confidence"], table[key], "o-", color=BLUE, mec=BLACK, ms=6)
+            axes.set(title=name, xlabel="confidence, mean of a bin", ylim=(0, None if key == "cider_d" else 1.03))
+            if key == "accuracy":
+                low, high = table["confidence"].min(), table["confidence"].max()
+                ends = (max(0.0, low - 0.1), min(1.0, high + 0.1))
+                axes.plot(ends, ends, "--", color="#666666", label="as likely as it says")
+                axes.legend(loc="lower right")
