@@ -165,11 +165,12 @@ def probe_classes(encoder, transform, train, examples, **reading):
 
 
 def imagenet_rows(path, grounder, examples, **reading):
-    """Return ([the yardstick row of ImageNet's own classifier], [a note]); no row where no class is in ImageNet."""
+    """Return ([the yardstick row of ImageNet's own classifier], [a note]); no row below two classes."""
     categories = yardsticks.imagenet_classes(grounder)
     known = sorted(set(categories) & {example.label for example in examples} - {""})
-    if not known:
-        return [], ["ImageNet's own classifier was left out: none of the classes is the name of an ImageNet category."]
+    if len(known) < 2:
+        number = report.counted(len(known), "class")
+        return [], [f"ImageNet's own classifier was left out: it tells two or more classes apart, and knows {number}."]
     network = yardsticks.load_imagenet(path).to(reading["device"])
     shown = [example for example in examples if example.label in known]
     columns = [index for index, label in enumerate(categories) if label in known]

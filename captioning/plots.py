@@ -319,6 +319,7 @@ def class_figure(table, path, *, title):
             for place, value in zip(places, table[key], strict=True):
                 axes.text(1.28 * scale, place, f"{value:.2f}", ha="right", va="center", fontsize=size)
             axes.set(title=name, xlim=(0, 1.3 * scale))
+            axes.set_xticks([tick for tick in axes.get_xticks() if tick <= scale])
             axes.set_yticks(places, table["class"], fontsize=size)
             axes.set_ylim(-0.6, len(table) - 0.4)
             axes.grid(visible=False, axis="y")
@@ -331,7 +332,7 @@ def class_scatter(table, path, *, title, named=8):
     named: classes of the lowest accuracy whose name is written; the highest and the lowest BLEU-4 are named too
     """
     marks = {"top": ("^", BLUE, "best BLEU-4"), "": ("o", "#BBBBBB", "others"), "bottom": ("v", ORANGE, "worst BLEU-4")}
-    with new_figure(path, 8.5, 6) as figure:
+    with new_figure(path, 9.5, 6) as figure:
         axes = figure.add_subplot()
         axes.hlines(table["accuracy"], table["bleu4_low"], table["bleu4_high"], color="#BBBBBB", linewidth=0.7)
         axes.vlines(table["bleu4"], table["accuracy_low"], table["accuracy_high"], color="#BBBBBB", linewidth=0.7)
@@ -341,26 +342,35 @@ def class_scatter(table, path, *, title, named=8):
                 axes.plot(part["bleu4"], part["accuracy"], mark, color=color, mec=BLACK, ms=7, label=label)
         extremes = {*table["bleu4"].nlargest(1).index, *table["bleu4"].nsmallest(2).index}
         low = table[table["accuracy"] < 1].nsmallest(named, "accuracy")
-        _write_beside(axes, table.loc[sorted({*low.index, *extremes})])
         axes.set(
             title=title, xlabel="corpus BLEU-4 of the class", ylabel="accuracy: share of captions that name the class"
         )
         axes.margins(0.06)
-        axes.legend(loc="lower right" if table["accuracy"].corr(table["bleu4"]) < 0 else "best")
+        axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1))
+        _write_beside(axes, table.loc[sorted({*low.index, *extremes})])
 
 
 def _write_beside(axes, table):
-    """Write the class beside each point, one line lower where the place is taken by an earlier name."""
-    taken = []
-    for row in table.sort_values("accuracy", ascending=False).to_dict("records"):
+    """Write the class beside each point, with a line to it from further down where the place is taken."""
+    (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
+    taken = []  # (x, y) of the names, as shares of the axes
+    for row in table.sort_values(["accuracy", "bleu4"], ascending=[False, True]).to_dict("records"):
+        x, y = (row["bleu4"] - left) / (right - left), (row["accuracy"] - bottom) / (top - bottom)
+        # The end of the first name would otherwise run into the second, and the last over the edge.
+        side = -1 if x > 0.82 else 1
         level = 0
-        while any(
-            abs(row["bleu4"] - x) < 0.12 and abs(row["accuracy"] - y - 0.03 * (level - n)) < 0.03 for x, y, n in taken
-        ):
-            level -= 1
-        taken.append((row["bleu4"], row["accuracy"], level))
-        point, offset = (row["bleu4"], row["accuracy"]), (7, -9 + 10 * level)
-        axes.annotate(row["class"], point, offset, textcoords="offset points", fontsize=8)
+        while any(abs(x - other_x) < 0.2 and abs(y - 0.035 * level - other_y) < 0.034 for other_x, other_y in taken):
+            level += 1
+        taken.append((x, y - 0.035 * level))
+        axes.annotate(
+            row["class"],
+            (row["bleu4"], row["accuracy"]),
+            (8 * side, -10 - 12 * level),
+            textcoords="offset points",
+            ha="left" if side == 1 else "right",
+            fontsize=8,
+            arrowprops={"arrowstyle": "-", "linewidth": 0.5, "color": "#555555"} if level else None,
+        )
 
 
 def interval_figure(table, path, *, title, xlabel):

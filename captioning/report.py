@@ -238,7 +238,7 @@ def frequent_mistakes(matrix, most=10):
     counts = matrix.rename_axis(index="class", columns="named").stack().rename("images").reset_index()
     counts["share"] = counts["images"] / counts.groupby("class")["images"].transform("sum").clip(lower=1)
     wrong = counts[(counts["class"] != counts["named"]) & (counts["images"] > 0)]
-    return wrong.sort_values(["images", "share"], ascending=False, kind="stable").head(most)
+    return wrong.sort_values(["images", "share"], ascending=False, kind="stable", ignore_index=True).head(most)
 
 
 def counted(number, noun):
@@ -365,7 +365,10 @@ DIAGNOSIS_COLUMNS = [
 
 
 def typical_words(images, classes, most=4):
-    """Return class -> words in more of its images' references than in the other images', the most different first."""
+    """Return class -> words in more of its images' references than in the others', the most different first.
+
+    The words of the class's name are left out.
+    """
     words = [set(tokenize(text)) for text in images["references"]]
     everywhere, size = Counter(word for found in words for word in found), len(words)
     typical = {}
@@ -374,7 +377,8 @@ def typical_words(images, classes, most=4):
         here = Counter(word for row in rows for word in words[row])
         rest = max(1, size - len(rows))
         gap = {word: here[word] / len(rows) - (everywhere[word] - here[word]) / rest for word in here}
-        typical[label] = sorted((word for word in gap if gap[word] > 0), key=lambda word: (-gap[word], word))[:most]
+        own = [word for word in gap if gap[word] > 0 and word not in class_words(label)]
+        typical[label] = sorted(own, key=lambda word: (-gap[word], word))[:most]
     return typical
 
 

@@ -91,7 +91,8 @@ def describe(row):
     """Return the lines under the picture of one row of the image table."""
     scores = f"BLEU-4 {row['sentence_bleu4']:.2f}, CIDEr-D {row['cider_d']:.2f}, confidence {row['confidence']:.2f}"
     lines = [(row["class"], "label")] if row["class"] else []
-    style = "caption" if not row["class"] else "right" if row["correct"] else "wrong"
+    correct = row.get("correct", "")  # an image without a class is neither right nor wrong
+    style = "caption" if correct == "" else "right" if correct else "wrong"
     return [*lines, (row["caption"], style), (scores, "caption"), (row["references"].split(" | ")[0], "reference")]
 
 
