@@ -18,7 +18,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
 from captioning.files import replace_file
 
-DPI = 120  # pixels per inch of every PNG
+DPI = 120  # pixels per inch of every PNG, unless another number is asked for
 # Okabe and Ito's colours, ordered so that neighbours differ in lightness as well.
 BLUE, ORANGE, GREEN, BLACK = "#0072B2", "#E69F00", "#009E73", "#000000"
 COLORS = [BLUE, ORANGE, BLACK, "#CC79A7", GREEN, "#D55E00"]
@@ -38,16 +38,18 @@ STYLE = {
     "axes.spines.right": False,
     "text.parse_math": False,  # a caption may hold two dollar signs
 }
+MAX_PIXELS = 2**16 - 1  # a side, of what matplotlib can draw
+LEAST_DPI = 40  # text of fewer pixels per inch cannot be read
 MAX_SIDE = 60.0  # inches; a wider figure takes more memory than it is worth
 
 
 @contextmanager
-def new_figure(path, width, height, layout="constrained"):
-    """Give a Figure of width x height inches; write it to `path` when the block ends well."""
+def new_figure(path, width, height, layout="constrained", dpi=DPI):
+    """Give a Figure of width x height inches, `dpi` pixels each; write it to `path` when the block ends well."""
     if Path(path).suffix.lower() != ".png":
         raise ValueError(f"{path}: figures are written as PNG, give a name that ends in .png")
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(width, height), dpi=DPI, layout=layout, facecolor="white")
+        figure = Figure(figsize=(width, height), dpi=dpi, layout=layout, facecolor="white")
         FigureCanvasAgg(figure)
         yield figure
         with replace_file(path) as temporary:
@@ -173,13 +175,15 @@ TEXTS = {
 }
 
 
-def caption_grid(images, texts, path, *, columns, title=""):
+def caption_grid(images, texts, path, *, columns, title="", dpi=DPI):
     """Draw pictures in a grid, each with its wrapped lines of text underneath; a row grows with its texts.
 
     images: PIL images of any size
     texts:  for each image its lines (text, style), style one of label, caption, reference, right, wrong.
             A right line begins with a check and frames the picture, a wrong one with a cross and dashes it.
-    Raises ValueError if the lists differ in length or are empty.
+    dpi:    pixels per inch, fewer where the page would have more than MAX_PIXELS a side
+
+    Raises ValueError if the lists differ in length or are empty, or are too long for one page.
     """
     if not images or len(images) != len(texts):
         raise ValueError(f"caption_grid: {len(images)} images, {len(texts)} texts; needs as many of each")
@@ -196,8 +200,11 @@ def caption_grid(images, texts, path, *, columns, title=""):
     title_lines = _wrap(title, width - 2 * gap, {"size": 12, "weight": "bold"}, measure) if title else []
     head = 0.24 * len(title_lines) + (0.1 if title else 0)
     height = head + sum(pictures) + sum(words) + len(rows) * (top + gap) + gap
+    dpi = min(dpi, int(MAX_PIXELS / max(width, height)))
+    if dpi < LEAST_DPI:
+        raise ValueError(f"{path}: {len(images)} pictures are too many for one page; take fewer")
 
-    with new_figure(path, width, height, layout="none") as figure:
+    with new_figure(path, width, height, layout="none", dpi=dpi) as figure:
         for index, line in enumerate(title_lines):
             figure.text(gap / width, 1 - (gap + 0.24 * index) / height, line, size=12, weight="bold", va="top")
         y = height - gap - head  # inches from the bottom to the upper edge of the row
@@ -251,7 +258,7 @@ def _draw_picture(figure, image, lines, box):
     x, y = x + (width - shown_width) / 2, y + (height - shown_height) / 2
     total_width, total_height = figure.get_size_inches()
     axes = figure.add_axes((x / total_width, y / total_height, shown_width / total_width, shown_height / total_height))
-    pixels = (max(1, round(shown_width * DPI)), max(1, round(shown_height * DPI)))
+    pixels = (max(1, round(shown_width * figure.dpi)), max(1, round(shown_height * figure.dpi)))
     axes.imshow(image.convert("RGB").resize(pixels), aspect="auto")
     axes.set(xticks=[], yticks=[])
     axes.grid(visible=False)

@@ -94,6 +94,19 @@ def test_caption_grid_tells_right_from_wrong_without_colour(tmp_path):
     assert (grey[0] != grey[1]).sum() > 200
 
 
+def test_caption_grid_draws_as_fine_as_asked_and_as_fits(tmp_path, monkeypatch):
+    sizes = []
+    for dpi, most in ((60, 2**16), (240, 2**16), (240, 600)):
+        monkeypatch.setattr(plots, "MAX_PIXELS", most)
+        plots.caption_grid([noise(64, 64)] * 2, [[("a", "caption")]] * 2, tmp_path / "g.png", columns=1, dpi=dpi)
+        sizes.append(read(tmp_path / "g.png").shape[0])
+    assert sizes[1] == pytest.approx(4 * sizes[0], abs=4)
+    assert 500 < sizes[2] <= 600
+    monkeypatch.setattr(plots, "MAX_PIXELS", 200)
+    with pytest.raises(ValueError, match="2 pictures are too many for one page"):
+        plots.caption_grid([noise(64, 64)] * 2, [[("a", "caption")]] * 2, tmp_path / "g.png", columns=1)
+
+
 @pytest.mark.parametrize("texts", [[], [[("a", "caption")]] * 2])
 def test_caption_grid_refuses_unequal_lists(tmp_path, texts):
     with pytest.raises(ValueError, match="as many"):
