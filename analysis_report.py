@@ -33,6 +33,7 @@ from captioning.runtime import pick_device
 from captioning.tokenizer import tokenize
 from data_loader import eval_transform
 from model import load_captioner
+from vocab import SPECIALS
 
 CONFIG = {
     # what
@@ -86,7 +87,7 @@ def build_tables(
     plain_grounder:  one without the aliases, where `grounder` has some: the accuracy is reported by both
     more_scores:     name in report.JAVA_METRICS -> value
     trained:         set of the token tuples of train's captions
-    vocabulary_size: words that the model can say
+    vocabulary_size: words that the model can say, the specials left out
     probed:          the class that a plain classifier names for each prediction
     """
     hypotheses, references = report.token_lists(predictions)
@@ -350,7 +351,7 @@ def report_on(model_path, config):
         plain_grounder=plain_grounder,
         more_scores=more_scores,
         trained={tuple(tokenize(caption)) for example in train for caption in example.captions},
-        vocabulary_size=len(vocabulary),
+        vocabulary_size=len(vocabulary) - len(SPECIALS),
         probed=probed,
     )
     if grounder:

@@ -224,9 +224,12 @@ def diagnoses(tables):
 def fault(row):
     """Return where the fault of a row of the diagnosis table lies: in the captions, the encoder, or the decoder."""
     if row.reference_naming < CAN_NAME:
+        known = (
+            "" if np.isnan(row.probe) else f" A plain classifier on the encoder's features has {row.probe:.0%} of them."
+        )
         return (
             f"The captions do not teach the name: the words that set them apart are {', '.join(row.words.split())}; "
-            "those that stand for the class belong into aliases.csv."
+            f"those that stand for the class belong into aliases.csv.{known}"
         )
     if row.accuracy >= RARELY:
         return ""

@@ -411,7 +411,8 @@ def reference_figure(table, path, *, title):
         for axes, (key, name) in zip(figure.subplots(1, 2), (("bleu4", "BLEU-4"), ("cider_d", "CIDEr-D")), strict=True):
             axes.plot(table["references"], table[key], "o-", color=BLUE, label="the model")
             axes.plot(table["references"], table[f"person_{key}"], "s--", color=ORANGE, mec=BLACK, label="a person")
-            axes.set(title=name, xlabel="references of each image", ylim=(0, None))
+            top = 1.08 * np.nanmax(table[[key, f"person_{key}"]])
+            axes.set(title=name, xlabel="references of each image", ylim=(0, top or 1))
             axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
             axes.legend(loc="lower right")
 
