@@ -193,11 +193,11 @@ def yardstick_rows(predictions, grounder, probed, train):
     labelled = [(row, p) for row, p in enumerate(predictions) if p.example.label]
     true = [p.example.label for _, p in labelled]
     rows = [("the captions", true, [grounder.name(p.caption) for _, p in labelled], None, "")]
-    people = [[grounder.name(caption) for caption in p.example.captions] for _, p in labelled]
-    each = [label for label, names in zip(true, people, strict=True) for _ in names]
-    shares = [np.mean([name == label for name in names]) for label, names in zip(true, people, strict=True)]
-    flat = [name for names in people for name in names]
-    rows.append(("people's captions", each, flat, np.array(shares), "the ceiling: what the captions allow"))
+    theirs = [[grounder.name(caption) for caption in p.example.captions] for _, p in labelled]
+    each = [label for label, names in zip(true, theirs, strict=True) for _ in names]
+    shares = [np.mean([name == label for name in names]) for label, names in zip(true, theirs, strict=True)]
+    flat = [name for names in theirs for name in names]
+    rows.append(("reference captions", each, flat, np.array(shares), "the ceiling: what the captions allow"))
     if probed:
         names = [probed[row] for row, _ in labelled]
         rows.append(("plain classifier", true, names, None, "logistic regression on the encoder's pooled features"))
@@ -214,8 +214,8 @@ def draw_figures(folder, tables, galleries, title):
     plots.reference_figure(tables["references"], folder / "references.png", title=title)
     plots.calibration_figure(tables["calibration"], folder / "calibration.png", title=title)
     images = tables["images"]
-    people = [len(tokenize(text)) for texts in images["references"] for text in texts.split(" | ")]
-    lengths = {"the model's": [len(text.split()) for text in images["caption"]], "people's": people}
+    theirs = [len(tokenize(text)) for texts in images["references"] for text in texts.split(" | ")]
+    lengths = {"the model's": [len(text.split()) for text in images["caption"]], "the references'": theirs}
     plots.length_figure(lengths, folder / "lengths.png", title=title)
     for gallery in galleries.values():
         pictures = [load_image(path, 2 * document.THUMBNAIL) for path in gallery.images]

@@ -124,8 +124,8 @@ def reservations(tables, *, unreadable=(), unseen=(), absent=(), known_words=1.0
 NAMES = {  # column of the class table -> as written in sentences
     "bleu4": "BLEU-4",
     "accuracy": "Accuracy",
-    "agreement": "the BLEU-4 of people's captions against each other",
-    "reference_naming": "the share of people's captions that name the class",
+    "agreement": "the BLEU-4 of reference captions against each other",
+    "reference_naming": "the share of reference captions that name the class",
     "probe": "the plain classifier's accuracy",
 }
 
@@ -183,12 +183,12 @@ def bleu_and_accuracy(tables):
     for pair, positive, negative in (
         (
             ("bleu4", "agreement"),
-            "BLEU-4 is high where people's captions are alike",
+            "BLEU-4 is high where reference captions are alike",
             "BLEU-4 is low where they are alike",
         ),
         (
             ("accuracy", "reference_naming"),
-            "the class is named where people name it",
+            "the class is named where the references name it",
             "the class is named where they do not",
         ),
         (
@@ -248,26 +248,26 @@ def reference_effect(table):
     if len(table) < 2:
         return ["Every image is scored against one reference, so the effect of their number cannot be told."]
     first, last = table.iloc[0], table.iloc[-1]
-    people = table.iloc[-2]
+    fewer = table.iloc[-2]
     return [
         f"The same captions have BLEU-4 {first['bleu4']:.3f} against one reference and {last['bleu4']:.3f} against "
         f"{last['references']:.0f}, CIDEr-D {first['cider_d']:.2f} and {last['cider_d']:.2f}: scores with another "
         "number of references cannot be compared.",
-        f"A person's own caption against {counted(int(people['references']), 'other')} has BLEU-4 "
-        f"{people['person_bleu4']:.3f} and CIDEr-D {people['person_cider_d']:.2f}, where the model has "
-        f"{people['bleu4']:.3f} and {people['cider_d']:.2f}.",
+        f"A reference against {counted(int(fewer['references']), 'other')} of its image has BLEU-4 "
+        f"{fewer['reference_bleu4']:.3f} and CIDEr-D {fewer['reference_cider_d']:.2f}, where the model has "
+        f"{fewer['bleu4']:.3f} and {fewer['cider_d']:.2f}.",
     ]
 
 
 def language_findings(table):
-    """Return what the captions are like beside people's."""
+    """Return what the captions are like beside the references'."""
     ours, theirs = (dict(zip(table["measure"], table[column], strict=True)) for column in ("captions", "references"))
     copied, repeated = "share that stands word for word in train", "share that is said of several images"
     return [
-        f"{ours[copied]:.1%} of the captions stand word for word in train (of people's captions of these images "
+        f"{ours[copied]:.1%} of the captions stand word for word in train (of reference captions of these images "
         f"{theirs[copied]:.1%}), and {ours[repeated]:.1%} are said of several images ({theirs[repeated]:.1%}).",
-        f"They use {ours['different words']:.0f} different words where people use {theirs['different words']:.0f}, and "
-        f"have {ours['words, mean']:.1f} words on average where people's have {theirs['words, mean']:.1f}.",
+        f"They use {ours['different words']:.0f} different words where the references use "
+        f"{theirs['different words']:.0f}, and have {ours['words, mean']:.1f} words on average where the references' have {theirs['words, mean']:.1f}.",
     ]
 
 

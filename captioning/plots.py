@@ -322,7 +322,7 @@ def class_figure(table, path, *, title):
                 axes.hlines(places, table[f"{key}_low"], table[f"{key}_high"], color=BLACK, linewidth=1)
             if key == "accuracy" and "reference_naming" in table:
                 axes.plot(table["reference_naming"], places, "d", color=ORANGE, mec=BLACK, ms=4, clip_on=False)
-                axes.set_xlabel("◆ of people's captions", fontsize=8)
+                axes.set_xlabel("◆ of the references", fontsize=8)
             for place, value in zip(places, table[key], strict=True):
                 axes.text(1.28 * scale, place, f"{value:.2f}", ha="right", va="center", fontsize=size)
             axes.set(title=name, xlim=(0, 1.3 * scale))
@@ -402,16 +402,18 @@ def interval_figure(table, path, *, title, xlabel):
 
 
 def reference_figure(table, path, *, title):
-    """Draw BLEU-4 and CIDEr-D against the number of references, of the model and of a person.
+    """Draw BLEU-4 and CIDEr-D against the number of references, of the captions and of the references themselves.
 
-    table: DataFrame with the columns references, bleu4, cider_d, person_bleu4, person_cider_d
+    table: DataFrame with the columns references, bleu4, cider_d, reference_bleu4, reference_cider_d
     """
     with new_figure(path, 9, 3.6) as figure:
         figure.suptitle(title)
         for axes, (key, name) in zip(figure.subplots(1, 2), (("bleu4", "BLEU-4"), ("cider_d", "CIDEr-D")), strict=True):
             axes.plot(table["references"], table[key], "o-", color=BLUE, label="the model")
-            axes.plot(table["references"], table[f"person_{key}"], "s--", color=ORANGE, mec=BLACK, label="a person")
-            top = 1.08 * np.nanmax(table[[key, f"person_{key}"]])
+            axes.plot(
+                table["references"], table[f"reference_{key}"], "s--", color=ORANGE, mec=BLACK, label="a reference"
+            )
+            top = 1.08 * np.nanmax(table[[key, f"reference_{key}"]])
             axes.set(title=name, xlabel="references of each image", ylim=(0, top or 1))
             axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
             axes.legend(loc="lower right")

@@ -145,7 +145,7 @@ def class_table(images, hypotheses, references, counts, draws):
 
     bleu4 is the corpus BLEU-4 of the class's images, sentence_bleu4 and cider_d are means of theirs. `<score>_low`
     and `<score>_high` bound each score's interval. `agreement` is the corpus BLEU-4 of one reference of each image
-    against its others, how alike people's captions of this class are; NaN where an image has a single one.
+    against its others, how alike reference captions of this class are; NaN where an image has a single one.
     """
     labelled, rows = images[images["class"] != ""], []
     for name, group in labelled.groupby("class"):
@@ -157,13 +157,13 @@ def class_table(images, hypotheses, references, counts, draws):
             low, high = bootstrap.interval(drawn[:, counts.classes.index(name)])
             row |= {f"{score}_low": low, f"{score}_high": high}
         fewest = min(map(len, theirs))
-        row["agreement"] = person_bleu(theirs, fewest - 1) if fewest > 1 else np.nan
+        row["agreement"] = reference_bleu(theirs, fewest - 1) if fewest > 1 else np.nan
         rows.append(row)
     table = pd.DataFrame(rows).merge(per_class_scores(*true_and_named(images)), on="class")
     return table[[*CLASS_COLUMNS, *table.columns.difference(CLASS_COLUMNS, sort=False)]]
 
 
-def person_bleu(references, most):
+def reference_bleu(references, most):
     """Corpus BLEU-4 of one reference of each image against `most` of its others, the mean over which one it is."""
     fewest = min(map(len, references))
     values = []
@@ -387,9 +387,9 @@ def typical_words(images, classes, most=4):
 RELATIONS = {  # (column, column) of the class table -> what their correlation tells
     ("bleu4", "accuracy"): "do classes with better captions have their names said more often?",
     ("cider_d", "accuracy"): "the same for CIDEr-D, which weighs rare words more",
-    ("bleu4", "agreement"): "is BLEU-4 high where people's captions are alike?",
-    ("accuracy", "agreement"): "is the class named where people's captions are alike?",
-    ("accuracy", "reference_naming"): "is the class named where people name it?",
+    ("bleu4", "agreement"): "is BLEU-4 high where reference captions are alike?",
+    ("accuracy", "agreement"): "is the class named where reference captions are alike?",
+    ("accuracy", "reference_naming"): "is the class named where the references name it?",
     ("accuracy", "probe"): "is the class named where the encoder's features tell it?",
 }
 
@@ -446,10 +446,10 @@ def price_of_a_class(images):
 
 
 def reference_table(hypotheses, references):
-    """The scores with fewer references: references, bleu4, cider_d, person_bleu4, person_cider_d.
+    """The scores with fewer references: references, bleu4, cider_d, reference_bleu4, reference_cider_d.
 
-    The person's captions are the references themselves, each scored against others of its image. Every number is the
-    mean over which references are taken. As many references as the image with the fewest has.
+    The `reference_` columns score a reference against others of its image. Every number is the mean over which
+    references are taken, up to as many as the image with the fewest has.
     """
     fewest, rows = min(map(len, references)), []
     for number in range(1, fewest + 1):
@@ -457,12 +457,12 @@ def reference_table(hypotheses, references):
         chosen = [[take(group, start, number) for group in references] for start in starts]
         row["bleu4"] = float(np.mean([corpus_bleu(hypotheses, groups)[3] for groups in chosen]))
         row["cider_d"] = float(np.mean([cider_d(hypotheses, groups)[0] for groups in chosen]))
-        row["person_bleu4"] = row["person_cider_d"] = np.nan
+        row["reference_bleu4"] = row["reference_cider_d"] = np.nan
         if number < fewest:
-            row["person_bleu4"] = person_bleu(references, number)
-            people = [[group[start - 1] for group in references] for start in starts]
-            scores = [cider_d(ours, theirs)[0] for ours, theirs in zip(people, chosen, strict=True)]
-            row["person_cider_d"] = float(np.mean(scores))
+            row["reference_bleu4"] = reference_bleu(references, number)
+            ours = [[group[start - 1] for group in references] for start in starts]
+            scores = [cider_d(texts, theirs)[0] for texts, theirs in zip(ours, chosen, strict=True)]
+            row["reference_cider_d"] = float(np.mean(scores))
         rows.append(row)
     return pd.DataFrame(rows)
 
@@ -471,14 +471,14 @@ def reference_table(hypotheses, references):
 
 
 def language_table(hypotheses, references, trained, vocabulary_size):
-    """What the captions are like beside people's: measure, captions, references (one of each image).
+    """What the captions are like beside the references': measure, captions, references (one of each image).
 
     trained:         set of the token tuples of train's captions
     vocabulary_size: words that the model can say
     """
     # In turn, because the first of each image is often written after one pattern.
-    people = [group[row % len(group)] for row, group in enumerate(references)]
-    columns = [language_measures(texts, trained) for texts in (hypotheses, people)]
+    theirs = [group[row % len(group)] for row, group in enumerate(references)]
+    columns = [language_measures(texts, trained) for texts in (hypotheses, theirs)]
     table = pd.DataFrame([(name, *(column[name] for column in columns)) for name in columns[0]])
     table.columns = ["measure", "captions", "references"]
     said = len({word for tokens in hypotheses for word in tokens})

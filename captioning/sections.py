@@ -36,7 +36,7 @@ FILES = {  # every file of a report -> what it holds; some are there only where 
     ),
     "classes.png": "the same as bars",
     "top_bottom.csv": "the best and the worst classes by `bleu4`; `rank` 0 is the group's average",
-    "yardsticks.csv": "classifiers beside each other, on the same images: the captions, people's captions, plain ones",
+    "yardsticks.csv": "classifiers beside each other, on the same images: the captions, reference captions, plain ones",
     "yardsticks.png": "their accuracies",
     "cases.csv": "how captions name classes, and how the reference captions do",
     "nested.csv": "captions in which a class's name (`inside`) stands inside the words of another's (`named`)",
@@ -58,12 +58,12 @@ FILES = {  # every file of a report -> what it holds; some are there only where 
         "of the captions that do not name it, and `words`, those that set its reference captions apart"
     ),
     "references.csv": (
-        "the scores against fewer references; `person_` columns score one reference against others of its image"
+        "the scores against fewer references; `reference_` columns score one reference against others of its image"
     ),
     "references.png": "the same as lines",
     "best.png": "the captions with the highest CIDEr-D, one of each class",
     "worst.png": "the captions with the lowest CIDEr-D, one of each class",
-    "language.csv": "what the captions are like beside people's; distinct-n is different n-grams / all of them",
+    "language.csv": "what the captions are like beside the references'; distinct-n is different n-grams / all of them",
     "lengths.png": "how long captions are",
     "calibration.csv": "images in bins of confidence, as many in each, with the scores and their intervals",
     "calibration.png": "the same as a reliability diagram",

@@ -264,7 +264,7 @@ def test_too_few_classes_have_no_rank_correlation():
 
 def test_yardsticks_stand_beside_the_captions():
     rows = build(HAND_MADE, probed=["cat", "cat", "dog", "cat"])["yardsticks"].set_index("classifier")
-    assert rows["accuracy"].to_dict() == {"the captions": 0.5, "people's captions": 1.0, "plain classifier": 0.75}
+    assert rows["accuracy"].to_dict() == {"the captions": 0.5, "reference captions": 1.0, "plain classifier": 0.75}
     assert rows["images"].tolist() == [4, 4, 4]
     classes = build(HAND_MADE, probed=["cat", "cat", "dog", "cat"])["classes"]
     assert classes["probe"].tolist() == [1.0, 0.5]
@@ -528,7 +528,7 @@ def test_script_writes_every_file_that_it_names(tiny):
     assert "checkpoints do not hold it, and imagenet_weights is empty" in text
     assert "stand word for word in train" in text
     yardstick = pd.read_csv("reports/mobile/yardsticks.csv").set_index("classifier")["accuracy"]
-    assert yardstick["people's captions"] == 1
+    assert yardstick["reference captions"] == 1
     assert yardstick["majority class"] == 0.5
     audit = pd.read_csv("reports/mobile/audit.csv").set_index(["measure", "split"])["value"]
     assert audit["exact_copies", "val"] == 4, "the tiny pictures of a class are the same file in each split"

@@ -165,14 +165,16 @@ def test_interval_figure_marks_zero_only_where_it_is_near(tmp_path):
 @pytest.mark.parametrize("count", [1, 2, 5])
 def test_reference_figure(tmp_path, count):
     values = np.linspace(0.3, 0.6, count)
-    people = [*values[:-1], np.nan]
+    theirs = [*values[:-1], np.nan]
     table = pd.DataFrame({"references": range(1, count + 1), "bleu4": values, "cider_d": values})
-    plots.reference_figure(table.assign(person_bleu4=people, person_cider_d=people), tmp_path / "r.png", title="t")
+    plots.reference_figure(
+        table.assign(reference_bleu4=theirs, reference_cider_d=theirs), tmp_path / "r.png", title="t"
+    )
     assert read(tmp_path / "r.png").shape[1] > 800
 
 
 def test_length_figure_of_captions_without_words(tmp_path):
-    plots.length_figure({"the model's": [0, 0], "people's": [3, 4, 4, 12]}, tmp_path / "l.png", title="t")
+    plots.length_figure({"the model's": [0, 0], "the references'": [3, 4, 4, 12]}, tmp_path / "l.png", title="t")
     assert read(tmp_path / "l.png").shape[1] > 800
 
 
