@@ -267,7 +267,8 @@ def language_findings(table):
         f"{ours[copied]:.1%} of the captions stand word for word in train (of reference captions of these images "
         f"{theirs[copied]:.1%}), and {ours[repeated]:.1%} are said of several images ({theirs[repeated]:.1%}).",
         f"They use {ours['different words']:.0f} different words where the references use "
-        f"{theirs['different words']:.0f}, and have {ours['words, mean']:.1f} words on average where the references' have {theirs['words, mean']:.1f}.",
+        f"{theirs['different words']:.0f}, and have {ours['words, mean']:.1f} words on average where theirs have "
+        f"{theirs['words, mean']:.1f}.",
     ]
 
 
