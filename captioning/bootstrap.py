@@ -165,8 +165,11 @@ def correlation_interval(x, y, draws=DRAWS, seed=0):
     x, y = np.asarray(x, float), np.asarray(y, float)
     if len(x) < 3 or np.isnan(value := float(rank_correlation(x, y))):
         return np.nan, np.nan, np.nan
-    chosen = np.random.default_rng(seed).integers(0, len(x), (draws, len(x)))
-    sampled = rank_correlation(x[chosen], y[chosen])
+    generator, block, sampled = np.random.default_rng(seed), max(1, BLOCK // len(x)), []
+    for start in range(0, draws, block):
+        chosen = generator.integers(0, len(x), (min(block, draws - start), len(x)))
+        sampled.append(rank_correlation(x[chosen], y[chosen]))
+    sampled = np.concatenate(sampled)
     return value, *interval(sampled[~np.isnan(sampled)]).tolist()
 
 

@@ -139,6 +139,13 @@ def test_correlation_interval_holds_the_value():
     assert bootstrap.correlation_interval(x, -x) == pytest.approx((-1, -1, -1))
 
 
+def test_correlation_draws_do_not_depend_on_the_memory_they_take(monkeypatch):
+    x, y = np.random.default_rng(0).random((2, 30))
+    whole = bootstrap.correlation_interval(x, y)
+    monkeypatch.setattr(bootstrap, "BLOCK", 7 * 30)
+    assert bootstrap.correlation_interval(x, y) == whole
+
+
 @pytest.mark.parametrize(("x", "y"), [([1, 2], [2, 1]), ([1, 1, 1, 1], [1, 2, 3, 4]), ([], [])])
 def test_what_has_no_correlation_says_so(x, y):
     assert np.isnan(bootstrap.correlation_interval(x, y)).all()
