@@ -217,7 +217,7 @@ def diagnoses(tables):
         )
         if row.accuracy < RARELY and row.bleu4 >= HIGH_BLEU * split_bleu:
             line += " Its captions score well without naming it: BLEU-4 does not see the mistake."
-        lines.append(f"{line} {fault(row)}")
+        lines.append(f"{line} {fault(row)}".rstrip())
     return lines
 
 
