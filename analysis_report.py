@@ -3,35 +3,42 @@
     python analysis_report.py                  # val split of data/pictograms -> reports/mobile/
     python analysis_report.py --split test     # -> reports/mobile_test/
     python analysis_report.py --model_path checkpoints/pictograms.safetensors --beam_size 1
+    python analysis_report.py --compare checkpoints/a.safetensors checkpoints/b.safetensors  # -> reports/a_vs_b/
 
 Reads   the checkpoint, and the images, captions and classes of `data_dir`
-Writes  reports/<run>/, <run> being the checkpoint's name: report.md, and beside it the images, the classes,
-        the summary, the best and worst classes and the confusion matrix as CSV, some of them as figures.
-        Data without classes gets the caption part alone.
+Writes  reports/<run>/, <run> being the checkpoint's name: report.html, one page that needs nothing else, the same
+        as report.md, and beside it every table as CSV and every figure as PNG (captioning/sections.py lists them).
+        Data without classes gets the parts about captions alone.
 
 A caption is right if the first class that it names is the true one. Every score carries its recipe, what it
-depends on. The files in the folder are replaced together, when all the new ones are complete.
+depends on, and its 95 % bootstrap interval over the images. Two checkpoints are compared on the same images. The
+files in the folder are replaced together, when all the new ones are complete.
 """
 
 import os
 import tempfile
+from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
-from captioning import cli, decoding, plots, report
+from captioning import audit, bootstrap, cli, decoding, document, findings, plots, report, sections, yardsticks
 from captioning.annotations import check_split, dataset_name, dataset_root, load_aliases, load_examples
 from captioning.decoding import SETTINGS, SearchOptions
-from captioning.evaluation import caption_examples, caption_scores, java_scores, recipe
+from captioning.evaluation import caption_examples, caption_scores, encode_images, java_scores, recipe
 from captioning.grounding import confusion
+from captioning.images import load_image
 from captioning.runtime import pick_device
 from captioning.tokenizer import tokenize
 from data_loader import eval_transform
 from model import load_captioner
+from vocab import SPECIALS
 
 CONFIG = {
     # what
     "model_path": "checkpoints/mobile.safetensors",  # written by train.py
+    "compare": [""],  # two checkpoints to compare instead; "" = none
     "data_dir": "data/pictograms",  # folder or annotation file
     "split": "val",  # train | val | test
     "output": "",  # folder; "" = reports/<run>, for another split than val reports/<run>_<split>
@@ -39,6 +46,10 @@ CONFIG = {
     **SETTINGS,
     # scores
     "java_metrics": False,  # True: METEOR and SPICE too, as far as java and pycocoevalcap are there; minutes
+    # beside the captions
+    "probe_images": 50,  # of each class in train that a plain classifier learns from; 0 = no plain classifier
+    "imagenet_weights": "",  # torchvision state_dict of mobilenet_v2: ImageNet's own classifier too; "" = without
+    "audit": True,  # look for copies of images in all splits; False = look at the captions alone
     # speed
     "batch_size": 64,  # images
     "num_workers": 2,  # processes that read images; 0 = none
@@ -46,9 +57,8 @@ CONFIG = {
 }
 
 
-def report_folder(output, model_path, split):
+def report_folder(output, run, split):
     """Return the folder of the report. Raises ValueError if a file stands in its place."""
-    run = Path(model_path).stem
     folder = Path(output or Path("reports", run if split == "val" else f"{run}_{split}"))
     for path in (folder, *folder.parents):
         if path.exists() and not path.is_dir():
@@ -56,12 +66,29 @@ def report_folder(output, model_path, split):
     return folder
 
 
-def build_tables(predictions, *, root, beam_size, grounder=None, plain_grounder=None, more_scores=None):
-    """Return the DataFrames of the report by name; without a grounder "images" and "summary" alone.
+# ---- tables --------------------------------------------------------------------------------------------
 
-    root:           folder that the images' paths are written relative to
-    plain_grounder: one without the aliases, where `grounder` has some: the accuracy is reported by both
-    more_scores:    name in report.JAVA_METRICS -> value
+
+def build_tables(
+    predictions,
+    *,
+    root,
+    beam_size,
+    grounder=None,
+    plain_grounder=None,
+    more_scores=None,
+    trained=frozenset(),
+    vocabulary_size=0,
+    probed=None,
+):
+    """Return the DataFrames of the report by name; without a grounder those about captions alone.
+
+    root:            folder that the images' paths are written relative to
+    plain_grounder:  one without the aliases, where `grounder` has some: the accuracy is reported by both
+    more_scores:     name in report.JAVA_METRICS -> value
+    trained:         set of the token tuples of train's captions
+    vocabulary_size: words that the model can say, the specials left out
+    probed:          the class that a plain classifier names for each prediction
     """
     hypotheses, references = report.token_lists(predictions)
     fewest, most = min(map(len, references)), max(map(len, references))
@@ -72,24 +99,42 @@ def build_tables(predictions, *, root, beam_size, grounder=None, plain_grounder=
         return f"{text}|aliases:{aliases}" if plain_grounder and metric in report.CLASS_METRICS else text
 
     images = report.image_table(predictions, root, grounder)
+    counts = report.count_scores(images, hypotheses, references)
+    draws = bootstrap.resample(lambda weights: bootstrap.all_scores(counts, weights), len(images))
     scores = caption_scores(hypotheses, references) | (more_scores or {})
-    summary = report.summary_table(images, scores, recipe_of)
-    if not grounder:
-        return {"images": images, "summary": summary}
-    if plain_grounder:
-        named = [plain_grounder.name(p.caption) == p.example.label for p in predictions if p.example.label]
-        row = [report.METRICS["accuracy"], sum(named) / len(named), recipe_of("accuracy", len(named), "no")]
-        plain = pd.DataFrame([row], columns=summary.columns)
-        summary = pd.concat([summary[:1], plain, summary[1:]], ignore_index=True)
-    by_class = report.class_table(images, hypotheses, references)
-    matrix = confusion(*report.true_and_named(images))
-    return {
+    summary = report.summary_table(images, scores, recipe_of, draws)
+    tables = {
         "images": images,
         "summary": summary,
+        "references": report.reference_table(hypotheses, references),
+        "language": report.language_table(hypotheses, references, trained, vocabulary_size),
+        "calibration": report.calibration_table(images),
+    }
+    if not grounder:
+        return tables
+    if plain_grounder:
+        right = [plain_grounder.name(p.caption) == p.example.label for p in predictions if p.example.label]
+        low, high = bootstrap.mean_interval(np.array(right, float))
+        row = [report.METRICS["accuracy"], np.mean(right), recipe_of("accuracy", len(right), "no"), low, high]
+        plain = pd.DataFrame([row], columns=summary.columns)
+        tables["summary"] = pd.concat([summary[:1], plain, summary[1:]], ignore_index=True)
+    class_draws = report.draw_class_scores(counts)
+    by_class = report.class_table(images, hypotheses, references, counts, class_draws)
+    by_class["reference_naming"] = by_class["class"].map(report.reference_naming(predictions, grounder))
+    if probed:
+        by_class["probe"] = by_class["class"].map(report.class_accuracy(images["class"], probed))
+    matrix = confusion(*report.true_and_named(images))
+    return {
+        **tables,
         "classes": by_class,
         "top_bottom": report.extreme_classes(by_class),
+        "groups": report.group_table(by_class, counts, class_draws),
         "confusion": matrix,
         "mistakes": report.frequent_mistakes(matrix),
+        "cases": report.case_table(predictions, grounder),
+        "nested": report.nested_table(images, grounder),
+        "relations": report.relation_table(by_class),
+        "diagnosis": report.diagnosis_table(by_class, images),
     }
 
 
@@ -100,42 +145,147 @@ def reference_accuracy(predictions, grounder):
     return sum(named) / len(named)
 
 
-def write_report(folder, text, tables, title):
+# ---- the classifiers beside the captions -------------------------------------------------------------------
+
+
+def probe_classes(encoder, transform, train, examples, **reading):
+    """Return the class of each example by a plain classifier on the encoder's features; "" = its image is unreadable.
+
+    train:   examples with a class, from which the classifier learns
+    reading: device, batch_size, num_workers of evaluation.encode_images
+    """
+    paths = [example.image for example in train]
+    kept, features = encode_images(encoder, paths, transform, **reading, bar="learning the classes")
+    labels = [train[row].label for row in kept.tolist()]
+    paths = [example.image for example in examples]
+    rows, found = encode_images(encoder, paths, transform, **reading, bar="telling the classes")
+    named = [""] * len(examples)
+    for row, label in zip(rows.tolist(), yardsticks.linear_probe(features, labels, found), strict=True):
+        named[row] = label
+    return named
+
+
+def imagenet_rows(path, grounder, examples, **reading):
+    """Return ([the yardstick row of ImageNet's own classifier], [a note]); no row below two classes."""
+    categories = yardsticks.imagenet_classes(grounder)
+    known = sorted(set(categories) & {example.label for example in examples} - {""})
+    if len(known) < 2:
+        number = report.counted(len(known), "class")
+        return [], [f"ImageNet's own classifier was left out: it tells two or more classes apart, and knows {number}."]
+    network = yardsticks.load_imagenet(path).to(reading["device"])
+    shown = [example for example in examples if example.label in known]
+    columns = [index for index, label in enumerate(categories) if label in known]
+    paths = [example.image for example in shown]
+    transform = eval_transform(yardsticks.IMAGENET_SIZE)
+    rows, logits = encode_images(network, paths, transform, **reading, bar="asking ImageNet")
+    named = [categories[columns[best]] for best in logits[:, columns].argmax(dim=1).tolist()]
+    true = [shown[row].label for row in rows.tolist()]
+    note = f"among the {report.counted(len(known), 'class')} that are ImageNet categories: {', '.join(known)}"
+    return [("ImageNet's own classifier", true, named, None, note)], []
+
+
+def yardstick_rows(predictions, grounder, probed, train):
+    """Return the rows of report.yardstick_table that need no further network.
+
+    probed: the class that a plain classifier names for each prediction, None = there is none
+    train:  the examples of train
+    """
+    labelled = [(row, p) for row, p in enumerate(predictions) if p.example.label]
+    true = [p.example.label for _, p in labelled]
+    rows = [("the captions", true, [grounder.name(p.caption) for _, p in labelled], None, "")]
+    theirs = [[grounder.name(caption) for caption in p.example.captions] for _, p in labelled]
+    each = [label for label, names in zip(true, theirs, strict=True) for _ in names]
+    shares = [np.mean([name == label for name in names]) for label, names in zip(true, theirs, strict=True)]
+    flat = [name for names in theirs for name in names]
+    rows.append(("reference captions", each, flat, np.array(shares), "the ceiling: what the captions allow"))
+    if probed:
+        names = [probed[row] for row, _ in labelled]
+        rows.append(("plain classifier", true, names, None, "logistic regression on the encoder's pooled features"))
+    if majority := yardsticks.majority_class([example.label for example in train]):
+        rows.append(("majority class", true, [majority] * len(true), None, f"the floor: always {majority}"))
+    return rows
+
+
+# ---- writing -------------------------------------------------------------------------------------------
+
+
+def draw_figures(folder, tables, galleries, title):
+    """Draw the figures of the report into a folder."""
+    plots.reference_figure(tables["references"], folder / "references.png", title=title)
+    plots.calibration_figure(tables["calibration"], folder / "calibration.png", title=title)
+    images = tables["images"]
+    theirs = [len(tokenize(text)) for texts in images["references"] for text in texts.split(" | ")]
+    lengths = {"the model's": [len(text.split()) for text in images["caption"]], "the references'": theirs}
+    plots.length_figure(lengths, folder / "lengths.png", title=title)
+    for gallery in galleries.values():
+        pictures = [load_image(path, 2 * document.THUMBNAIL) for path in gallery.images]
+        plots.caption_grid(pictures, gallery.lines, folder / gallery.file, columns=5, title=f"{gallery.text}: {title}")
+    if "classes" in tables:
+        plots.class_figure(tables["classes"], folder / "classes.png", title=title)
+        plots.confusion_figure(tables["confusion"], folder / "confusion.png", title=title)
+        groups = dict(zip(tables["top_bottom"]["class"], tables["top_bottom"]["group"], strict=True))
+        groups = [groups.get(name, "") for name in tables["classes"]["class"]]
+        plots.class_scatter(tables["classes"].assign(group=groups), folder / "scatter.png", title=title)
+        rows = tables["yardsticks"].rename(columns={"classifier": "name", "accuracy": "value"})
+        plots.interval_figure(rows, folder / "yardsticks.png", title=title, xlabel="accuracy, 95 % intervals")
+
+
+def write_tables(folder, tables):
+    """Write the tables that the report's files name as CSV."""
+    for name, table in tables.items():
+        if name == "confusion":
+            table.to_csv(folder / "confusion.csv", index_label="class")
+        elif f"{name}.csv" in sections.FILES:
+            table.to_csv(folder / f"{name}.csv", index=False, float_format="%.6f")
+
+
+def write_report(folder, title, tables, texts, galleries):
     """Write the report's files; those that are there are replaced when all the new ones are complete."""
+    with replaced_files(folder, sections.FILES) as new:
+        write_tables(new, tables)
+        draw_figures(new, tables, galleries, title)
+        names = {path.name for path in new.iterdir()} | {"report.md", "report.html"}
+        parts = [*sections.build_sections(tables, texts, galleries), sections.file_section(names)]
+        write_document(new, title, parts)
+
+
+def write_document(folder, title, parts):
+    """Write sections as report.md and report.html into a folder that has their figures."""
+    (folder / "report.md").write_text(document.markdown(title, parts), encoding="utf-8")
+    (folder / "report.html").write_text(document.html(title, parts, folder), encoding="utf-8")
+
+
+@contextmanager
+def replaced_files(folder, names):
+    """Give an empty folder to write; its files go into `folder` when the block ends well.
+
+    names: every file that may be written; what an earlier report had and this one has not is removed
+    """
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as name:
         new = Path(name)
-        for table in ("summary", "images", "classes", "top_bottom"):
-            if table in tables:
-                tables[table].to_csv(new / f"{table}.csv", index=False, float_format="%.6f")
-        if "classes" in tables:
-            tables["confusion"].to_csv(new / "confusion.csv", index_label="class")
-            plots.class_figure(tables["classes"], new / "classes.png", title=title)
-            plots.confusion_figure(tables["confusion"], new / "confusion.png", title=title)
-        (new / "report.md").write_text(text, encoding="utf-8")
+        yield new
         folder.mkdir(exist_ok=True)
-        for file in report.FILES:
+        for file in names:
             if (new / file).exists():
                 os.replace(new / file, folder / file)
-            else:  # an earlier report on other data had it
+            else:
                 (folder / file).unlink(missing_ok=True)
 
 
-def main(config):
-    """Caption the split, score it, write the report and print its summary."""
-    config = config["report"]
-    model_path, data_dir, split = config["model_path"], config["data_dir"], config["split"]
-    check_split(split)
-    run, data, root = Path(model_path).stem, dataset_name(data_dir), dataset_root(Path(data_dir))
-    folder = report_folder(config["output"], model_path, split)
-    options = SearchOptions(**{name: config[name] for name in SETTINGS})
-    device = pick_device(config["device"])
-    model, vocabulary, checkpoint = load_captioner(model_path, device)
-    examples = load_examples(data_dir, split)
-    # A caption may name any class of the data, not only those of the split.
-    labels = {example.label for example in load_examples(data_dir)}
-    grounder, plain_grounder = report.build_grounders(labels, checkpoint.classes, load_aliases(data_dir))
+def print_summary(summary):
+    """Print a summary or a comparison, a line for each metric."""
+    for row in summary.itertuples(index=False):
+        interval = "" if np.isnan(row.low) else f"{row.low:.4f} to {row.high:.4f}"
+        print(f"{row.metric:<21} {row.value:.4f}   {interval:<17}  {row.recipe}")
 
+
+# ---- one model, or two -----------------------------------------------------------------------------------
+
+
+def caption_split(model_path, examples, options, device, config):
+    """Return (predictions, model, vocabulary, checkpoint) of a checkpoint on examples."""
+    model, vocabulary, checkpoint = load_captioner(model_path, device)
     predictions = caption_examples(
         model,
         vocabulary,
@@ -146,9 +296,53 @@ def main(config):
         batch_size=config["batch_size"],
         num_workers=config["num_workers"],
     )
+    return predictions, model, vocabulary, checkpoint
+
+
+def look_through(examples, silent, config, root):
+    """Return the Audit of a dataset, its copies' paths relative to `root`; None where it was not asked for."""
+    if not config["audit"]:
+        return None
+    found = audit.audit_examples(examples, silent, num_workers=max(1, config["num_workers"]))
+    for column in ("image", "copy_of"):
+        found.copies[column] = [report.relative_path(path, root) for path in found.copies[column]]
+    return found
+
+
+def report_on(model_path, config):
+    """Caption the split, score it, write the report and print its summary."""
+    data_dir, split = config["data_dir"], config["split"]
+    run, data, root = Path(model_path).stem, dataset_name(data_dir), dataset_root(Path(data_dir))
+    folder = report_folder(config["output"], run, split)
+    options = SearchOptions(**{name: config[name] for name in SETTINGS})
+    device = pick_device(config["device"])
+    if config["imagenet_weights"]:
+        yardsticks.load_imagenet(config["imagenet_weights"])  # a wrong file is refused before an hour of captioning
+    examples, everything = load_examples(data_dir, split), load_examples(data_dir)
+    predictions, model, vocabulary, checkpoint = caption_split(model_path, examples, options, device, config)
+    # A caption may name any class of the data, not only those of the split.
+    labels = {example.label for example in everything}
+    grounder, plain_grounder = report.build_grounders(labels, checkpoint.classes, load_aliases(data_dir))
     if not any(prediction.example.label for prediction in predictions):
         grounder = plain_grounder = None
     more_scores, skipped = java_scores(*report.token_lists(predictions)) if config["java_metrics"] else ({}, {})
+
+    train = [example for example in everything if example.split == "train"]
+    reading = {"device": device, "batch_size": config["batch_size"], "num_workers": config["num_workers"]}
+    captioned = [prediction.example for prediction in predictions]
+    learned = yardsticks.draw_per_class(train, config["probe_images"]) if grounder else []
+    probed, lines = None, []
+    if learned:
+        transform = eval_transform(**checkpoint.transform)
+        probed = probe_classes(model.encoder.backbone, transform, learned, captioned, **reading)
+        lines.append(
+            f"The plain classifier learned from {report.counted(len(learned), 'image')} of train, at most "
+            f"{config['probe_images']} of each class."
+        )
+    elif grounder:
+        reason = "no images with a class in train" if config["probe_images"] else "probe_images is 0"
+        lines.append(f"The plain classifier was left out: {reason}.")
+
     tables = build_tables(
         predictions,
         root=root,
@@ -156,33 +350,127 @@ def main(config):
         grounder=grounder,
         plain_grounder=plain_grounder,
         more_scores=more_scores,
+        trained={tuple(tokenize(caption)) for example in train for caption in example.captions},
+        vocabulary_size=len(vocabulary) - len(SPECIALS),
+        probed=probed,
     )
+    if grounder:
+        rows, more = (
+            [],
+            ["ImageNet's own classifier was left out: checkpoints do not hold it, and imagenet_weights is empty."],
+        )
+        if config["imagenet_weights"]:
+            rows, more = imagenet_rows(config["imagenet_weights"], grounder, captioned, **reading)
+        tables["yardsticks"] = report.yardstick_table([*yardstick_rows(predictions, grounder, probed, train), *rows])
+        lines += more
+    found = look_through(everything, [], config, root)
+    if found:
+        tables |= {"audit": found.table, "copies": found.copies}
 
     read = {prediction.example.image for prediction in predictions}
     words = [word for p in predictions for caption in p.example.captions for word in tokenize(caption)]
-    notes = report.reservations(
+    notes = findings.reservations(
         tables,
         unreadable=[report.relative_path(e.image, root) for e in examples if e.image not in read],
         unseen=sorted({example.label for example in examples} - {*checkpoint.classes, ""}),
+        absent=sorted(labels - {example.label for example in examples}),
         known_words=sum(word in vocabulary.stoi for word in words) / max(1, len(words)),
         skipped=skipped,
     )
-    facts = report.findings(
+    facts = findings.findings(
         tables,
         subject=f"{run} captioned the {split} split of {data} with beam {options.beam_size}",
         reference_accuracy=reference_accuracy(predictions, grounder) if grounder else 0.0,
     )
-    title = f"{run} on {data}, {split} split"
-    write_report(folder, report.report_text(title, facts, notes, tables), tables, title)
+    warnings = audit.warnings(found, split) if found else ["The data was not looked through: audit is off."]
+    notes += [line for line in warnings if found]
+    texts = {
+        **findings.section_texts(tables),
+        "facts": facts,
+        "notes": notes,
+        "yardsticks": lines,
+        "data": warnings or ["No copies of earlier splits' images, and few captions that stand in train."],
+    }
+    galleries = build_galleries(tables, captioned)
+    write_report(folder, f"{run} on {data}, {split} split", tables, texts, galleries)
 
-    for metric, value, how in tables["summary"].itertuples(index=False):
-        print(f"{metric:<21} {value:.4f}   {how}")
-    for note in notes:
+    print_summary(tables["summary"])
+    for note in [*texts["bleu"], *texts["diagnoses"], *notes]:
         print(f"note: {note}")
-    print(f"wrote {folder / 'report.md'} and the tables and figures that it names")
+    print(f"wrote {folder / 'report.html'}, report.md and the tables and figures that they name")
     print(f"next: python test_inference.py --model_path {model_path} --data_dir {data_dir}")
 
 
+def build_galleries(tables, examples):
+    """Return name -> document.Gallery of the best, the worst and, where there are mistakes, the confused captions."""
+    paths, images = [example.image for example in examples], tables["images"]
+    galleries = {
+        "best": sections.extreme_gallery(images, paths, "best.png", best=True),
+        "worst": sections.extreme_gallery(images, paths, "worst.png", best=False),
+    }
+    if len(tables.get("mistakes", ())):
+        galleries["mistakes"] = sections.mistake_gallery(tables["mistakes"], images, paths)
+    return galleries
+
+
+def compare(model_paths, config):
+    """Caption the split with two checkpoints, and write and print how they differ."""
+    data_dir, split = config["data_dir"], config["split"]
+    names = [Path(path).stem for path in model_paths]
+    folder = report_folder(config["output"], "_vs_".join(names), split)
+    if names[0] == names[1]:
+        names = [f"{name} ({place})" for name, place in zip(names, ("first", "second"), strict=True)]
+    options = SearchOptions(**{name: config[name] for name in SETTINGS})
+    device = pick_device(config["device"])
+    examples = load_examples(data_dir, split)
+    sides, classes = [], []
+    for path in model_paths:
+        predictions, _, _, checkpoint = caption_split(path, examples, options, device, config)
+        sides.append(predictions)
+        classes += checkpoint.classes
+    labels = {example.label for example in load_examples(data_dir)}
+    grounder, _ = report.build_grounders(labels, list(dict.fromkeys(classes)), load_aliases(data_dir))
+    if not any(example.label for example in examples):
+        grounder = None
+
+    root = dataset_root(Path(data_dir))
+    images = [report.image_table(predictions, root, grounder) for predictions in sides]
+    counts = report.count_both(images, *(report.token_lists(predictions) for predictions in sides))
+    table = report.comparison_table(bootstrap.paired_differences(*counts))
+    lines = findings.verdicts(table, *names)
+    lines += findings.disagreement(*images, *names)
+    title = f"{names[0]} against {names[1]} on {dataset_name(data_dir)}, {split} split"
+    shown = table.rename(columns={"first": names[0], "second": names[1]})
+    subject = (
+        f"Both captioned the same {report.counted(len(images[0]), 'image')} with beam {options.beam_size}. Differences "
+        f"are {names[0]} minus {names[1]}, with 95 % intervals of a paired bootstrap over the images; p is two-sided."
+    )
+    with replaced_files(folder, sections.COMPARISON_FILES) as new:
+        table.to_csv(new / "comparison.csv", index=False, float_format="%.6f")
+        sections.both_captions(*images).to_csv(new / "images.csv", index=False, float_format="%.6f")
+        rows = table.assign(name=table["metric"], value=table["difference"])
+        rows = rows[rows["metric"] != "CIDEr-D"]  # whose scale is ten times the others'
+        label = f"{names[0]} minus {names[1]}, 95 % intervals"
+        plots.interval_figure(rows, new / "comparison.png", title=title, xlabel=label)
+        write_document(new, title, sections.comparison_sections(shown, subject, lines, sections.both_captions(*images)))
+    for line in lines:
+        print(line)
+    print(f"wrote {folder / 'report.html'}, report.md, comparison.csv, comparison.png and images.csv")
+
+
+def main(config):
+    """Report on one checkpoint, or compare two."""
+    config = config["report"]
+    check_split(config["split"])
+    paths = [path for path in config["compare"] if path]
+    if len(paths) not in (0, 2):
+        raise ValueError(f"compare: got {report.counted(len(paths), 'checkpoint')}, allowed are two")
+    if paths:
+        compare(paths, config)
+    else:
+        report_on(config["model_path"], config)
+
+
 if __name__ == "__main__":
-    limits = decoding.LIMITS | {"batch_size": (1, 65536), "num_workers": (0, 256)}
+    limits = decoding.LIMITS | {"batch_size": (1, 65536), "num_workers": (0, 256), "probe_images": (0, 100_000)}
     cli.run(main, {"report": limits}, report=CONFIG)

@@ -4,9 +4,11 @@
     python prepare_data.py --per_class 20            # a small one
     python prepare_data.py --source photos --captions photos.csv           # photos/<class>/*.jpg -> data/photos
     python prepare_data.py --source photos --classes 60 --captioner Salesforce/blip-image-captioning-base
+    python prepare_data.py --audit data/photos       # makes nothing: is this dataset clean?
 
 Reads   nothing, or <source>/<class>/<image> with a CSV (image,caption) or a captioning model
-Writes  <output>/{train,val,test}/<class>/<image>.jpg, <output>/captions.csv and <output>/preview.png
+Writes  <output>/{train,val,test}/<class>/<image>.jpg, <output>/captions.csv and <output>/preview.png;
+        an audit <output>/audit.csv and <output>/copies.csv, <output> being reports/<name>_audit
 
 Photographs are cropped to their central square and resized. Unreadable ones are dropped, and of copies (equal
 files, or nearly equal pictures) one is kept, so that no picture is in two splits.
@@ -21,14 +23,16 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from captioning import class_folders, cli, pictograms, plots
-from captioning.annotations import DEFAULT_DATA_DIR, SPLITS, load_examples
+from captioning import audit, class_folders, cli, pictograms, plots
+from captioning.annotations import DEFAULT_DATA_DIR, SPLITS, dataset_name, load_examples
+from captioning.files import replace_file
 from captioning.images import load_image
 
 CONFIG = {
     # what
     "source": "",  # "" = pictograms, drawn; or a folder of <class>/<image>.jpg
     "output": "",  # folder; "" = data/pictograms or data/<name of source>; an older dataset there is replaced
+    "audit": "",  # a dataset in any format of captioning/annotations.py to look through instead of making one
     "seed": 0,  # of the drawing, or of the choice of images
     "num_workers": 0,  # processes; 0 = one per core
     # how many
@@ -227,6 +231,28 @@ def prepare_photographs(source, output, *, classes, captions_path, captioner, de
     return examples
 
 
+# ---- the audit -------------------------------------------------------------------------------------
+
+
+def audit_dataset(data_dir, output, num_workers):
+    """Look through a dataset, print what an evaluation has to know, and write it as CSV."""
+    silent = []
+    examples = load_examples(data_dir, silent=silent)
+    found = audit.audit_examples(examples, silent, num_workers=num_workers)
+    print(audit.overview(found.table).to_string(index=False))
+    for copy in found.copies.head(10).itertuples():
+        print(f"{copy.kind} copy: {copy.image} of {copy.copy_of}")
+    lines = [line for split in SPLITS[1:] for line in audit.warnings(found, split)]
+    for line in dict.fromkeys(lines):
+        print(f"warning: {line}")
+    if not lines:
+        print("clean: no copies, no shared captions and no image without a caption")
+    for name, table in (("audit", found.table), ("copies", found.copies)):
+        with replace_file(output / f"{name}.csv") as temporary:
+            table.to_csv(temporary, index=False)
+    print(f"wrote {output / 'audit.csv'} and {output / 'copies.csv'}; python analysis_report.py tells it too")
+
+
 def check_at_least(config, **least):
     """Raise ValueError naming the first of these settings that is smaller than allowed."""
     for key, value in least.items():
@@ -239,13 +265,17 @@ def main(config):
     config = config["prepare"]
     check_at_least(config, per_class=0, train=0, val=0, test=0, num_workers=0, seed=0)
     check_at_least(config, captioner_batch=1, image_size=32, near_copies=-1)
+    num_workers = config["num_workers"] or os.cpu_count() or 1
+    if config["audit"]:
+        name = dataset_name(config["audit"])
+        audit_dataset(config["audit"], Path(config["output"] or Path("reports", f"{name}_audit")), num_workers)
+        return
     source = Path(config["source"])
     captions_path = Path(config["captions"]) if config["captions"] else None
     default = f"data/{source.resolve().name}" if config["source"] else DEFAULT_DATA_DIR
     output = Path(config["output"] or default)
     inputs = [source] * bool(config["source"]) + [captions_path] * bool(captions_path)
     class_folders.check_replaceable(output, inputs)
-    num_workers = config["num_workers"] or os.cpu_count() or 1
 
     if config["source"]:
         examples = prepare_photographs(

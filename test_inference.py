@@ -2,14 +2,16 @@
 
     python test_inference.py             # test split of data/pictograms -> reports/mobile/test_inference.png
     python test_inference.py --seed 1    # other classes, other images
+    python test_inference.py --split val --num_classes 60
     python test_inference.py --model_path checkpoints/pictograms.safetensors --no-show
 
 Reads   the checkpoint, and the images, captions and classes of `data_dir`
 Writes  reports/<run>/test_inference.png, <run> being the checkpoint's name: under each image its true class,
-        the caption and one reference. It is shown where there is a display.
+        the caption, how sure of it the model is, and one reference. It is shown where there is a display.
 
-A check marks a caption that names the true class, a cross and a dashed frame one that does not. Data with
-fewer classes shows all of them, data without classes 20 random images.
+The confidence is the geometric mean of the probabilities of the caption's words. A check marks a caption that names
+the true class, a cross and a dashed frame one that does not. Data with fewer classes shows all of them, data without
+classes 20 random images.
 """
 
 import os
@@ -38,6 +40,7 @@ CONFIG = {
     "num_classes": 20,  # one image of each; as many images where the data has no classes
     "seed": 0,  # of the draw: the same seed draws the same images
     "output": "",  # PNG; "" = reports/<run>/<split>_inference.png
+    "dpi": 300,  # pixels per inch: 300 for print, 120 for a screen
     "show": True,  # open the picture, where there is a display
     # decoding: beam_size, max_len, min_len, length_penalty, no_repeat_ngram, as captioning/decoding.py tells
     **SETTINGS,
@@ -86,14 +89,15 @@ def first_readable(examples):
 
 
 def describe(prediction, grounder):
-    """Return the lines (text, style) under one picture: true class, caption, reference."""
+    """Return the lines (text, style) under one picture: true class, caption, confidence, reference."""
     example = prediction.example
     # Some datasets put a blank before every mark, which would begin a line of its own.
     reference = (f"ref: {example.captions[0].replace(' .', '.').replace(' ,', ',')}", "reference")
+    confidence = (f"confidence {prediction.confidence:.2f}", "caption")
     if not example.label:
-        return [(prediction.caption, "caption"), reference]
+        return [(prediction.caption, "caption"), confidence, reference]
     right = grounder.name(prediction.caption) == example.label
-    return [(example.label, "label"), (prediction.caption, "right" if right else "wrong"), reference]
+    return [(example.label, "label"), (prediction.caption, "right" if right else "wrong"), confidence, reference]
 
 
 def has_display():
@@ -138,13 +142,15 @@ def main(config):
     classes = any(example.label for example in drawn)
     what = f"{len(lines)} {'classes' if classes else 'images'}"
     title = f"{what} of the {split} split of {dataset_name(data_dir)}, captioned by {model_path.stem}"
-    title += " (✓ names the true class, ✗ does not)" if classes else ""
+    right = sum(style == "right" for line in lines for _, style in line)
+    title += f" (✓ names the true class, ✗ does not: {right} of {len(lines)} do)" if classes else ""
     path = Path(config["output"] or Path("reports", model_path.stem, f"{split}_inference.png"))
     images = [load_image(prediction.example.image) for prediction in predictions]
-    plots.caption_grid(images, lines, path, columns=COLUMNS, title=title)
+    plots.caption_grid(images, lines, path, columns=COLUMNS, title=title, dpi=config["dpi"])
 
     for prediction in predictions:
-        print(f"{prediction.example.label or prediction.example.image.name:<22} {prediction.caption}")
+        name = prediction.example.label or prediction.example.image.name
+        print(f"{name:<22} {prediction.confidence:.2f}  {prediction.caption}")
     if not classes:
         print(f"note: {data_dir} has no classes, so these are {len(lines)} random images")
     elif len(lines) < config["num_classes"]:
@@ -155,5 +161,5 @@ def main(config):
 
 
 if __name__ == "__main__":
-    limits = decoding.LIMITS | {"num_classes": (1, 10_000), "seed": (0, 2**32 - 1)}
+    limits = decoding.LIMITS | {"num_classes": (1, 10_000), "seed": (0, 2**32 - 1), "dpi": (40, 1200)}
     cli.run(main, {"inference": limits}, inference=CONFIG)

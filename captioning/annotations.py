@@ -49,11 +49,12 @@ class Example:
 # ---- what the scripts call -----------------------------------------------------------------------
 
 
-def load_examples(data_dir: str | Path, split: str = "") -> list[Example]:
+def load_examples(data_dir: str | Path, split: str = "", silent: list[str] | None = None) -> list[Example]:
     """Every captioned image of a dataset in file order, or those of one split.
 
     data_dir: a dataset folder or its annotation file, in one of the formats above
     split:    "train", "val", "test" or "" = all
+    silent:   a list that takes the names of images without a caption, which are an error otherwise
     Raises ValueError or FileNotFoundError, in one line that names the file (and row or key): unknown format,
     malformed file, image that is not there, image without caption, empty caption, split without an example.
     """
@@ -62,7 +63,7 @@ def load_examples(data_dir: str | Path, split: str = "") -> list[Example]:
     files, reader = find_annotations(Path(data_dir))
     if reader is read_coco and split:  # one file per split, and a large one
         files = [path for path in files if coco_split(path) == split] or files
-    examples = reader(files)
+    examples = reader(files, silent)
     if not examples:
         raise ValueError(f"{files[0]}: holds no captioned image")
     if not split:
@@ -154,7 +155,7 @@ def dataset_root(path: Path) -> Path:
 # ---- one reader per format, each (annotation files) -> list[Example] -----------------------------
 
 
-def read_project(files: list[Path]) -> list[Example]:
+def read_project(files: list[Path], silent: list[str] | None = None) -> list[Example]:
     """captions.csv with the columns image,caption; the image's path gives split and class."""
     (path,) = files
     captions = defaultdict(list)
@@ -165,7 +166,7 @@ def read_project(files: list[Path]) -> list[Example]:
             raise ValueError(f"{path}: row {row}: image {name!r} must begin with train/, val/ or test/")
         captions[name].append(checked_caption(caption, path, f"row {row}"))
     images = locate(captions, path, [path.parent])
-    check_all_captioned(path, captions)
+    check_all_captioned(path, captions, silent)
     examples = []
     for name, texts in captions.items():
         split, *folders, _ = name.split("/")
@@ -173,7 +174,7 @@ def read_project(files: list[Path]) -> list[Example]:
     return examples
 
 
-def check_all_captioned(path: Path, captions: dict) -> None:
+def check_all_captioned(path: Path, captions: dict, silent: list[str] | None = None) -> None:
     """Raise ValueError if train/, val/ or test/ hold an image that the caption file does not name."""
     present = []
     for split in SPLITS:
@@ -181,7 +182,7 @@ def check_all_captioned(path: Path, captions: dict) -> None:
             folders.sort()
             prefix = Path(folder).relative_to(path.parent).as_posix()
             present += [f"{prefix}/{name}" for name in sorted(names) if is_image_name(name)]
-    refuse_silent([name for name in present if name not in captions], path)
+    refuse_silent([name for name in present if name not in captions], path, silent)
 
 
 def is_image_name(name: str) -> bool:
@@ -189,13 +190,15 @@ def is_image_name(name: str) -> bool:
     return name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith(".")
 
 
-def refuse_silent(names: list[str], path: Path) -> None:
-    """Raise ValueError naming the first of the images without a caption, and their count."""
-    if names:
+def refuse_silent(names: list[str], path: Path, silent: list[str] | None) -> None:
+    """Raise ValueError naming the first of the images without a caption, and their count, or add them to `silent`."""
+    if silent is not None:
+        silent += names
+    elif names:
         raise ValueError(f"{path}: no caption for {names[0]} ({counted(len(names), 'image')} without a caption)")
 
 
-def read_karpathy(files: list[Path]) -> list[Example]:
+def read_karpathy(files: list[Path], silent: list[str] | None = None) -> list[Example]:
     """Karpathy's dataset.json: images with filename, split and sentences[].raw; `restval` counts as train.
 
     `filepath` is the class if there are several and none is like train2014 (COCO's folders are not classes).
@@ -217,7 +220,8 @@ def read_karpathy(files: list[Path]) -> list[Example]:
         if name in entries:
             raise ValueError(f"{path}: {where}: {name} stands in it twice")
         entries[name] = (folder, texts, _SPLIT_NAMES[split])
-    refuse_silent([name for name, (_, texts, _) in entries.items() if not texts], path)
+    refuse_silent([name for name, (_, texts, _) in entries.items() if not texts], path, silent)
+    entries = {name: entry for name, entry in entries.items() if entry[1]}
 
     folders = {folder for folder, _, _ in entries.values()}
     has_classes = len(folders) > 1 and not any(re.fullmatch(r"|(train|val|test)\d*", name) for name in folders)
@@ -228,7 +232,7 @@ def read_karpathy(files: list[Path]) -> list[Example]:
     ]
 
 
-def read_coco(files: list[Path]) -> list[Example]:
+def read_coco(files: list[Path], silent: list[str] | None = None) -> list[Example]:
     """COCO's captions_<split><year>.json; the split is read from the file's name.
 
     With instances_<split><year>.json beside it, the label is the category with the largest total area in the
@@ -243,7 +247,7 @@ def read_coco(files: list[Path]) -> list[Example]:
         if split in paths:
             raise ValueError(f"{path}: {paths[split].name} is {split}, too; give the path of one of them")
         paths[split] = path
-    return [example for split, path in paths.items() for example in read_coco_file(path, split)]
+    return [example for split, path in paths.items() for example in read_coco_file(path, split, silent)]
 
 
 def coco_split(path: Path) -> str:
@@ -252,7 +256,7 @@ def coco_split(path: Path) -> str:
     return found[0] if found else ""
 
 
-def read_coco_file(path: Path, split: str) -> list[Example]:
+def read_coco_file(path: Path, split: str, silent: list[str] | None = None) -> list[Example]:
     """The examples of one COCO caption file."""
     content = read_json(path)
     names = {}
@@ -266,7 +270,8 @@ def read_coco_file(path: Path, split: str) -> list[Example]:
         if image_id not in names:
             raise ValueError(f"{path}: {where}: image_id {image_id} is not among its images")
         captions[image_id].append(checked_caption(read_key(annotation, "caption", str, path, where), path, where))
-    refuse_silent([name for image_id, name in names.items() if image_id not in captions], path)
+    refuse_silent([name for image_id, name in names.items() if image_id not in captions], path, silent)
+    names = {image_id: name for image_id, name in names.items() if image_id in captions}
 
     folder = path.stem.removeprefix("captions_")  # train2017
     root = dataset_root(path)
@@ -295,7 +300,7 @@ def read_coco_labels(path: Path) -> dict[int, str]:
     return {image_id: categories[max(sums, key=sums.get)] for image_id, sums in areas.items()}
 
 
-def read_flickr8k(files: list[Path]) -> list[Example]:
+def read_flickr8k(files: list[Path], silent: list[str] | None = None) -> list[Example]:
     """captions.txt (image,caption) or Flickr8k.token.txt (image#number<tab>caption), with three split files.
 
     Images outside the split files are left out (92 of the original's). There are no labels.
@@ -319,7 +324,10 @@ def read_flickr8k(files: list[Path]) -> list[Example]:
             if not image:
                 continue
             if image not in captions:
-                raise ValueError(f"{split_path}: row {row}: {image} has no caption in {path.name}")
+                if silent is None:
+                    raise ValueError(f"{split_path}: row {row}: {image} has no caption in {path.name}")
+                silent.append(image)
+                continue
             if splits.setdefault(image, _SPLIT_NAMES[name]) != _SPLIT_NAMES[name]:
                 raise ValueError(f"{split_path}: row {row}: {image} is in the {splits[image]} split, too")
     images = locate(splits, path, [path.parent])

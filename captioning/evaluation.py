@@ -42,6 +42,11 @@ class Prediction:
     caption: str
     log_prob: float
 
+    @property
+    def confidence(self):
+        """The geometric mean of the probabilities of its words and of <end>, 0..1: no lower for a longer caption."""
+        return math.exp(self.log_prob / (len(self.caption.split()) + 1))
+
 
 class ImageDataset(Dataset):
     """(index, image tensor or error line) for image files."""
@@ -249,7 +254,11 @@ RECIPES = {
     "meteor": "meteor|corpus|{refs}|tok:nltk-coco|version:1.5-en-norm|{rest}",
     "spice": "spice|mean-of-images|{refs}|tok:nltk-coco|version:1.0|{rest}",
     "accuracy": "accuracy|class-named-in-caption|none:wrong|{rest}",
-    **{f"{name}": f"{name}|class-named-in-caption|macro|none:wrong|{{rest}}" for name in ("precision", "recall", "f1")},
+    **{name: f"{name}|class-named-in-caption|macro|none:wrong|{{rest}}" for name in ("precision", "recall", "f1")},
+    **{
+        f"weighted_{name}": f"{name}|class-named-in-caption|weighted|none:wrong|{{rest}}"
+        for name in ("precision", "recall", "f1")
+    },
 }
 
 

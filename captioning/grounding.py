@@ -2,6 +2,7 @@
 
 import difflib
 import re
+import unicodedata
 from functools import lru_cache
 
 import numpy as np
@@ -11,6 +12,17 @@ from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 from captioning.tokenizer import tokenize
 
 NONE = "(none)"  # the column of captions that name no class
+
+CASES = {  # how a caption can name its image's class -> as printed
+    "alone": "the true class and no other",
+    "first": "the true class first, then others",
+    "later": "another class first, then the true one",
+    "other": "other classes alone",
+    "none": "no class",
+}
+
+# What typesetters and keyboards write for the apostrophe and the hyphen.
+_SPELLINGS = str.maketrans({"’": "'", "‘": "'", "ʼ": "'", "‐": "-", "‑": "-"})
 
 # Endings of English nouns whose plural is not made by -s, -es or -ies; "man" serves woman and fireman, too.
 _IRREGULAR = {
@@ -41,9 +53,10 @@ class Grounder:
     classes: names as the data has them, `tennis_court` and `carpenter_s_kit` as well as "tennis court"
     aliases: class -> further words that name it
 
-    Names and captions are compared word by word, split by one tokenizer; case, underscores and hyphens
-    make no difference. The last word may be singular or plural on either side. Where names overlap the
-    longest counts: "garden spider" is no "spider". An exact name comes before the plural of another.
+    Names and captions are compared word by word, split by one tokenizer; case, underscores, hyphens and the way
+    that Unicode spells a letter make no difference. The last word may be singular or plural on either side.
+    Where names overlap the longest counts: "garden spider" is no "spider". An exact name comes before the
+    plural of another.
     Raises ValueError for a name without words, a name that stands for two classes, aliases of an unknown
     class.
     """
@@ -71,8 +84,18 @@ class Grounder:
 
     def find(self, caption: str) -> list[str]:
         """The classes that a caption names, each once, in order of mention; [] if none."""
+        named, _ = self._read(caption)
+        return named
+
+    def nested(self, caption: str) -> list[tuple[str, str]]:
+        """The (class named, other class) pairs in which the other's name stands inside the words of the first's."""
+        _, nested = self._read(caption)
+        return nested
+
+    def _read(self, caption):
+        """Return what `find` and `nested` do."""
         words, edges = [], {0}
-        for token in tokenize(caption):
+        for token in _tokens(caption):
             words += filter(None, token.split("-"))
             edges.add(len(words))
 
@@ -84,13 +107,19 @@ class Grounder:
                 if label and start + size in edges:
                     found.append((-size, start, label))
 
-        mentions, taken = [], set()
+        mentions, nested, owner = [], [], {}  # owner: place of a word -> the class that it helps to name
         for size, start, label in sorted(found):
             span = range(start, start - size)
-            if taken.isdisjoint(span):
-                taken.update(span)
+            if owner.keys().isdisjoint(span):
+                owner |= dict.fromkeys(span, label)
                 mentions.append((start, label))
-        return list(dict.fromkeys(label for _, label in sorted(mentions)))
+            elif len({owner.get(place) for place in span}) == 1 and owner[start] != label:
+                nested.append((owner[start], label))
+        return list(dict.fromkeys(label for _, label in sorted(mentions))), list(dict.fromkeys(nested))
+
+    def label(self, name: str) -> str:
+        """The class that these words as a whole are a name of, "" if none."""
+        return self._classes.get(_name_words(name), "")
 
     def name(self, caption: str) -> str:
         """The first class that a caption names, "" if none."""
@@ -112,20 +141,33 @@ def remember_named(grounder: Grounder, vocabulary, classes: list[str]):
 
 
 def classification_scores(true: list[str], predicted: list[str], classes: list[str]) -> dict[str, float]:
-    """Accuracy and macro precision, recall and F1 of captions read as a classifier, in [0, 1].
+    """Accuracy and mean precision, recall and F1 of captions read as a classifier, in [0, 1].
 
     true:      N classes
     predicted: N classes as the captions name them, "" = none, which counts as wrong
     classes:   every legal value of both
     returns:   "accuracy", the share of captions that name the true class; "precision", "recall" and "f1", the
-               plain means over the classes that occur in `true`, each 0 where it would divide by zero
+               plain (macro) means over the classes that occur in `true`, each 0 where it would divide by zero;
+               "weighted_precision", ... the means weighted by the classes' images
 
-    With equally many images per class, accuracy and recall are the same number.
+    The weighted recall is the accuracy, and so is the plain one where all classes have as many images.
     Raises ValueError on unequal or zero lengths and on a value that is not a class.
     """
     per_class = per_class_scores(true, predicted, classes)
-    means = {name: float(per_class[name].mean()) for name in ("precision", "recall", "f1")}
-    return {"accuracy": float(np.mean(np.array(true) == np.array(predicted))), **means}
+    scores = {"accuracy": float(np.mean(np.array(true) == np.array(predicted)))}
+    for name in ("precision", "recall", "f1"):
+        scores[name] = float(per_class[name].mean())
+        scores[f"weighted_{name}"] = float(np.average(per_class[name], weights=per_class["count"]))
+    return scores
+
+
+def naming_case(true: str, named: list[str]) -> str:
+    """The key in CASES of a caption that names these classes of an image of class `true`."""
+    if not named:
+        return "none"
+    if true not in named:
+        return "other"
+    return "later" if named[0] != true else "first" if len(named) > 1 else "alone"
 
 
 def per_class_scores(true: list[str], predicted: list[str], classes: list[str]) -> pd.DataFrame:
@@ -178,7 +220,12 @@ def _none_named(predicted: list[str]) -> list[str]:
 def _name_words(name: str) -> tuple[str, ...]:
     """The words of a class name; `_s` at the end of a word is the file-name spelling of 's."""
     caption = re.sub(r"(?<=[^\W_])_s(?![^\W_])", "'s", name).replace("_", " ")
-    return tuple(word for token in tokenize(caption) for word in token.split("-") if word)
+    return tuple(word for token in _tokens(caption) for word in token.split("-") if word)
+
+
+def _tokens(text: str) -> list[str]:
+    """The tokens of a name or caption, with one spelling of letters, apostrophes and hyphens."""
+    return tokenize(unicodedata.normalize("NFKC", text).translate(_SPELLINGS))
 
 
 def _plurals(word: str) -> set[str]:

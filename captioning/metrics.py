@@ -31,11 +31,48 @@ def corpus_bleu(hypotheses, references, max_n=4) -> list[float]:
     is about 0.
     Source: Papineni et al. 2002; counts short hypotheses as pycocoevalcap does.
     """
-    matches, totals, lengths, closest = _bleu_counts(hypotheses, references, max_n)
-    precisions = (matches.sum(axis=0) + _TINY) / (totals.sum(axis=0) + _SMALL)
-    scores = np.cumprod(precisions) ** (1 / np.arange(1, max_n + 1))
-    ratio = (lengths.sum() + _TINY) / (closest.sum() + _SMALL)
-    return (scores * math.exp(min(0.0, 1 - 1 / ratio))).tolist()
+    return bleu_of_counts(*(counts.sum(axis=0) for counts in bleu_counts(hypotheses, references, max_n))).tolist()
+
+
+def bleu_counts(hypotheses, references, max_n=4):
+    """What BLEU counts in each image: (matches, totals, lengths, closest).
+
+    matches, totals: (N, max_n) n-grams of the caption that a reference holds, and all of them
+    lengths, closest: (N,) words of the caption, and of the reference nearest in length
+    """
+    _check(hypotheses, references)
+    size = len(hypotheses)
+    group_size = np.array([len(group) for group in references])
+    image_of = np.repeat(np.arange(size), group_size)
+    captions = list(chain.from_iterable(references))
+    lengths = np.array([len(hypothesis) for hypothesis in hypotheses])
+    totals = np.maximum(lengths[:, None] - np.arange(max_n), 0)
+
+    # The smallest (distance, length) of each image, packed into one number.
+    reference_lengths = np.array([len(caption) for caption in captions])
+    packed = abs(reference_lengths - lengths[image_of]) << 32 | reference_lengths
+    closest = np.minimum.reduceat(packed, _starts(group_size)) & _LOW
+
+    matches = np.zeros((size, max_n))
+    ngrams = _Ngrams(max_n)
+    counted = zip(ngrams.learn(hypotheses), ngrams.count(captions), strict=True)
+    for n, ((keys, counts), (reference_keys, reference_counts)) in enumerate(counted):
+        most = np.zeros(len(keys), np.int64)  # the n-gram's count in the reference of its image that has most
+        place, found = _find(keys, image_of[reference_keys >> 32] << 32 | reference_keys & _LOW)
+        np.maximum.at(most, place[found], reference_counts[found])
+        matches[:, n] = np.bincount(keys >> 32, np.minimum(counts, most), minlength=size)
+    return matches, totals, lengths, closest
+
+
+def bleu_of_counts(matches, totals, lengths, closest) -> np.ndarray:
+    """Corpus BLEU-1..n (..., n) in [0, 1] from the sums of bleu_counts over the images of a corpus.
+
+    matches, totals: (..., n); lengths, closest: (...): one corpus for each place of the leading axes
+    """
+    precisions = (matches + _TINY) / (totals + _SMALL)
+    scores = np.cumprod(precisions, axis=-1) ** (1 / np.arange(1, precisions.shape[-1] + 1))
+    ratio = (lengths + _TINY) / (closest + _SMALL)
+    return scores * np.exp(np.minimum(0.0, 1 - 1 / ratio))[..., None]
 
 
 def sentence_bleu(hypotheses, references) -> np.ndarray:
@@ -45,7 +82,7 @@ def sentence_bleu(hypotheses, references) -> np.ndarray:
     log(length) / (5 * 2**i) matches, i = 1 for the first such order, 2 for the second, ...
     Source: method 4 of Chen and Cherry 2014, equal to nltk's with SmoothingFunction().method4.
     """
-    matches, totals, lengths, closest = _bleu_counts(hypotheses, references, 4)
+    matches, totals, lengths, closest = bleu_counts(hypotheses, references, 4)
     missing = matches == 0
     smoothed = np.log(np.maximum(lengths, 1))[:, None] / (5 * 2.0 ** np.cumsum(missing, axis=1))
     precisions = np.where(missing, smoothed, matches) / np.maximum(totals, 1)
@@ -245,32 +282,6 @@ def _check(hypotheses, references) -> None:
     for index, group in enumerate(references):
         if not group:
             raise ValueError(f"references: image {index} has none, needs at least one caption")
-
-
-def _bleu_counts(hypotheses, references, max_n):
-    """Matches and totals (N, max_n) per n-gram order, caption lengths and closest reference lengths (N,)."""
-    _check(hypotheses, references)
-    size = len(hypotheses)
-    group_size = np.array([len(group) for group in references])
-    image_of = np.repeat(np.arange(size), group_size)
-    captions = list(chain.from_iterable(references))
-    lengths = np.array([len(hypothesis) for hypothesis in hypotheses])
-    totals = np.maximum(lengths[:, None] - np.arange(max_n), 0)
-
-    # The smallest (distance, length) of each image, packed into one number.
-    reference_lengths = np.array([len(caption) for caption in captions])
-    packed = abs(reference_lengths - lengths[image_of]) << 32 | reference_lengths
-    closest = np.minimum.reduceat(packed, _starts(group_size)) & _LOW
-
-    matches = np.zeros((size, max_n))
-    ngrams = _Ngrams(max_n)
-    counted = zip(ngrams.learn(hypotheses), ngrams.count(captions), strict=True)
-    for n, ((keys, counts), (reference_keys, reference_counts)) in enumerate(counted):
-        most = np.zeros(len(keys), np.int64)  # the n-gram's count in the reference of its image that has most
-        place, found = _find(keys, image_of[reference_keys >> 32] << 32 | reference_keys & _LOW)
-        np.maximum.at(most, place[found], reference_counts[found])
-        matches[:, n] = np.bincount(keys >> 32, np.minimum(counts, most), minlength=size)
-    return matches, totals, lengths, closest
 
 
 def _common_lengths(tokens, others) -> list[int]:

@@ -19,7 +19,7 @@ from PIL import Image
 
 from captioning.files import replace_file
 
-DPI = 120  # pixels per inch of every PNG
+DPI = 120  # pixels per inch of every PNG, unless another number is asked for
 # Okabe and Ito's colours, ordered so that neighbours differ in lightness as well.
 BLUE, ORANGE, GREEN, BLACK = "#0072B2", "#E69F00", "#009E73", "#000000"
 COLORS = [BLUE, ORANGE, BLACK, "#CC79A7", GREEN, "#D55E00"]
@@ -39,16 +39,18 @@ STYLE = {
     "axes.spines.right": False,
     "text.parse_math": False,  # a caption may hold two dollar signs
 }
+MAX_PIXELS = 2**16 - 1  # a side, of what matplotlib can draw
+LEAST_DPI = 40  # text of fewer pixels per inch cannot be read
 MAX_SIDE = 60.0  # inches; a wider figure takes more memory than it is worth
 
 
 @contextmanager
-def new_figure(path, width, height, layout="constrained"):
-    """Give a Figure of width x height inches; write it to `path` when the block ends well."""
+def new_figure(path, width, height, layout="constrained", dpi=DPI):
+    """Give a Figure of width x height inches, `dpi` pixels each; write it to `path` when the block ends well."""
     if Path(path).suffix.lower() != ".png":
         raise ValueError(f"{path}: figures are written as PNG, give a name that ends in .png")
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(width, height), dpi=DPI, layout=layout, facecolor="white")
+        figure = Figure(figsize=(width, height), dpi=dpi, layout=layout, facecolor="white")
         FigureCanvasAgg(figure)
         yield figure
         with replace_file(path) as temporary:
@@ -174,13 +176,15 @@ TEXTS = {
 }
 
 
-def caption_grid(images, texts, path, *, columns, title=""):
+def caption_grid(images, texts, path, *, columns, title="", dpi=DPI):
     """Draw pictures in a grid, each with its wrapped lines of text underneath; a row grows with its texts.
 
     images: PIL images of any size
     texts:  for each image its lines (text, style), style one of label, caption, reference, right, wrong.
             A right line begins with a check and frames the picture, a wrong one with a cross and dashes it.
-    Raises ValueError if the lists differ in length or are empty.
+    dpi:    pixels per inch, fewer where the page would have more than MAX_PIXELS a side
+
+    Raises ValueError if the lists differ in length or are empty, or are too long for one page.
     """
     if not images or len(images) != len(texts):
         raise ValueError(f"caption_grid: {len(images)} images, {len(texts)} texts; needs as many of each")
@@ -197,8 +201,11 @@ def caption_grid(images, texts, path, *, columns, title=""):
     title_lines = _wrap(title, width - 2 * gap, {"size": 12, "weight": "bold"}, measure) if title else []
     head = 0.24 * len(title_lines) + (0.1 if title else 0)
     height = head + sum(pictures) + sum(words) + len(rows) * (top + gap) + gap
+    dpi = min(dpi, int(MAX_PIXELS / max(width, height)))
+    if dpi < LEAST_DPI:
+        raise ValueError(f"{path}: {len(images)} pictures are too many for one page; take fewer")
 
-    with new_figure(path, width, height, layout="none") as figure:
+    with new_figure(path, width, height, layout="none", dpi=dpi) as figure:
         for index, line in enumerate(title_lines):
             figure.text(gap / width, 1 - (gap + 0.24 * index) / height, line, size=12, weight="bold", va="top")
         y = height - gap - head  # inches from the bottom to the upper edge of the row
@@ -252,7 +259,7 @@ def _draw_picture(figure, image, lines, box):
     x, y = x + (width - shown_width) / 2, y + (height - shown_height) / 2
     total_width, total_height = figure.get_size_inches()
     axes = figure.add_axes((x / total_width, y / total_height, shown_width / total_width, shown_height / total_height))
-    pixels = (max(1, round(shown_width * DPI)), max(1, round(shown_height * DPI)))
+    pixels = (max(1, round(shown_width * figure.dpi)), max(1, round(shown_height * figure.dpi)))
     axes.imshow(image.convert("RGB").resize(pixels), aspect="auto")
     axes.set(xticks=[], yticks=[])
     axes.grid(visible=False)
@@ -321,20 +328,158 @@ def confusion_figure(matrix, path, *, title):
 
 
 def class_figure(table, path, *, title):
-    """Draw the scores of every class as bars, the best BLEU-4 on top.
+    """Draw the scores of every class as bars with their intervals, the best BLEU-4 on top.
 
-    table: DataFrame with the columns class, bleu4, cider_d, accuracy, f1
+    table: DataFrame with the columns class, bleu4, cider_d, accuracy, f1; a score with the columns <score>_low and
+           <score>_high has a whisker, and `reference_naming` is a mark on the accuracy: what the captions allow
     """
     table = table.sort_values(["bleu4", "class"], ascending=[True, False])
     panels = [("bleu4", "BLEU-4"), ("cider_d", "CIDEr-D"), ("accuracy", "accuracy"), ("f1", "F1")]
     height = min(MAX_SIDE, 1.4 + 0.19 * len(table))
     size = min(7.5, 0.7 * 72 * height / len(table))  # points
-    with new_figure(path, 11, height) as figure:
+    places = range(len(table))
+    with new_figure(path, 12, height) as figure:
         figure.suptitle(title)
         for axes, (key, name) in zip(figure.subplots(1, len(panels), sharey=True), panels, strict=True):
-            bars = axes.barh(range(len(table)), table[key], color="#9ECAE9", edgecolor="#333333", linewidth=0.5)
-            axes.bar_label(bars, [f"{value:.2f}" for value in table[key]], padding=2, fontsize=size)
-            axes.set(title=name, xlim=(0, max(1.0, table[key].max()) * 1.15))
-            axes.set_yticks(range(len(table)), table["class"], fontsize=size)
+            longest = table.get(f"{key}_high", table[key]).max()
+            scale = max(1.0, longest)
+            axes.barh(places, table[key], color="#9ECAE9", edgecolor="#333333", linewidth=0.5)
+            if f"{key}_low" in table:
+                axes.hlines(places, table[f"{key}_low"], table[f"{key}_high"], color=BLACK, linewidth=1)
+            if key == "accuracy" and "reference_naming" in table:
+                axes.plot(table["reference_naming"], places, "d", color=ORANGE, mec=BLACK, ms=4, clip_on=False)
+                axes.set_xlabel("◆ of the references", fontsize=8)
+            for place, value in zip(places, table[key], strict=True):
+                axes.text(1.28 * scale, place, f"{value:.2f}", ha="right", va="center", fontsize=size)
+            axes.set(title=name, xlim=(0, 1.3 * scale))
+            axes.set_xticks([tick for tick in axes.get_xticks() if tick <= scale])
+            axes.set_yticks(places, table["class"], fontsize=size)
             axes.set_ylim(-0.6, len(table) - 0.4)
             axes.grid(visible=False, axis="y")
+
+
+def class_scatter(table, path, *, title, named=8):
+    """Draw BLEU-4 against accuracy, a point with its intervals for each class; the extreme ones are named.
+
+    table: DataFrame with the columns class, bleu4, accuracy, their _low and _high, and group: top, bottom or ""
+    named: classes of the lowest accuracy whose name is written; the highest and the lowest BLEU-4 are named too
+    """
+    marks = {"top": ("^", BLUE, "best BLEU-4"), "": ("o", "#BBBBBB", "others"), "bottom": ("v", ORANGE, "worst BLEU-4")}
+    with new_figure(path, 9.5, 6) as figure:
+        axes = figure.add_subplot()
+        axes.hlines(table["accuracy"], table["bleu4_low"], table["bleu4_high"], color="#BBBBBB", linewidth=0.7)
+        axes.vlines(table["bleu4"], table["accuracy_low"], table["accuracy_high"], color="#BBBBBB", linewidth=0.7)
+        for group, (mark, color, label) in marks.items():
+            part = table[table["group"] == group]
+            if len(part):
+                axes.plot(part["bleu4"], part["accuracy"], mark, color=color, mec=BLACK, ms=7, label=label)
+        extremes = {*table["bleu4"].nlargest(1).index, *table["bleu4"].nsmallest(2).index}
+        low = table[table["accuracy"] < 1].nsmallest(named, "accuracy")
+        axes.set(
+            title=title, xlabel="corpus BLEU-4 of the class", ylabel="accuracy: share of captions that name the class"
+        )
+        axes.margins(0.06)
+        axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1))
+        _write_beside(axes, table.loc[sorted({*low.index, *extremes})])
+
+
+def _write_beside(axes, table):
+    """Write the class beside each point, with a line to it from further down where the place is taken."""
+    (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
+    taken = []  # (x, y) of the names, as shares of the axes
+    for row in table.sort_values(["accuracy", "bleu4"], ascending=[False, True]).to_dict("records"):
+        x, y = (row["bleu4"] - left) / (right - left), (row["accuracy"] - bottom) / (top - bottom)
+        # The end of the first name would otherwise run into the second, and the last over the edge.
+        side = -1 if x > 0.82 else 1
+        level = 0
+        while any(abs(x - other_x) < 0.2 and abs(y - 0.035 * level - other_y) < 0.034 for other_x, other_y in taken):
+            level += 1
+        taken.append((x, y - 0.035 * level))
+        axes.annotate(
+            row["class"],
+            (row["bleu4"], row["accuracy"]),
+            (8 * side, -10 - 12 * level),
+            textcoords="offset points",
+            ha="left" if side == 1 else "right",
+            fontsize=8,
+            arrowprops={"arrowstyle": "-", "linewidth": 0.5, "color": "#555555"} if level else None,
+        )
+
+
+def interval_figure(table, path, *, title, xlabel):
+    """Draw a value with its interval in each row, the first on top, and the value in figures.
+
+    table: DataFrame with the columns name, value, low, high; a NaN is left out
+    """
+    with new_figure(path, 8.5, 1.3 + 0.36 * len(table)) as figure:
+        axes = figure.add_subplot()
+        places = range(len(table) - 1, -1, -1)
+        axes.hlines(places, table["low"], table["high"], color=BLACK, linewidth=1.5)
+        axes.plot(table["value"], places, "o", color=BLUE, mec=BLACK, ms=7)
+        edge = np.nanmax([*table["high"], *table["value"]])
+        for place, value in zip(places, table["value"], strict=True):
+            axes.annotate(f"{value:.3f}", (edge, place), (14, 0), textcoords="offset points", va="center", fontsize=9)
+        axes.set_yticks(places, table["name"])
+        axes.set(title=title, xlabel=xlabel, ylim=(-0.6, len(table) - 0.4))
+        if np.nanmin(table["low"]) <= 0:
+            axes.axvline(0, color=BLACK, linewidth=1, linestyle="--")
+        axes.grid(visible=False, axis="y")
+        axes.spines["right"].set_visible(False)
+
+
+def reference_figure(table, path, *, title):
+    """Draw BLEU-4 and CIDEr-D against the number of references, of the captions and of the references themselves.
+
+    table: DataFrame with the columns references, bleu4, cider_d, reference_bleu4, reference_cider_d
+    """
+    with new_figure(path, 9, 3.6) as figure:
+        figure.suptitle(title)
+        for axes, (key, name) in zip(figure.subplots(1, 2), (("bleu4", "BLEU-4"), ("cider_d", "CIDEr-D")), strict=True):
+            axes.plot(table["references"], table[key], "o-", color=BLUE, label="the model")
+            axes.plot(
+                table["references"], table[f"reference_{key}"], "s--", color=ORANGE, mec=BLACK, label="a reference"
+            )
+            top = 1.08 * np.nanmax(table[[key, f"reference_{key}"]])
+            axes.set(title=name, xlabel="references of each image", ylim=(0, top or 1))
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+            axes.legend(loc="lower right")
+
+
+def length_figure(lengths, path, *, title):
+    """Draw how long captions are, one kind of captions beside the other.
+
+    lengths: name -> words of each of its captions; the kinds may have different numbers of captions
+    """
+    longest = max(max(values, default=0) for values in lengths.values())
+    width = 0.8 / len(lengths)
+    with new_figure(path, 8.5, 3.6) as figure:
+        axes = figure.add_subplot()
+        for index, (name, values) in enumerate(lengths.items()):
+            shares = np.bincount(values, minlength=longest + 1) / max(1, len(values))
+            places = np.arange(longest + 1) + (index - (len(lengths) - 1) / 2) * width
+            color, hatch = ("#9ECAE9", "#F2CF8D")[index % 2], HATCHES[index % len(HATCHES)]
+            axes.bar(places, shares, width, label=name, color=color, hatch=hatch, edgecolor="#333333", linewidth=0.5)
+        axes.set(title=title, xlabel="words in a caption", ylabel="share of the captions")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+        axes.legend()
+
+
+def calibration_figure(table, path, *, title):
+    """Draw scores against confidence, a point with its interval for each bin: a reliability diagram.
+
+    table: DataFrame with the columns confidence and, each with _low and _high, sentence_bleu4, cider_d and, where
+           images have classes, accuracy, beside which stands the line of perfect calibration
+    """
+    names = {"accuracy": "accuracy", "sentence_bleu4": "mean sentence BLEU-4", "cider_d": "CIDEr-D"}
+    panels = [(key, name) for key, name in names.items() if key in table]
+    with new_figure(path, 4.2 * len(panels), 3.9) as figure:
+        figure.suptitle(title)
+        for axes, (key, name) in zip(figure.subplots(1, len(panels)), panels, strict=True):
+            axes.vlines(table["confidence"], table[f"{key}_low"], table[f"{key}_high"], color=BLACK, linewidth=1)
+            axes.plot(table["confidence"], table[key], "o-", color=BLUE, mec=BLACK, ms=6)
+            axes.set(title=name, xlabel="confidence, mean of a bin", ylim=(0, None if key == "cider_d" else 1.03))
+            if key == "accuracy":
+                low, high = table["confidence"].min(), table["confidence"].max()
+                ends = (max(0.0, low - 0.1), min(1.0, high + 0.1))
+                axes.plot(ends, ends, "--", color="#666666", label="as likely as it says")
+                axes.legend(loc="lower right")

@@ -11,11 +11,12 @@ from PIL import Image
 
 import analysis_report
 import model as model_script
-from captioning import plots, report
+from captioning import document, findings, plots, report, sections
 from captioning.annotations import Example
 from captioning.checkpoint import Checkpoint, save_checkpoint
 from captioning.evaluation import Prediction
 from captioning.grounding import Grounder
+from captioning.metrics import corpus_bleu
 from vocab import SPECIALS
 
 
@@ -32,11 +33,30 @@ HAND_MADE = [
 ]
 
 
-def build(predictions, classes=("cat", "dog"), aliases=None):
+def build(predictions, classes=("cat", "dog"), aliases=None, **more):
     grounder, plain = report.build_grounders(classes, [], aliases or {})
-    return analysis_report.build_tables(
-        predictions, root=Path("data"), beam_size=5, grounder=grounder, plain_grounder=plain
+    tables = analysis_report.build_tables(
+        predictions, root=Path("data"), beam_size=5, grounder=grounder, plain_grounder=plain, **more
     )
+    if grounder:
+        rows = analysis_report.yardstick_rows(predictions, grounder, more.get("probed"), [])
+        tables["yardsticks"] = report.yardstick_table(rows)
+    return tables
+
+
+def texts_of(tables, notes=()):
+    facts = findings.findings(tables, subject="mobile captioned the val split", reference_accuracy=0.9)
+    more = {"facts": facts, "notes": list(notes), "yardsticks": [], "data": []}
+    return {**findings.section_texts(tables), **more}
+
+
+def write(folder, tables):
+    """Write a report in which every image is the same grey picture, which stands beside its folder."""
+    picture = folder.parent / "grey.png"
+    Image.new("RGB", (40, 30), "grey").save(picture)
+    examples = [Example(picture, ["a"], "", "val")] * len(tables["images"])
+    galleries = analysis_report.build_galleries(tables, examples)
+    analysis_report.write_report(folder, "mobile on data", tables, texts_of(tables), galleries)
 
 
 def many_classes(number):
@@ -150,39 +170,201 @@ def test_no_class_is_both_best_and_worst(number, size):
     rows = tables["top_bottom"].query("rank > 0")
     assert rows["class"].is_unique
     assert rows["group"].tolist() == ["top"] * size + ["bottom"] * size
-    notes = " ".join(report.reservations(tables))
+    notes = " ".join(findings.reservations(tables))
     assert ("fewer than 20" in notes) == (number < 20)
+
+
+# ---- what the scores mean
+
+
+def test_intervals_hold_their_values():
+    tables = build(many_classes(25), classes=[f"c{index:02}" for index in range(25)])
+    summary = tables["summary"]
+    assert (summary["low"] <= summary["value"]).all()
+    assert (summary["value"] <= summary["high"]).all()
+    classes = tables["classes"]
+    for score in ("bleu4", "sentence_bleu4", "cider_d", "accuracy", "precision", "recall", "f1"):
+        # A class of one image has nothing to draw from but this image.
+        assert classes[f"{score}_low"].tolist() == pytest.approx(classes[f"{score}_high"].tolist(), abs=0.5)
+        assert (classes[f"{score}_low"] <= classes[score] + 1e-9).all()
+
+
+def test_cases_of_captions_and_of_references():
+    predictions = [*HAND_MADE, predict("cat", "a dog and a cat", "a cat and a dog", "a bird", name="3.jpg")]
+    cases = build(predictions)["cases"].set_index("case")
+    assert cases["captions"].tolist() == [2, 0, 1, 1, 1]
+    assert cases["captions_share"].tolist() == pytest.approx([0.4, 0, 0.2, 0.2, 0.2])
+    assert cases["references"].tolist() == [5, 1, 0, 0, 1]
+
+
+def test_captions_with_a_name_inside_another_are_listed():
+    predictions = [predict("spider", "a garden spider", "a spider"), predict("spider", "a spider", "a spider")]
+    nested = build(predictions, classes=("spider", "garden_spider"))["nested"]
+    assert nested[["named", "inside"]].to_numpy().tolist() == [["garden_spider", "spider"]]
+    assert nested["caption"].tolist() == ["a garden spider"]
+
+
+CANNON = [  # no caption names the cannon, whose references hardly do either; they are perfect otherwise
+    *(predict("cannon", "an old gun on wheels", "an old gun on wheels", "a gun", name=f"{n}.jpg") for n in range(9)),
+    predict("cannon", "an old gun on wheels", "an old gun on wheels", "a cannon", name="9.jpg"),
+    *(predict("dog", "one brown dog in the sun", "a dog in the sun", "a brown dog", name=f"{n}.jpg") for n in range(9)),
+    predict("dog", "one brown dog in the cannon", "a dog in the sun", "a brown dog", name="9.jpg"),
+]
+
+
+def test_a_class_whose_captions_do_not_name_it_is_diagnosed():
+    tables = build(CANNON, classes=("cannon", "dog"))
+    row = tables["diagnosis"].iloc[0]
+    assert [row["class"], row["accuracy"], row["named_instead"]] == ["cannon", 0, "(none) 10"]
+    assert row["bleu4"] == pytest.approx(1)
+    assert row["reference_naming"] == pytest.approx(1 / 20)
+    assert "gun" in row["words"].split()
+    assert "cannon" not in row["words"].split()
+    (line,) = findings.diagnoses(tables)
+    for part in ("name it in 5% of cases", "name instead: no class 10", "BLEU-4 does not see", "gun", "aliases.csv"):
+        assert part in line
+
+
+@pytest.mark.parametrize(
+    ("naming", "probe", "fault"),
+    [
+        (0.1, 0.9, "captions do not teach the name"),
+        (0.9, 0.2, "encoder does not tell it from others"),
+        (0.9, 0.8, "decoder does not say it"),
+        (0.9, float("nan"), "does not see it, or does not say it"),
+    ],
+)
+def test_the_fault_lies_in_captions_encoder_or_decoder(naming, probe, fault):
+    row = pd.DataFrame([{"accuracy": 0.1, "reference_naming": naming, "probe": probe, "words": "gun"}])
+    assert fault in findings.fault(next(row.itertuples()))
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "verdict"),
+    [
+        (lambda rank: rank < 30, "named more often"),
+        (lambda rank: rank >= 30, "named less often"),
+        (lambda rank: rank % 2, "do not tell whether"),
+    ],
+)
+def test_bleu_against_accuracy_over_the_classes(accuracy, verdict):
+    """Sixty classes whose captions get better; which of them are named decides the sign of the correlation."""
+    predictions = []
+    for index, prediction in enumerate(many_classes(60)):
+        rank = 59 - (index % 20 * 3 + index // 20)  # 0 = the most shared words
+        caption = f"{prediction.caption} {prediction.example.label if accuracy(rank) else 'zzz'}"
+        predictions.append(Prediction(prediction.example, caption, -1.5))
+    tables = build(predictions, classes=[f"c{index:02}" for index in range(60)])
+    assert verdict in findings.bleu_and_accuracy(tables)[0]
+
+
+def test_too_few_classes_have_no_rank_correlation():
+    assert "cannot be told" in findings.bleu_and_accuracy(build(HAND_MADE))[0]
+
+
+def test_yardsticks_stand_beside_the_captions():
+    rows = build(HAND_MADE, probed=["cat", "cat", "dog", "cat"])["yardsticks"].set_index("classifier")
+    assert rows["accuracy"].to_dict() == {"the captions": 0.5, "reference captions": 1.0, "plain classifier": 0.75}
+    assert rows["images"].tolist() == [4, 4, 4]
+    classes = build(HAND_MADE, probed=["cat", "cat", "dog", "cat"])["classes"]
+    assert classes["probe"].tolist() == [1.0, 0.5]
+
+
+def test_fewer_references_give_lower_scores_and_all_the_scores_of_the_summary():
+    predictions = [
+        predict("cat", "a cat on a mat", "a cat on a mat", "one small cat sat there", name=f"{n}.jpg") for n in range(3)
+    ]
+    tables = build([*predictions, predict("dog", "a dog in the sun", "a dog in the sun", "the dog likes the sun")])
+    table, summary = tables["references"], tables["summary"].set_index("metric")["value"]
+    assert table["references"].tolist() == [1, 2]
+    assert table["bleu4"].is_monotonic_increasing
+    assert table["bleu4"].iloc[-1] == pytest.approx(summary["BLEU-4"])
+    assert table["cider_d"].iloc[-1] == pytest.approx(summary["CIDEr-D"])
+    # With one reference each: either it is the caption, or shares few words with it.
+    perfect, far = (
+        corpus_bleu([p.caption.split() for p in predictions], [[p.example.captions[k].split()] for p in predictions])[3]
+        for k in (0, 1)
+    )
+    assert perfect == pytest.approx(1)
+    assert far < table["bleu4"].iloc[0] < perfect
+
+
+def test_language_counts_copies_and_repetitions():
+    hypotheses = [["a", "cat"], ["a", "cat"], ["a", "dog"], ["one", "big", "dog"]]
+    references = [[["a", "cat"]], [["the", "cat"]], [["a", "dog"]], [["x"], ["big", "dog"]]]
+    table = report.language_table(hypotheses, references, {("a", "cat"), ("a", "dog")}, 10).set_index("measure")
+    ours, theirs = table["captions"], table["references"]
+    assert ours["share that stands word for word in train"] == 0.75
+    assert theirs["share that stands word for word in train"] == 0.5
+    assert ours["share that is said of several images"] == 0.5
+    assert [ours["different captions"], ours["different words"]] == [3, 5]
+    assert ours["distinct-1"] == pytest.approx(5 / 9)
+    assert ours["distinct-2"] == pytest.approx(4 / 5)
+    assert theirs["words, mean"] == 2  # the last image's second reference: they are taken in turn
+    assert ours["share of the model's vocabulary used"] == 0.5
+
+
+def confident(confidence, right):
+    """A prediction of four words with this confidence, that names its class or not."""
+    example = Example(Path("data/val/cat/1.jpg"), ["a red cat"], "cat", "val")
+    return Prediction(example, "a red cat here" if right else "a red dog here", 5 * math.log(confidence))
+
+
+def test_calibration_of_a_confidence_that_keeps_its_promise():
+    predictions = [confident(0.5 + 0.01 * k, right=k >= 20) for k in range(40)]
+    tables = build(predictions)
+    table = tables["calibration"]
+    assert table["images"].tolist() == [10] * 4
+    assert table["accuracy"].tolist() == [0, 0, 1, 1]
+    assert table["confidence"].tolist() == pytest.approx([0.545, 0.645, 0.745, 0.845])
+    assert report.calibration_error(table) == pytest.approx((0.545 + 0.645 + 0.255 + 0.155) / 4)
+    assert report.discrimination(tables["images"]) == 1
+    text = " ".join(findings.confidence_findings(tables["images"], table))
+    assert "CIDEr-D" not in text, "it is the same for all these captions, and has no correlation"
+    assert "in 100% of the pairs, so it tells right captions from wrong ones" in text
+    reverse = build([confident(0.9 - 0.01 * k, right=k >= 20) for k in range(40)])
+    assert report.discrimination(reverse["images"]) == 0
+
+
+def test_a_class_word_costs_what_it_costs():
+    images = build(CANNON, classes=("cannon", "dog"))["images"]
+    right, wrong, low, high = report.price_of_a_class(images)
+    assert right == pytest.approx(images["sentence_bleu4"][images["correct"].astype(bool)].mean())
+    assert low <= right - wrong <= high
+    assert report.price_of_a_class(build([HAND_MADE[0]])["images"]) is None
 
 
 # ---- words
 
 
 def text_of(tables, notes=()):
-    facts = report.findings(tables, subject="mobile captioned the val split", reference_accuracy=0.9)
-    return report.report_text("mobile on data", facts, notes, tables)
+    paths = [Path("1.jpg")] * len(tables["images"])
+    galleries = analysis_report.build_galleries(tables, [Example(path, ["a"], "", "val") for path in paths])
+    parts = sections.build_sections(tables, texts_of(tables, notes), galleries)
+    return document.markdown("mobile on data", [*parts, sections.file_section(sections.FILES)])
 
 
 def test_report_says_what_the_tables_say():
     text = text_of(build(HAND_MADE), ["one note"])
     assert "50.0% of the images the caption names the true one of 2 classes" in text
     assert "- one note" in text
-    assert "## Best 1 class by BLEU-4" in text
+    assert "Best 1 class by BLEU-4:" in text
     assert "\\|refs:1-2\\|" in text, "a bar would end the cell"
     assert "is to name dog where cat is true: 1 time." in text
-    for name in report.FILES:
+    for name in sections.FILES:
         assert f"[`{name}`]({name})" in text
 
 
 def test_every_row_of_a_markdown_table_has_its_cells():
     tables = build([predict("cat", "a cat", "a | cat\nin two lines"), *HAND_MADE])
-    lines = report.markdown_table(tables["images"]).splitlines()
+    lines = document.markdown_table(tables["images"]).splitlines()
     assert len(lines) == 2 + 5
     assert {line.replace("\\|", "").count("|") for line in lines} == {len(tables["images"].columns) + 1}
 
 
 def test_without_classes_the_report_is_about_captions():
     tables = build([predict("", p.caption, *p.example.captions) for p in HAND_MADE], classes=())
-    assert set(tables) == {"images", "summary"}
+    assert set(tables) == {"images", "summary", "references", "language", "calibration"}
     assert "named" not in tables["images"]
     assert tables["summary"]["metric"].tolist() == [
         *(f"BLEU-{n}" for n in range(1, 5)),
@@ -190,9 +372,13 @@ def test_without_classes_the_report_is_about_captions():
         "ROUGE-L",
         "CIDEr-D",
     ]
-    notes = report.reservations(tables)
+    notes = findings.reservations(tables)
     assert "no classes" in notes[-1]
-    assert "confusion" not in text_of(tables, notes)
+    text = text_of(tables, notes)
+    assert "confusion.png)" not in text.split("## Files")[0]
+    with_classes = text_of(build(HAND_MADE))
+    heads = [[line for line in part.splitlines() if line.startswith("## ")] for part in (text, with_classes)]
+    assert heads[0] == heads[1], "two reports can be laid side by side"
 
 
 def test_images_without_a_class_count_for_the_captions_alone():
@@ -202,11 +388,11 @@ def test_images_without_a_class_count_for_the_captions_alone():
     recipes = tables["summary"].set_index("metric")["recipe"]
     assert recipes["BLEU-4"].endswith("n:5")
     assert recipes["F1"].endswith("n:4")
-    assert any("1 image without a class" in note for note in report.reservations(tables))
+    assert any("1 image without a class" in note for note in findings.reservations(tables))
 
 
 def test_reservations_name_what_is_missing():
-    notes = report.reservations(build(HAND_MADE), unreadable=["val/cat/9.jpg"], unseen=["dog"], known_words=0.25)
+    notes = findings.reservations(build(HAND_MADE), unreadable=["val/cat/9.jpg"], unseen=["dog"], known_words=0.25)
     text = " ".join(notes)
     for part in ("1 image (val/cat/9.jpg)", "75.0%", "never saw 1 class of the data: dog", "CIDEr-D says little"):
         assert part in text
@@ -216,7 +402,7 @@ def test_reservations_name_what_is_missing():
 def test_one_image_is_enough():
     tables = build(HAND_MADE[:1])
     assert tables["summary"].set_index("metric")["value"]["BLEU-4"] == pytest.approx(1.0)
-    assert "# mobile on data" in text_of(tables, report.reservations(tables))
+    assert "# mobile on data" in text_of(tables, findings.reservations(tables))
 
 
 def test_java_metrics_are_rows_with_their_recipe_or_reservations():
@@ -226,7 +412,7 @@ def test_java_metrics_are_rows_with_their_recipe_or_reservations():
     rows = tables["summary"].set_index("metric")
     assert rows["value"][["METEOR", "SPICE"]].tolist() == [0.25, 0.5]
     assert rows["recipe"]["METEOR"] == "meteor|corpus|refs:1-2|tok:nltk-coco|version:1.5-en-norm|beam:5|n:4"
-    notes = report.reservations(tables, skipped={"spice": "there is no java that runs"})
+    notes = findings.reservations(tables, skipped={"spice": "there is no java that runs"})
     assert "SPICE was skipped: there is no java that runs." in notes
 
 
@@ -235,18 +421,21 @@ def test_java_metrics_are_rows_with_their_recipe_or_reservations():
 
 def test_csv_files_read_back(tmp_path):
     tables = build(HAND_MADE)
-    analysis_report.write_report(tmp_path / "r", "text", tables, "title")
-    assert {path.name for path in (tmp_path / "r").iterdir()} == set(report.FILES)
+    write(tmp_path / "r", tables)
+    absent = {"audit.csv", "copies.csv"}  # no dataset was looked through
+    assert {path.name for path in (tmp_path / "r").iterdir()} == set(sections.FILES) - absent
     images = pd.read_csv(tmp_path / "r/images.csv", keep_default_na=False)
     assert images["caption"].tolist() == [p.caption for p in HAND_MADE]
     assert images["correct"].tolist() == [True, False, True, False]
-    for name in ("classes", "summary", "top_bottom"):
+    for name in (path.stem for path in (tmp_path / "r").glob("*.csv") if path.stem not in ("images", "confusion")):
         read = pd.read_csv(tmp_path / f"r/{name}.csv")
+        for column in tables[name].select_dtypes(exclude="number"):
+            read[column] = read[column].fillna("")
         pd.testing.assert_frame_equal(read, tables[name], atol=1e-6, check_dtype=False)
     confusion = pd.read_csv(tmp_path / "r/confusion.csv", index_col="class")
     assert (confusion.to_numpy() == tables["confusion"].to_numpy()).all()
     assert confusion.columns.tolist() == ["cat", "dog", "(none)"]
-    for name in ("confusion.png", "classes.png"):
+    for name in (name for name in sections.FILES if name.endswith(".png")):
         with Image.open(tmp_path / "r" / name) as image:
             assert min(image.size) > 150
 
@@ -255,33 +444,35 @@ def test_an_interrupted_report_leaves_the_old_one(tmp_path, monkeypatch):
     def interrupt(*args, **kwargs):
         raise KeyboardInterrupt
 
-    analysis_report.write_report(tmp_path / "r", "old", build(HAND_MADE), "title")
+    write(tmp_path / "r", build(HAND_MADE))
     before = {path.name: path.read_bytes() for path in (tmp_path / "r").iterdir()}
     monkeypatch.setattr(plots, "confusion_figure", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        analysis_report.write_report(tmp_path / "r", "new", build(HAND_MADE[:2]), "title")
+        write(tmp_path / "r", build(HAND_MADE[:2]))
     with pytest.raises(KeyboardInterrupt):
-        analysis_report.write_report(tmp_path / "other", "new", build(HAND_MADE), "title")
+        write(tmp_path / "other", build(HAND_MADE))
     assert {path.name: path.read_bytes() for path in (tmp_path / "r").iterdir()} == before
-    assert [path.name for path in tmp_path.iterdir()] == ["r"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["grey.png", "r"]
 
 
 def test_a_report_without_classes_removes_the_tables_of_an_earlier_one(tmp_path):
     (tmp_path / "r").mkdir()
     (tmp_path / "r/test_inference.png").write_bytes(b"of another script")
-    analysis_report.write_report(tmp_path / "r", "text", build(HAND_MADE), "title")
-    analysis_report.write_report(tmp_path / "r", "text", build(HAND_MADE, classes=()), "title")
+    write(tmp_path / "r", build(HAND_MADE))
+    write(tmp_path / "r", build(HAND_MADE, classes=()))
     left = {path.name for path in (tmp_path / "r").iterdir()}
-    assert left == {"report.md", "summary.csv", "images.csv", "test_inference.png"}
+    kept = {"report.md", "report.html", "test_inference.png", "best.png", "worst.png", "lengths.png"}
+    kept |= {"references.png", "calibration.png"}
+    assert left == kept | {f"{name}.csv" for name in ("summary", "images", "references", "language", "calibration")}
 
 
 def test_report_folder(tmp_path):
-    assert analysis_report.report_folder("", "checkpoints/birds.safetensors", "val") == Path("reports/birds")
-    assert analysis_report.report_folder("", "birds.safetensors", "test") == Path("reports/birds_test")
-    assert analysis_report.report_folder("out", "birds.safetensors", "test") == Path("out")
+    assert analysis_report.report_folder("", "birds", "val") == Path("reports/birds")
+    assert analysis_report.report_folder("", "birds", "test") == Path("reports/birds_test")
+    assert analysis_report.report_folder("out", "birds", "test") == Path("out")
     (tmp_path / "file").touch()
     with pytest.raises(ValueError, match="is a file"):
-        analysis_report.report_folder(tmp_path / "file" / "below", "birds.safetensors", "val")
+        analysis_report.report_folder(tmp_path / "file" / "below", "birds", "val")
 
 
 # ---- the script
@@ -328,6 +519,110 @@ def test_script_reports_the_test_split_beside(tiny):
     assert not Path("reports/mobile").exists()
 
 
+def test_script_writes_every_file_that_it_names(tiny):
+    analysis_report.main({"report": tiny})
+    files = {path.name for path in Path("reports/mobile").iterdir()}
+    assert files == set(sections.FILES)
+    text = Path("reports/mobile/report.md").read_text(encoding="utf-8")
+    assert "The plain classifier learned from 4 images of train" in text
+    assert "checkpoints do not hold it, and imagenet_weights is empty" in text
+    assert "stand word for word in train" in text
+    yardstick = pd.read_csv("reports/mobile/yardsticks.csv").set_index("classifier")["accuracy"]
+    assert yardstick["reference captions"] == 1
+    assert yardstick["majority class"] == 0.5
+    audit = pd.read_csv("reports/mobile/audit.csv").set_index(["measure", "split"])["value"]
+    assert audit["exact_copies", "val"] == 4, "the tiny pictures of a class are the same file in each split"
+    assert "have the same file as an image of an earlier split" in text
+
+
+def test_script_can_leave_out_what_takes_time(tiny):
+    analysis_report.main({"report": {**tiny, "audit": False, "probe_images": 0}})
+    text = Path("reports/mobile/report.md").read_text(encoding="utf-8")
+    assert "audit is off" in text
+    assert "plain classifier was left out: probe_images is 0" in text
+    assert not Path("reports/mobile/audit.csv").exists()
+
+
+def test_script_on_one_image(tiny):
+    Path("data/tiny/captions.csv").write_text("image,caption\nval/cat/0.jpg,a red cat\n")
+    for path in [
+        *Path("data/tiny").glob("t*/*/*.jpg"),
+        *Path("data/tiny/val").glob("dog/*"),
+        Path("data/tiny/val/cat/1.jpg"),
+    ]:
+        path.unlink()
+    analysis_report.main({"report": tiny})
+    text = Path("reports/mobile/report.md").read_text(encoding="utf-8")
+    assert "beam 5: 1 image." in text
+    assert "an interval from a single image says nothing" in text
+    assert "plain classifier was left out: no images with a class in train" in text
+    with pytest.raises(ValueError, match="split 'test' has no example"):
+        analysis_report.main({"report": {**tiny, "split": "test"}})
+
+
+def test_script_names_classes_without_an_image_in_the_split(tiny):
+    rows = Path("data/tiny/captions.csv").read_text().splitlines()
+    Path("data/tiny/captions.csv").write_text("\n".join(row for row in rows if not row.startswith("val/dog")) + "\n")
+    for path in Path("data/tiny/val/dog").iterdir():
+        path.unlink()
+    analysis_report.main({"report": tiny})
+    text = Path("reports/mobile/report.md").read_text(encoding="utf-8")
+    assert "The split has no image of 1 class of the data: dog." in text
+    assert pd.read_csv("reports/mobile/classes.csv")["class"].tolist() == ["cat"]
+
+
+def test_comparing_a_checkpoint_with_itself_tells_no_difference(tiny, capsys):
+    path = "checkpoints/mobile.safetensors"
+    analysis_report.main({"report": {**tiny, "compare": [path, path]}})
+    assert "Verdict: no difference: the two caption these images alike." in capsys.readouterr().out
+    table = pd.read_csv("reports/mobile_vs_mobile/comparison.csv")
+    assert (table[["difference", "low", "high"]] == 0).all(axis=None)
+    assert (table["p"] == 1).all()
+    files = {path.name for path in Path("reports/mobile_vs_mobile").iterdir()}
+    assert files == set(sections.COMPARISON_FILES)
+    assert not Path("reports/mobile").exists()
+
+
+def test_comparing_two_checkpoints(tiny, capsys):
+    network, vocabulary, checkpoint = model_script.load_captioner("checkpoints/mobile.safetensors")
+    weights = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    weights["decoder.output.bias"][vocabulary.stoi["bird"]] += 9  # says "bird" of everything
+    weights["decoder.output.bias"][vocabulary.end_id] -= 9
+    checkpoint.weights = weights
+    save_checkpoint("checkpoints/birds.safetensors", checkpoint)
+    pair = ["checkpoints/mobile.safetensors", "checkpoints/birds.safetensors"]
+    analysis_report.main({"report": {**tiny, "compare": pair, "split": "test", "min_len": 2}})
+    out = capsys.readouterr().out
+    assert "Verdict:" in out
+    assert "Only mobile names the true class of" in out
+    images = pd.read_csv("reports/mobile_vs_birds_test/images.csv", keep_default_na=False)
+    assert images["second_caption"].str.contains("bird").all()
+    assert len(images) == 4
+    rows = pd.read_csv("reports/mobile_vs_birds_test/comparison.csv")
+    assert (rows["first"] - rows["second"]).tolist() == pytest.approx(rows["difference"].tolist(), abs=2e-6)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "verdict"),
+    [
+        (0.1, 0.3, "a is better in BLEU-4"),
+        (-0.3, -0.1, "b is better in BLEU-4"),
+        (-0.1, 0.3, "no difference can be told"),
+    ],
+)
+def test_verdicts_claim_what_the_interval_allows(low, high, verdict):
+    row = {
+        "metric": "BLEU-4",
+        "first": 0.5,
+        "second": 0.4,
+        "difference": (low + high) / 2,
+        "low": low,
+        "high": high,
+        "p": 0.1,
+    }
+    assert verdict in findings.verdicts(pd.DataFrame([row]), "a", "b")[0]
+
+
 def test_script_takes_aliases_and_foreign_classes(tiny):
     Path("data/tiny/aliases.csv").write_text("class,alias\ndog,hound\n")
     analysis_report.main({"report": tiny})
@@ -354,6 +649,9 @@ def test_script_names_the_java_metrics_that_it_skipped(tiny, monkeypatch, tmp_pa
         ({"split": "validation"}, "split"),
         ({"beam_size": 0}, "beam_size"),
         ({"max_len": 5, "min_len": 5}, "min_len: got 5"),
+        ({"compare": ["checkpoints/mobile.safetensors"]}, "compare: got 1 checkpoint, allowed are two"),
+        ({"compare": ["checkpoints/mobile.safetensors", "none.safetensors"]}, "no such checkpoint"),
+        ({"imagenet_weights": "none.pth"}, "imagenet_weights: none.pth: no such file"),
     ],
 )
 def test_script_refuses_what_it_cannot_do(tiny, change, message):

@@ -421,3 +421,29 @@ def test_real_data_loads_as_it_lies(shared_dir):
     assert Counter(e.split for e in flickr) == {"train": 753, "val": 113, "test": 125}
     assert {e.label for e in flickr} == {""}
     assert {len(e.captions) for e in flickr} == {5}
+
+
+def test_images_without_captions_can_be_listed_instead(tmp_path):
+    """An audit counts them; everything else refuses them."""
+    project = write_project(tmp_path / "project")
+    touch(project, "val/sun/silent.jpg")
+    karpathy = write_karpathy(
+        tmp_path / "karpathy", [karpathy_image("a.jpg", "train", "a sun"), karpathy_image("silent.jpg", "val")]
+    )
+    touch(karpathy, "a.jpg")
+    coco = write_coco(tmp_path / "coco")
+    path = coco / "annotations/captions_train2017.json"
+    content = json.loads(path.read_text())
+    content["images"].append({"id": 99, "file_name": "silent.jpg"})
+    path.write_text(json.dumps(content))
+    flickr = write_flickr8k(tmp_path / "flickr")
+    with open(flickr / "Flickr_8k.testImages.txt", "a") as file:
+        file.write("\nsilent.jpg\n")
+    for folder in (project, karpathy, coco, flickr):
+        with pytest.raises(ValueError, match="silent.jpg"):
+            load_examples(folder)
+        silent = []
+        examples = load_examples(folder, silent=silent)
+        assert [name.rpartition("/")[2] for name in silent] == ["silent.jpg"]
+        assert examples
+        assert not any(example.image.name == "silent.jpg" for example in examples)

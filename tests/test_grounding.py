@@ -4,8 +4,17 @@ import csv
 import json
 
 import pytest
+from sklearn.metrics import precision_recall_fscore_support
 
-from captioning.grounding import Grounder, classification_scores, confusion, per_class_scores, remember_named
+from captioning.grounding import (
+    CASES,
+    Grounder,
+    classification_scores,
+    confusion,
+    naming_case,
+    per_class_scores,
+    remember_named,
+)
 from vocab import SPECIALS, Vocabulary
 
 NAMES = """
@@ -44,6 +53,15 @@ CLASSES = NAMES.split()
         ("a short sleeve", ""),
         ("blue shorts", "shorts"),
         ("tennis on a court", ""),
+        ("a carpenter’s kit", "carpenter_s_kit"),
+        ("the CARPENTER'S KITS!", "carpenter_s_kit"),
+        ("a kit of a carpenter", ""),
+        ("a black‑and‑gold garden spider", "black_and_gold_garden_spider"),
+        ("black, gold garden spiders", "garden_spider"),
+        ("(two) knives; a church?", "knife church"),
+        ("a ｔｒｅｅ", "tree"),
+        ("a tree's shadow", "tree"),
+        ("spider-web-trap", "spider_web_trap"),
         ("", ""),
     ],
 )
@@ -66,6 +84,47 @@ def test_an_exact_name_comes_before_the_plural_of_another():
     assert grounder.find("glasses") == ["glasses"]
     assert grounder.find("a glass") == ["glass"]
     assert grounder.find("a wine glass") == ["wine_glasses"]
+
+
+@pytest.mark.parametrize(
+    ("caption", "nested"),
+    [
+        ("a garden spider", [("garden_spider", "spider")]),
+        ("a spider and a garden spider", [("garden_spider", "spider")]),
+        (
+            "a black and gold garden spider",
+            [("black_and_gold_garden_spider", "garden_spider"), ("black_and_gold_garden_spider", "spider")],
+        ),
+        ("a garden spider web trap", [("spider_web_trap", "spider")]),
+        ("a spider", []),
+        ("a tennis court", []),
+    ],
+)
+def test_names_inside_other_names(caption, nested):
+    """Of "garden spider web trap" the garden spider only overlaps the trap's name: it does not stand inside."""
+    assert Grounder(CLASSES).nested(caption) == nested
+
+
+@pytest.mark.parametrize(
+    ("named", "case"),
+    [
+        (["cat"], "alone"),
+        (["cat", "dog"], "first"),
+        (["dog", "cat"], "later"),
+        (["dog"], "other"),
+        ([], "none"),
+    ],
+)
+def test_every_caption_is_one_case(named, case):
+    assert naming_case("cat", named) == case
+    assert case in CASES
+
+
+def test_a_letter_may_be_spelt_in_two_ways():
+    """File names on some systems hold an accent as a character of its own."""
+    composed, apart = "caf\u00e9", "cafe\u0301"
+    assert Grounder([apart]).find(f"a {composed}") == [apart]
+    assert Grounder([composed]).find(f"a {apart}") == [composed]
 
 
 def test_names_in_other_alphabets():
@@ -93,7 +152,19 @@ NAMED = ["cat", "cat", "dog", "", "dog", "cow"]
 def test_scores_by_hand():
     # cat: 2 of 2 named are right, 2 of 4 found; dog: 1 of 2 and 1 of 2; cow has no image and does not count.
     expected = {"accuracy": 3 / 6, "precision": 0.75, "recall": 0.5, "f1": (2 / 3 + 1 / 2) / 2}
+    # Four cats and two dogs.
+    expected |= {"weighted_precision": (4 * 1 + 2 * 0.5) / 6, "weighted_recall": 0.5}
+    expected |= {"weighted_f1": (4 * 2 / 3 + 2 * 1 / 2) / 6}
     assert classification_scores(TRUE, NAMED, ["cow", "cat", "dog"]) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("average", ["macro", "weighted"])
+def test_means_are_those_of_scikit_learn(average):
+    names = [name or "(none)" for name in NAMED]
+    expected = precision_recall_fscore_support(TRUE, names, labels=["cat", "dog"], average=average, zero_division=0)
+    prefix = "" if average == "macro" else "weighted_"
+    scores = classification_scores(TRUE, NAMED, ["cow", "cat", "dog"])
+    assert [scores[f"{prefix}{name}"] for name in ("precision", "recall", "f1")] == pytest.approx(expected[:3])
 
 
 def test_scores_per_class_by_hand():
@@ -125,7 +196,8 @@ def test_ids_name_the_class_that_their_words_name():
 
 def test_captions_that_name_nothing_score_zero():
     scores = classification_scores(["cat", "dog"], ["", ""], ["cat", "dog"])
-    assert scores == {"accuracy": 0, "precision": 0, "recall": 0, "f1": 0}
+    assert len(scores) == 7
+    assert set(scores.values()) == {0}
 
 
 @pytest.mark.parametrize("function", [classification_scores, per_class_scores, confusion])

@@ -107,6 +107,19 @@ def test_caption_grid_tells_right_from_wrong_without_colour(tmp_path):
     assert (grey[0] != grey[1]).sum() > 200
 
 
+def test_caption_grid_draws_as_fine_as_asked_and_as_fits(tmp_path, monkeypatch):
+    sizes = []
+    for dpi, most in ((60, 2**16), (240, 2**16), (240, 600)):
+        monkeypatch.setattr(plots, "MAX_PIXELS", most)
+        plots.caption_grid([noise(64, 64)] * 2, [[("a", "caption")]] * 2, tmp_path / "g.png", columns=1, dpi=dpi)
+        sizes.append(read(tmp_path / "g.png").shape[0])
+    assert sizes[1] == pytest.approx(4 * sizes[0], abs=4)
+    assert 500 < sizes[2] <= 600
+    monkeypatch.setattr(plots, "MAX_PIXELS", 200)
+    with pytest.raises(ValueError, match="2 pictures are too many for one page"):
+        plots.caption_grid([noise(64, 64)] * 2, [[("a", "caption")]] * 2, tmp_path / "g.png", columns=1)
+
+
 @pytest.mark.parametrize("texts", [[], [[("a", "caption")]] * 2])
 def test_caption_grid_refuses_unequal_lists(tmp_path, texts):
     with pytest.raises(ValueError, match="as many"):
@@ -127,6 +140,79 @@ def test_confusion_and_class_figures(tmp_path, count):
     scores = {"bleu4": 0.5, "cider_d": 3.0, "accuracy": 0.0, "f1": 1.0}
     plots.class_figure(pd.DataFrame({"class": names} | scores), tmp_path / "b.png", title="Classes")
     assert read(tmp_path / "b.png").shape[0] > 20 * count
+
+
+def class_scores(names, **scores):
+    """A class table with intervals: the same scores for each name, but for the values given as lists."""
+    table = pd.DataFrame({"class": names} | {"bleu4": 0.5, "cider_d": 3.0, "accuracy": 0.9, "f1": 1.0} | scores)
+    for score in ("bleu4", "cider_d", "accuracy", "f1"):
+        table[f"{score}_low"], table[f"{score}_high"] = table[score] - 0.1, table[score] + 0.05
+    return table
+
+
+@pytest.mark.parametrize("count", [1, 21, 60])
+def test_classes_with_intervals(tmp_path, count):
+    table = class_scores(CLASSES[:count], accuracy=np.linspace(0, 1, count), reference_naming=0.8)
+    plots.class_figure(table, tmp_path / "b.png", title="Classes")
+    without = class_scores(CLASSES[:count], accuracy=np.linspace(0, 1, count))[
+        ["class", "bleu4", "cider_d", "accuracy", "f1"]
+    ]
+    plots.class_figure(without, tmp_path / "w.png", title="Classes")
+    assert read(tmp_path / "b.png").mean() != read(tmp_path / "w.png").mean(), "the whiskers are drawn"
+    table["group"] = ["top", "", "bottom"][:count] + [""] * (count - 3)
+    plots.class_scatter(table, tmp_path / "s.png", title="BLEU-4 against accuracy")
+    assert read(tmp_path / "s.png").shape[1] > 900
+
+
+def test_interval_figure_marks_zero_only_where_it_is_near(tmp_path):
+    names = {"name": ["a", "b"], "value": [0.5, 0.6]}
+    plots.interval_figure(
+        pd.DataFrame({**names, "low": [0.4, 0.5], "high": [0.6, 0.7]}), tmp_path / "a.png", title="t", xlabel="x"
+    )
+    plots.interval_figure(
+        pd.DataFrame({**names, "low": [-0.4, 0.5], "high": [0.6, 0.7]}), tmp_path / "b.png", title="t", xlabel="x"
+    )
+    assert read(tmp_path / "a.png").mean() != read(tmp_path / "b.png").mean()
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_reference_figure(tmp_path, count):
+    values = np.linspace(0.3, 0.6, count)
+    theirs = [*values[:-1], np.nan]
+    table = pd.DataFrame({"references": range(1, count + 1), "bleu4": values, "cider_d": values})
+    plots.reference_figure(
+        table.assign(reference_bleu4=theirs, reference_cider_d=theirs), tmp_path / "r.png", title="t"
+    )
+    assert read(tmp_path / "r.png").shape[1] > 800
+
+
+def test_length_figure_of_captions_without_words(tmp_path):
+    plots.length_figure({"the model's": [0, 0], "the references'": [3, 4, 4, 12]}, tmp_path / "l.png", title="t")
+    assert read(tmp_path / "l.png").shape[1] > 800
+
+
+@pytest.mark.parametrize("names", [("accuracy", "sentence_bleu4", "cider_d"), ("sentence_bleu4", "cider_d")])
+def test_calibration_figure(tmp_path, names):
+    table = pd.DataFrame({"confidence": [0.5, 0.7, 0.9]})
+    for name in names:
+        table = table.assign(**{name: [0.4, 0.6, 1.0], f"{name}_low": [0.3, 0.5, 1.0], f"{name}_high": [0.5, 0.7, 1.0]})
+    plots.calibration_figure(table, tmp_path / "c.png", title="t")
+    assert read(tmp_path / "c.png").shape[1] > 400 * len(names)
+
+
+def test_names_beside_points_do_not_run_into_each_other(tmp_path, monkeypatch):
+    """Eight classes on one spot: each name has a height of its own."""
+    texts = []
+    annotate = plots.Figure().add_subplot().annotate.__func__
+
+    def record(axes, *arguments, **options):
+        texts.append(annotate(axes, *arguments, **options))
+        return texts[-1]
+
+    monkeypatch.setattr("matplotlib.axes.Axes.annotate", record)
+    table = class_scores(CLASSES[:8], accuracy=0.5).assign(group="")
+    plots.class_scatter(table, tmp_path / "s.png", title="t")
+    assert len({text.get_position()[1] for text in texts}) == 8
 
 
 def test_a_full_disk_leaves_the_old_file(tmp_path, monkeypatch):

@@ -1,5 +1,6 @@
 """The draw of script 6, its picture, and what it does without classes, images or a display."""
 
+import math
 from pathlib import Path
 
 import pytest
@@ -71,13 +72,14 @@ def test_draw_refuses_no_class(examples):
 
 @pytest.mark.parametrize(("caption", "style"), [("a c1", "right"), ("a c2", "wrong"), ("", "wrong")])
 def test_describe_tells_right_from_wrong(examples, caption, style):
-    lines = script.describe(Prediction(examples[3], caption, 0.0), Grounder(["c1", "c2"]))
-    assert lines == [("c1", "label"), (caption, style), ("ref: a c1", "reference")]
+    log_prob = math.log(0.25) * (len(caption.split()) + 1)  # each word, and the end, has a quarter
+    lines = script.describe(Prediction(examples[3], caption, log_prob), Grounder(["c1", "c2"]))
+    assert lines == [("c1", "label"), (caption, style), ("confidence 0.25", "caption"), ("ref: a c1", "reference")]
 
 
 def test_describe_without_a_class_judges_nothing(examples):
     lines = script.describe(Prediction(unlabelled(examples)[0], "a c1", 0.0), None)
-    assert [style for _, style in lines] == ["caption", "reference"]
+    assert [style for _, style in lines] == ["caption", "caption", "reference"]
 
 
 @pytest.fixture
@@ -108,10 +110,22 @@ def tiny(tmp_path, monkeypatch, examples):
 def test_script_writes_the_picture(tiny, capsys):
     script.main({"inference": tiny})
     with Image.open("reports/mobile/test_inference.png") as image:
-        assert image.width > 1200  # five pictures in a row
+        assert image.width > 4000  # five pictures of 2.5 inches in a row, to be printed
+        assert image.info["dpi"] == pytest.approx((300, 300), abs=0.1)
     out = capsys.readouterr().out
     assert "6 classes instead of 20" in out
     assert f"wrote {Path('reports/mobile/test_inference.png')}" in out
+
+
+def test_script_takes_other_splits_and_numbers(tiny):
+    for name in ("val", "train"):
+        (Path("data/tiny") / name / "c0").mkdir(parents=True)
+        Image.new("RGB", (32, 24), "red").save(f"data/tiny/{name}/c0/0.jpg")
+        with open("data/tiny/captions.csv", "a") as file:
+            file.write(f"{name}/c0/0.jpg,a c0\n")
+    script.main({"inference": {**tiny, "split": "val", "num_classes": 1, "dpi": 120}})
+    with Image.open("reports/mobile/val_inference.png") as image:
+        assert 300 < image.width < 500  # one picture, for a screen
 
 
 def test_script_says_when_there_are_no_classes(tiny, capsys):

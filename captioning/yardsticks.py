@@ -1,0 +1,99 @@
+"""What captions are measured against as a classifier: the plain classifiers beside them.
+
+The majority class is the floor; a logistic regression on the encoder's features tells what the encoder knows of the
+classes, whatever the decoder says; ImageNet's own classifier is a stranger who has never seen the data.
+"""
+
+import random
+import warnings
+from collections import Counter, defaultdict
+from pathlib import Path
+
+import torch
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from torchvision import models
+
+from captioning.checkpoint import load_weights
+from captioning.cli import one_line
+
+MAX_WEIGHTS_BYTES = 2**30  # a state_dict of either network has under 50 MB
+IMAGENET_SIZE = 224  # pixels a side that the weights were trained at
+NETWORKS = {"mobilenet_v2": models.MobileNet_V2_Weights, "resnet18": models.ResNet18_Weights}
+
+
+def majority_class(labels):
+    """Return the most frequent class of a list, the first by name of equally frequent ones; "" counts for nothing."""
+    counts = Counter(label for label in labels if label)
+    return min(counts, key=lambda label: (-counts[label], label)) if counts else ""
+
+
+def draw_per_class(examples, most, seed=0):
+    """Return at most `most` examples of each class, drawn at random, in order of class; without a class none."""
+    groups = defaultdict(list)
+    for example in examples:
+        if example.label:
+            groups[example.label].append(example)
+    generator = random.Random(seed)
+    return [
+        example
+        for label in sorted(groups)
+        for example in generator.sample(groups[label], min(most, len(groups[label])))
+    ]
+
+
+def linear_probe(train_features, train_labels, features):
+    """Name the class of each feature vector by a logistic regression on standardised features.
+
+    train_features: (M, D) float tensor, train_labels: M class names; features: (N, D)
+    returns:        N class names; the only class there is, where train has one
+    """
+    if len(set(train_labels)) == 1:
+        return [train_labels[0]] * len(features)
+    probe = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=100))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # the accuracy has settled long before the weights
+        probe.fit(train_features.numpy(), train_labels)
+    return probe.predict(features.numpy()).tolist()
+
+
+# ---- ImageNet's own classifier ---------------------------------------------------------------------------
+
+
+def imagenet_classes(grounder, name="mobilenet_v2"):
+    """Map ImageNet's categories to the data's classes: (1000,) list of class names, "" = none of them.
+
+    grounder: Grounder over the data's classes
+
+    A category is of the class that its last words name: an "Egyptian cat" is a cat, a "tennis ball" no tennis court.
+    The rule knows words alone: a "Madagascar cat", which is a lemur, is a cat too.
+    """
+    mapped = []
+    for category in NETWORKS[name].IMAGENET1K_V1.meta["categories"]:
+        words = category.split()
+        labels = (grounder.label(" ".join(words[start:])) for start in range(len(words)))
+        mapped.append(next(filter(None, labels), ""))
+    return mapped
+
+
+def load_imagenet(path, name="mobilenet_v2"):
+    """Return the whole torchvision network, its classifier included, from a state_dict file, in eval().
+
+    Raises ValueError if the file is missing, damaged, or of another network.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"imagenet_weights: {path}: no such file; give a torchvision {name} state_dict")
+    if path.stat().st_size > MAX_WEIGHTS_BYTES:
+        raise ValueError(f"imagenet_weights: {path}: {path.stat().st_size} bytes, at most {MAX_WEIGHTS_BYTES} are read")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged archive raises from zipfile, pickle or torch
+        raise ValueError(f"imagenet_weights: {path}: not a readable state_dict ({one_line(error)[:160]})") from None
+    if not isinstance(state, dict) or not all(torch.is_tensor(value) for value in state.values()):
+        raise ValueError(f"imagenet_weights: {path}: holds no state_dict (name -> tensor)")
+    network = getattr(models, name)(weights=None)
+    load_weights(network, state, path)
+    return network.eval()
