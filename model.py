@@ -119,7 +119,7 @@ class DecoderRNN(nn.Module):
 
     def start(self, image):
         """(B, E) image embedding -> the state before <start>: hidden and cell (B, L, H), and the image (B, E)."""
-        batch, layers, hidden = len(image), self.lstm.num_layers, self.lstm.hidden_size
+        batch, layers, hidden = image.shape[0], self.lstm.num_layers, self.lstm.hidden_size
         if self.image_input == "first":
             _, (h, c) = self.lstm(image[:, None])
             return h.transpose(0, 1), c.transpose(0, 1), image
