@@ -14,13 +14,12 @@ import statistics
 import time
 from pathlib import Path
 
-import pandas as pd
 import torch
 import torchvision
 from torch import nn
 from torch.nn import functional as F
 
-from captioning import cli, plots
+from captioning import cli
 from captioning.checkpoint import load_checkpoint, load_weights
 from captioning.runtime import pick_device
 from vocab import SPECIALS, Vocabulary
@@ -254,10 +253,14 @@ def load_captioner(path, device="cpu"):
     checkpoint = load_checkpoint(path)
     try:
         vocabulary = Vocabulary(checkpoint.vocab)
-        model = build_model(len(vocabulary), checkpoint.config["model"])
+        for key, (least, most) in LIMITS.items():
+            if not least <= (value := checkpoint.config["model"].get(key, least)) <= most:
+                raise ValueError(f"{key} is {value}, allowed is {least} to {most}")
+        with torch.device("meta"):  # no memory for weights that the file may not have
+            model = build_model(len(vocabulary), checkpoint.config["model"])
     except (KeyError, TypeError, AttributeError, RuntimeError, ValueError) as error:
         raise ValueError(f"{path}: its config does not describe a model ({cli.one_line(error)})") from None
-    load_weights(model, checkpoint.weights, path)
+    load_weights(model, checkpoint.weights, path, assign=True)
     return model.to(device).eval(), vocabulary, checkpoint
 
 
@@ -287,6 +290,10 @@ def latency_ms(encoder, image_size, batch_size, device, num_runs):
 
 def main(config):
     """Print and save the complexity table of both encoders at 224 and 256 pixels."""
+    import pandas as pd  # slow to import, and a model alone needs neither
+
+    from captioning import plots
+
     config = config["model"]
     build_model(len(SPECIALS), config)  # names a setting that no model can have
     devices = [torch.device("cpu")] + ([pick_device()] if pick_device().type == "cuda" else [])
