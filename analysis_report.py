@@ -19,19 +19,17 @@ from pathlib import Path
 
 import pandas as pd
 
+from caption import Captioner
 from captioning import cli, decoding, plots, report
 from captioning.annotations import check_split, dataset_name, dataset_root, load_aliases, load_examples
 from captioning.decoding import SETTINGS, SearchOptions
 from captioning.evaluation import caption_examples, caption_scores, java_scores, recipe
 from captioning.grounding import confusion
-from captioning.runtime import pick_device
 from captioning.tokenizer import tokenize
-from data_loader import eval_transform
-from model import load_captioner
 
 CONFIG = {
     # what
-    "model_path": "checkpoints/mobile.safetensors",  # written by train.py
+    "model_path": "checkpoints/mobile.safetensors",  # .safetensors | .onnx | https://... | hf://owner/name
     "data_dir": "data/pictograms",  # folder or annotation file
     "split": "val",  # train | val | test
     "output": "",  # folder; "" = reports/<run>, for another split than val reports/<run>_<split>
@@ -41,7 +39,7 @@ CONFIG = {
     "java_metrics": False,  # True: METEOR and SPICE too, as far as java and pycocoevalcap are there; minutes
     # speed
     "batch_size": 64,  # images
-    "num_workers": 2,  # processes that read images; 0 = none
+    "num_workers": 2,  # threads that read images
     "device": "",  # "" = cuda, mps or cpu, the first there is
 }
 
@@ -129,19 +127,15 @@ def main(config):
     run, data, root = Path(model_path).stem, dataset_name(data_dir), dataset_root(Path(data_dir))
     folder = report_folder(config["output"], model_path, split)
     options = SearchOptions(**{name: config[name] for name in SETTINGS})
-    device = pick_device(config["device"])
-    model, vocabulary, checkpoint = load_captioner(model_path, device)
+    captioner = Captioner.load(model_path, device=config["device"])
     examples = load_examples(data_dir, split)
     # A caption may name any class of the data, not only those of the split.
     labels = {example.label for example in load_examples(data_dir)}
-    grounder, plain_grounder = report.build_grounders(labels, checkpoint.classes, load_aliases(data_dir))
+    grounder, plain_grounder = report.build_grounders(labels, captioner.model.classes, load_aliases(data_dir))
 
     predictions = caption_examples(
-        model,
-        vocabulary,
+        captioner,
         examples,
-        eval_transform(**checkpoint.transform),
-        device=device,
         options=options,
         batch_size=config["batch_size"],
         num_workers=config["num_workers"],
@@ -163,8 +157,8 @@ def main(config):
     notes = report.reservations(
         tables,
         unreadable=[report.relative_path(e.image, root) for e in examples if e.image not in read],
-        unseen=sorted({example.label for example in examples} - {*checkpoint.classes, ""}),
-        known_words=sum(word in vocabulary.stoi for word in words) / max(1, len(words)),
+        unseen=sorted({example.label for example in examples} - {*captioner.model.classes, ""}),
+        known_words=sum(word in captioner.vocabulary.stoi for word in words) / max(1, len(words)),
         skipped=skipped,
     )
     facts = report.findings(

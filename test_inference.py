@@ -20,19 +20,17 @@ from pathlib import Path
 
 from PIL import Image
 
+from caption import Captioner
 from captioning import cli, decoding, plots
 from captioning.annotations import check_split, dataset_name, load_aliases, load_examples
 from captioning.decoding import SETTINGS, SearchOptions
 from captioning.evaluation import caption_examples
 from captioning.images import load_image
 from captioning.report import build_grounders
-from captioning.runtime import pick_device
-from data_loader import eval_transform
-from model import load_captioner
 
 CONFIG = {
     # what
-    "model_path": "checkpoints/mobile.safetensors",  # written by train.py
+    "model_path": "checkpoints/mobile.safetensors",  # .safetensors | .onnx | https://... | hf://owner/name
     "data_dir": "data/pictograms",  # folder or annotation file
     "split": "test",  # train | val | test
     "num_classes": 20,  # one image of each; as many images where the data has no classes
@@ -118,21 +116,12 @@ def main(config):
     model_path, data_dir, split = Path(config["model_path"]), config["data_dir"], config["split"]
     options = SearchOptions(**{name: config[name] for name in SETTINGS})
     check_split(split)
-    device = pick_device(config["device"])
-    model, vocabulary, checkpoint = load_captioner(model_path, device)
+    captioner = Captioner.load(config["model_path"], device=config["device"])
     examples = load_examples(data_dir, split)
     labels = {example.label for example in load_examples(data_dir)}
-    grounder, _ = build_grounders(labels, checkpoint.classes, load_aliases(data_dir))
+    grounder, _ = build_grounders(labels, captioner.model.classes, load_aliases(data_dir))
     drawn = draw_examples(examples, config["num_classes"], config["seed"])
-    predictions = caption_examples(
-        model,
-        vocabulary,
-        drawn,
-        eval_transform(**checkpoint.transform),
-        device=device,
-        options=options,
-        progress=False,
-    )
+    predictions = caption_examples(captioner, drawn, options=options, progress=False)
 
     lines = [describe(prediction, grounder) for prediction in predictions]
     classes = any(example.label for example in drawn)
