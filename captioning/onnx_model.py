@@ -59,11 +59,13 @@ class OnnxModel:
 
     def search(self, images, options, *, start, end, banned):
         """Caption images (B, 3, S, S) float32: B lists of Hypothesis, as captioning.decoding.beam_search."""
-        _, *state = self.session.run(None, {**self.nothing, "begin": np.True_, "images": images})
+        _, *state = self.session.run(None, {**self.nothing, "begin": np.array(True), "images": images})
         return beam_search(self.step, tuple(state), options, start=start, end=end, banned=banned)
 
     def step(self, tokens, state):
         """(N,) tokens and a state -> (N, V) log-probabilities of the next token, and the next state."""
         state = dict(zip(self.state_names, state, strict=True))
-        log_probs, *state = self.session.run(None, {**self.nothing, "begin": np.False_, "tokens": tokens, **state})
+        log_probs, *state = self.session.run(
+            None, {**self.nothing, "begin": np.array(False), "tokens": tokens, **state}
+        )
         return log_probs, tuple(state)
