@@ -9,7 +9,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 # Pillow knows more, some of which start other programs (EPS) or have no pixels of their own.
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM")
-MAX_PIXELS = 100_000_000  # a picture that claims more is refused before it is decoded
+MAX_PIXELS = 100_000_000  # of the largest picture that is read
 LARGE_PIXELS = 16_000_000  # pictures above this are decoded one at a time, in whatever threads
 FULL_SIDE = 2048  # pixels; a JPEG of twice this or more on both sides is decoded at 1/2, 1/4 or 1/8
 MAX_ASPECT = 16  # of a longer strip the middle is kept: resizing its shorter side would fill the memory
@@ -19,19 +19,20 @@ UNREADABLE_SHARE = 0.05  # of a split; more is an error, fewer are skipped and n
 _one_large_picture = threading.Lock()
 
 
-def load_image(source, smallest_side=0):
+def load_image(source, smallest_side=0, max_pixels=MAX_PIXELS):
     """Return a PIL picture in RGB, turned as its EXIF orientation says.
 
     source:        path or binary file; of an animation the first frame is read
     smallest_side: pixels that the caller needs; a much larger JPEG is decoded at 1/2, 1/4 or 1/8, which is faster
+    max_pixels:    a picture that claims more is refused before it is decoded
 
     Raises ValueError naming the file if it is missing, truncated, not a picture, or too large.
     """
     try:
         with Image.open(source, formats=FORMATS) as image:
             pixels = image.width * image.height
-            if pixels > MAX_PIXELS:
-                raise ValueError(f"{image.width} x {image.height} pixels, at most {MAX_PIXELS:,} are read")
+            if pixels > max_pixels:
+                raise ValueError(f"{image.width} x {image.height} pixels, at most {max_pixels:,} are read")
             image.draft(None, (smallest_side or FULL_SIDE, smallest_side or FULL_SIDE))
             with _one_large_picture if pixels > LARGE_PIXELS else contextlib.nullcontext():
                 return to_rgb(image)

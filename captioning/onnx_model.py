@@ -59,8 +59,12 @@ class OnnxModel:
 
     def search(self, images, options, *, start, end, banned):
         """Caption images (B, 3, S, S) float32: B lists of Hypothesis, as captioning.decoding.beam_search."""
+        return beam_search(self.step, self.encode(images), options, start=start, end=end, banned=banned)
+
+    def encode(self, images):
+        """(B, 3, S, S) float32 -> the decoder's state before the first word."""
         _, *state = self.session.run(None, {**self.nothing, "begin": np.array(True), "images": images})
-        return beam_search(self.step, tuple(state), options, start=start, end=end, banned=banned)
+        return tuple(state)
 
     def step(self, tokens, state):
         """(N,) tokens and a state -> (N, V) log-probabilities of the next token, and the next state."""
