@@ -12,7 +12,10 @@ Needs requirements-app.txt. Labels are English or Korean, as the visitor's brows
 
 import html
 import os
+import warnings
 from pathlib import Path
+
+from PIL import Image
 
 from caption import Captioner
 from captioning import cli
@@ -258,6 +261,7 @@ def main(config):
     """Load the model and serve the page until it is stopped."""
     config = config["app"]
     captioner = Captioner.load(config["model_path"], num_threads=config["num_threads"])
+    warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # captioning.images has its own bound
     page, launch = build_page(captioner, config)
     page.launch(server_name=config["host"] or None, server_port=config["port"] or None, **launch)
 

@@ -23,11 +23,13 @@ import json
 import math
 import os
 import sys
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from captioning import cli, search_options
 from captioning.annotations import IMAGE_SUFFIXES
@@ -298,6 +300,7 @@ def main(config):
     if "-" not in config["images"]:
         images = list(images)
     captioner = Captioner.load(config["model_path"], device=config["device"], num_threads=config["num_threads"])
+    warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # captioning.images has its own bound
 
     from tqdm import tqdm  # the class Captioner needs numpy and Pillow alone
 

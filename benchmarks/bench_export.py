@@ -5,7 +5,7 @@
 
 caption     one image encoded and decoded greedily to `num_words` words: PyTorch eager, PyTorch with channels_last as
             Captioner runs it, ONNX float32, ONNX int8
-encoder     MobileNetV2 and ResNet-18 alone (ONNX: with the decoder's first state), the same forms
+encoder     MobileNetV2 and ResNet-18 alone: eager, channels_last, ONNX float32
 cuda        where there is one: both encoders eager, and captured in a CUDA graph, which launches all kernels at once
 
 Weights are random. Times are the median in ms after a warm-up, all in one run; the last line is JSON.
@@ -19,6 +19,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import onnxruntime
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -27,7 +28,7 @@ from caption import TorchModel
 from captioning import cli
 from captioning.decoding import SearchOptions, beam_search
 from captioning.metadata import dump_metadata
-from captioning.onnx_export import export_onnx
+from captioning.onnx_export import export_module, export_onnx
 from captioning.onnx_model import OnnxModel
 from model import CONFIG as MODEL
 from model import ENCODERS, build_model
@@ -63,6 +64,15 @@ def median_ms(work, runs):
         work()
         times.append(1000 * (time.perf_counter() - begin))
     return statistics.median(times[5:])
+
+
+def encoder_session(network, images, path, num_threads):
+    """Return an onnxruntime session of the encoder alone."""
+    shapes = ({0: torch.export.Dim("images")},)
+    export_module(network.encoder, (images.repeat(2, 1, 1, 1),), shapes, ["images"], ["embedding"], path)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = num_threads
+    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
 def captured(encoder, images):
@@ -125,12 +135,11 @@ def main(config):
             onnx_models = {form: OnnxModel(path, config["num_threads"]) for form, path in paths.items()}
             sizes[name] = {form: path.stat().st_size / 1e6 for form, path in paths.items()}
             last = images.contiguous(memory_format=torch.channels_last)
+            session = encoder_session(network, images, Path(folder, f"{name}.onnx"), config["num_threads"])
             encoders[name] = {
                 "eager": median_ms(lambda n=network: n.encoder(images), runs),
                 "channels_last": median_ms(lambda n=network, x=last: n.encoder(x), runs),
-            } | {
-                f"onnx {form}": median_ms(lambda m=model: m.encode(images.numpy()), runs)
-                for form, model in onnx_models.items()
+                "onnx float32": median_ms(lambda s=session: s.run(None, {"images": images.numpy()}), runs),
             }
 
             def eager(network=network):
@@ -155,7 +164,6 @@ def main(config):
         "encoder_resnet_to_mobilenet_eager": encoders["resnet18"]["eager"] / encoders["mobilenet_v2"]["eager"],
         "encoder_resnet_to_mobilenet_onnx": encoders["resnet18"]["onnx float32"]
         / encoders["mobilenet_v2"]["onnx float32"],
-        "encoder_resnet_to_mobilenet_int8": encoders["resnet18"]["onnx int8"] / encoders["mobilenet_v2"]["onnx int8"],
     }
     for name, value in ratios.items():
         print(f"{name:<36} {value:6.2f}" + (f"   goal {GOALS[name]}" if name in GOALS else ""))

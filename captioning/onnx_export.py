@@ -104,22 +104,29 @@ def export_halves(network, image_size, folder):
             ["log_probs", *(f"next_{name}" for name in names)],
         ),
     }
-    for name, (module, inputs, shapes, input_names, output_names) in halves.items():
-        path = str(folder / f"{name}.onnx")
-        with quiet():
-            torch.onnx.export(
-                module.eval(),
-                inputs,
-                path,
-                input_names=input_names,
-                output_names=output_names,
-                dynamic_shapes=shapes,
-                opset_version=OPSET,
-                dynamo=True,
-                external_data=False,
-                verbose=False,
-            )
-            quant_pre_process(path, path, skip_symbolic_shape=True)  # folds constants
+    for name, half in halves.items():
+        export_module(*half, folder / f"{name}.onnx")
+
+
+def export_module(module, inputs, shapes, input_names, output_names, path):
+    """Write a torch module as an ONNX file, constants folded.
+
+    inputs: tensors, their first dimension 2 or more; shapes: their dynamic dimensions, as torch.export takes them
+    """
+    with quiet():
+        torch.onnx.export(
+            module.eval(),
+            inputs,
+            path,
+            input_names=input_names,
+            output_names=output_names,
+            dynamic_shapes=shapes,
+            opset_version=OPSET,
+            dynamo=True,
+            external_data=False,
+            verbose=False,
+        )
+        quant_pre_process(str(path), str(path), skip_symbolic_shape=True)
 
 
 class CalibrationImages:
