@@ -62,7 +62,7 @@ def test_captions_do_not_depend_on_the_batch(captioner, pictures):
 
 
 def test_alternatives_are_other_captions_best_first(captioner, pictures):
-    for one in captioner(pictures[:3], beam_size=4, num_best=4, max_len=8):
+    for one in captioner(pictures[:3], beam_size=4, num_best=4):
         scores = [c.log_prob / (len(c.tokens) + 1) ** 0.7 for c in (one, *one.alternatives)]
         assert scores == sorted(scores, reverse=True)
         assert len({c.tokens for c in (one, *one.alternatives)}) == len(scores) > 1
@@ -162,7 +162,7 @@ except ValueError as error:
     assert result.returncode == 0, result.stderr
     *texts, error = result.stdout.splitlines()
     assert texts == [one.text for one in captioner(pictures, max_len=8)]
-    assert "tiny.safetensors: needs torch and torchvision" in error
+    assert "pictograms.safetensors: needs torch and torchvision" in error
 
 
 def test_a_checkpoint_captions_without_what_only_training_needs(model_files, pictures):
