@@ -31,7 +31,6 @@ from captioning.files import replace_file
 from captioning.images import load_image
 from captioning.metadata import dump_metadata
 from captioning.onnx_export import OPSET, CalibrationImages, export_onnx
-from captioning.onnx_model import OnnxModel
 from captioning.search_options import SETTINGS, SearchOptions
 from model import load_captioner
 
@@ -187,18 +186,15 @@ def main(config):
         print(text)
     if config["hub"]:
         examples = draw(load_examples(config["data_dir"], config["split"]), hub.NUM_EXAMPLES, config["seed"])
+        pictures = [example.image for example in examples]
+        captions = Captioner.load(paths[FORMS[1]])(pictures)
         written = hub.write_folder(
             folder / f"{path.stem}_hub",
             config["hub"],
-            paths,
+            paths.values(),
             checkpoint,
             scores=hub.read_scores(config["report"]),
-            examples=[
-                (e.image, c.text)
-                for e, c in zip(
-                    examples, Captioner(OnnxModel(paths[FORMS[1]]))([e.image for e in examples]), strict=True
-                )
-            ],
+            examples=[(picture, caption.text) for picture, caption in zip(pictures, captions, strict=True)],
         )
         print(f"wrote {written}; {hub.upload(written, config['hub'])}")
     print(f"next: python caption.py photo.jpg --model_path {paths[FORMS[2]]}")
