@@ -35,6 +35,7 @@ def load_image(source, smallest_side=0, max_pixels=MAX_PIXELS):
                 raise ValueError(f"{image.width} x {image.height} pixels, at most {max_pixels:,} are read")
             image.draft(None, (smallest_side or FULL_SIDE, smallest_side or FULL_SIDE))
             with _one_large_picture if pixels > LARGE_PIXELS else contextlib.nullcontext():
+                ImageOps.exif_transpose(image, in_place=True)  # a copy would be one more, of most pictures for nothing
                 return to_rgb(image)
     except (OSError, UnidentifiedImageError, Image.DecompressionBombError, *DAMAGED) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error
@@ -45,16 +46,16 @@ def load_image(source, smallest_side=0, max_pixels=MAX_PIXELS):
 
 
 def to_rgb(image):
-    """Return a PIL picture of any mode in RGB: upright, on white where it is transparent, 16 bits cut to 8."""
-    image = ImageOps.exif_transpose(image)
+    """Return a PIL picture of any mode in RGB: on white where it is transparent, 16 bits scaled to 8."""
     if image.mode.startswith("I"):  # I;16 and its kin, and I, as which older versions of Pillow read 16 bits
         image = Image.fromarray((np.asarray(image).clip(0, 65535) // 257).astype(np.uint8))
     elif image.mode == "F":
         image = from_array(np.asarray(image))
     if image.has_transparency_data:
-        image = image.convert("RGBA")
+        if image.mode != "RGBA":
+            image = image.convert("RGBA")
         white = Image.new("RGB", image.size, "white")
-        white.paste(image, mask=image.getchannel("A"))
+        white.paste(image, mask=image)
         image = white
     if image.mode != "RGB":
         image = image.convert("RGB")
@@ -91,7 +92,7 @@ def read_image(source):
     if isinstance(source, Image.Image):
         if source.width * source.height > MAX_PIXELS:
             raise ValueError(f"image: {source.width} x {source.height} pixels, at most {MAX_PIXELS:,} are read")
-        return to_rgb(source)
+        return to_rgb(ImageOps.exif_transpose(source))
     return load_image(source)
 
 

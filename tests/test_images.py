@@ -238,3 +238,12 @@ def test_arrays_become_pictures(array, pixel):
 def test_other_arrays_are_refused(array, message):
     with pytest.raises(ValueError, match=message):
         from_array(array)
+
+
+def test_the_callers_picture_is_turned_in_a_copy(photo, tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    photo.save(tmp_path / "a.png", exif=exif)
+    with Image.open(tmp_path / "a.png") as held:
+        assert read_image(held).size == photo.size[::-1]
+        assert held.size == photo.size
