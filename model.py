@@ -21,6 +21,7 @@ from torch.nn import functional as F
 
 from captioning import cli
 from captioning.checkpoint import load_checkpoint, load_weights
+from captioning.downloads import fetch_model
 from captioning.runtime import pick_device
 from vocab import SPECIALS, Vocabulary
 
@@ -183,6 +184,7 @@ def load_encoder_weights(encoder, name, source):
 
     name:    mobilenet_v2 | resnet18
     source:  "none", "imagenet" (torchvision downloads it), a torchvision state_dict, or one of our checkpoints
+             (a path, https://... or hf://owner/name)
     returns: image size that the weights were trained at, 0 = not known
     Raises ValueError if the file is missing, damaged, or of another network.
     """
@@ -200,7 +202,7 @@ def load_encoder_weights(encoder, name, source):
             ) from None
         load_torchvision(encoder, state, source)
         return 224
-    path = Path(source)
+    path = fetch_model(source)
     if not path.is_file():
         raise ValueError(f"model.encoder_weights: {source}: no such file; allowed are imagenet, none, or a file")
     if path.suffix == ".safetensors":

@@ -151,6 +151,7 @@ def test_onnx_needs_onnxruntime_numpy_and_pillow_alone(model_files, captioner, p
     refused = set(packages_distributions()) - ONNX_NEEDS
     assert {"torch", "torchvision", "pandas", "sklearn", "wandb", "tyro", "tqdm", "nltk", "onnx"} <= refused
     code = f"""
+import app
 from caption import Captioner
 for one in Captioner.load({str(model_files.onnx)!r})({list(map(str, pictures))!r}, max_len=8):
     print(one.text)

@@ -61,6 +61,8 @@ def test_importing_a_script_does_nothing(name, tmp_path):
 
 
 LIGHT = [f"captioning.{name}" for name in ("annotations", "tokenizer", "metrics", "grounding", "pictograms", "cli")]
+LIGHT += [f"captioning.{name}" for name in ("downloads", "hub", "images", "metadata", "numpy_search", "onnx_model")]
+LIGHT += ["vocab", "caption", "app"]
 
 
 def test_importing_the_parts_prints_nothing_and_the_light_ones_bring_no_torch(tmp_path):
