@@ -1,11 +1,14 @@
 # make demo   from nothing to a captioned picture
 # make test   what continuous integration runs
+# make app    the page on the shipped checkpoint
+# make space  a Hugging Face Space in exports/space, as it stands
 
 PYTHON ?= python3
 BIN := .venv/bin
 DEMO := data/pictograms_demo
+SPACE := exports/space
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint app space clean
 
 .venv/installed: requirements.txt
 	$(PYTHON) -m venv .venv
@@ -14,6 +17,10 @@ DEMO := data/pictograms_demo
 
 .venv/installed-dev: .venv/installed requirements-dev.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	touch $@
+
+.venv/installed-app: .venv/installed requirements-app.txt requirements-deploy.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-app.txt -r requirements-deploy.txt
 	touch $@
 
 demo: .venv/installed
@@ -32,5 +39,24 @@ lint: .venv/installed-dev
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 
+app: .venv/installed-app
+	$(BIN)/python app.py
+
+data/pictograms/captions.csv: | .venv/installed
+	$(BIN)/python prepare_data.py
+
+space: .venv/installed-app data/pictograms/captions.csv
+	$(BIN)/python export.py --num_images 0
+	rm -rf $(SPACE)
+	mkdir -p $(SPACE)/captioning $(SPACE)/examples
+	cp app.py caption.py vocab.py LICENSE space/README.md space/start.py $(SPACE)
+	cp requirements-app.txt $(SPACE)/requirements.txt
+	cp captioning/*.py $(SPACE)/captioning
+	cp exports/pictograms_int8.onnx $(SPACE)/model.onnx
+	for name in airplane cat hammer scissors star umbrella; do \
+		cp data/pictograms/test/$$name/0001.jpg $(SPACE)/examples/$$name.jpg; \
+	done
+	@echo "Push $(SPACE) to the Space's repository, or try it: cd $(SPACE) && python start.py"
+
 clean:
-	rm -rf .venv data runs reports vocab_*.pkl
+	rm -rf .venv data exports runs reports vocab_*.pkl

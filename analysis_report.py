@@ -23,6 +23,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from caption import Captioner, TorchModel, model_name
 from captioning import audit, bootstrap, cli, decoding, document, findings, plots, report, sections, yardsticks
 from captioning.annotations import check_split, dataset_name, dataset_root, load_aliases, load_examples
 from captioning.decoding import SETTINGS, SearchOptions
@@ -32,12 +33,12 @@ from captioning.images import load_image
 from captioning.runtime import pick_device
 from captioning.tokenizer import tokenize
 from data_loader import eval_transform
-from model import load_captioner
+from model import image_vector
 from vocab import SPECIALS
 
 CONFIG = {
     # what
-    "model_path": "checkpoints/mobile.safetensors",  # written by train.py
+    "model_path": "checkpoints/mobile.safetensors",  # .safetensors (several: a,b) | .onnx | https://... | hf://owner/name
     "compare": [""],  # two checkpoints to compare instead; "" = none
     "data_dir": "data/pictograms",  # folder or annotation file
     "split": "val",  # train | val | test
@@ -52,7 +53,7 @@ CONFIG = {
     "audit": True,  # look for copies of images in all splits; False = look at the captions alone
     # speed
     "batch_size": 64,  # images
-    "num_workers": 2,  # processes that read images; 0 = none
+    "num_workers": 2,  # threads or processes that read images
     "device": "",  # "" = cuda, mps or cpu, the first there is
 }
 
@@ -156,11 +157,12 @@ def probe_classes(encoder, transform, train, examples, **reading):
     """
     paths = [example.image for example in train]
     kept, features = encode_images(encoder, paths, transform, **reading, bar="learning the classes")
+    features = image_vector(features)
     labels = [train[row].label for row in kept.tolist()]
     paths = [example.image for example in examples]
     rows, found = encode_images(encoder, paths, transform, **reading, bar="telling the classes")
     named = [""] * len(examples)
-    for row, label in zip(rows.tolist(), yardsticks.linear_probe(features, labels, found), strict=True):
+    for row, label in zip(rows.tolist(), yardsticks.linear_probe(features, labels, image_vector(found)), strict=True):
         named[row] = label
     return named
 
@@ -283,20 +285,31 @@ def print_summary(summary):
 # ---- one model, or two -----------------------------------------------------------------------------------
 
 
-def caption_split(model_path, examples, options, device, config):
-    """Return (predictions, model, vocabulary, checkpoint) of a checkpoint on examples."""
-    model, vocabulary, checkpoint = load_captioner(model_path, device)
+def caption_split(model_path, examples, options, config):
+    """Return (predictions, Captioner) of a model on examples."""
+    captioner = Captioner.load(model_path, device=config["device"])
     predictions = caption_examples(
-        model,
-        vocabulary,
-        examples,
-        eval_transform(**checkpoint.transform),
-        device=device,
-        options=options,
-        batch_size=config["batch_size"],
-        num_workers=config["num_workers"],
+        captioner, examples, options=options, batch_size=config["batch_size"], num_workers=config["num_workers"]
     )
-    return predictions, model, vocabulary, checkpoint
+    return predictions, captioner
+
+
+def learn_classes(captioner, train, captioned, num_images, reading):
+    """Ask a plain classifier on the encoder's features: (its class of each example or None, what to say about it).
+
+    train:      the examples that it may learn from, of which it takes `num_images` of each class
+    reading:    device, batch_size and num_workers
+    """
+    learned = yardsticks.draw_per_class(train, num_images)
+    has_encoder = isinstance(captioner.model, TorchModel)
+    if not num_images or not learned or not has_encoder:
+        reason = "probe_images is 0" if not num_images else "no images with a class in train"
+        reason = reason if has_encoder else "it needs one .safetensors model, whose encoder gives it features"
+        return None, f"The plain classifier was left out: {reason}."
+    transform = eval_transform(**captioner.model.transform)
+    named = probe_classes(captioner.model.network.encoder.backbone, transform, learned, captioned, **reading)
+    number = report.counted(len(learned), "image")
+    return named, f"The plain classifier learned from {number} of train, at most {num_images} of each class."
 
 
 def look_through(examples, silent, config, root):
@@ -312,17 +325,17 @@ def look_through(examples, silent, config, root):
 def report_on(model_path, config):
     """Caption the split, score it, write the report and print its summary."""
     data_dir, split = config["data_dir"], config["split"]
-    run, data, root = Path(model_path).stem, dataset_name(data_dir), dataset_root(Path(data_dir))
+    run, data, root = model_name(model_path), dataset_name(data_dir), dataset_root(Path(data_dir))
     folder = report_folder(config["output"], run, split)
     options = SearchOptions(**{name: config[name] for name in SETTINGS})
     device = pick_device(config["device"])
     if config["imagenet_weights"]:
         yardsticks.load_imagenet(config["imagenet_weights"])  # a wrong file is refused before an hour of captioning
     examples, everything = load_examples(data_dir, split), load_examples(data_dir)
-    predictions, model, vocabulary, checkpoint = caption_split(model_path, examples, options, device, config)
+    predictions, captioner = caption_split(model_path, examples, options, config)
     # A caption may name any class of the data, not only those of the split.
     labels = {example.label for example in everything}
-    grounder, plain_grounder = report.build_grounders(labels, checkpoint.classes, load_aliases(data_dir))
+    grounder, plain_grounder = report.build_grounders(labels, captioner.model.classes, load_aliases(data_dir))
     if not any(prediction.example.label for prediction in predictions):
         grounder = plain_grounder = None
     more_scores, skipped = java_scores(*report.token_lists(predictions)) if config["java_metrics"] else ({}, {})
@@ -330,18 +343,10 @@ def report_on(model_path, config):
     train = [example for example in everything if example.split == "train"]
     reading = {"device": device, "batch_size": config["batch_size"], "num_workers": config["num_workers"]}
     captioned = [prediction.example for prediction in predictions]
-    learned = yardsticks.draw_per_class(train, config["probe_images"]) if grounder else []
     probed, lines = None, []
-    if learned:
-        transform = eval_transform(**checkpoint.transform)
-        probed = probe_classes(model.encoder.backbone, transform, learned, captioned, **reading)
-        lines.append(
-            f"The plain classifier learned from {report.counted(len(learned), 'image')} of train, at most "
-            f"{config['probe_images']} of each class."
-        )
-    elif grounder:
-        reason = "no images with a class in train" if config["probe_images"] else "probe_images is 0"
-        lines.append(f"The plain classifier was left out: {reason}.")
+    if grounder:
+        probed, line = learn_classes(captioner, train, captioned, config["probe_images"], reading)
+        lines.append(line)
 
     tables = build_tables(
         predictions,
@@ -351,7 +356,7 @@ def report_on(model_path, config):
         plain_grounder=plain_grounder,
         more_scores=more_scores,
         trained={tuple(tokenize(caption)) for example in train for caption in example.captions},
-        vocabulary_size=len(vocabulary) - len(SPECIALS),
+        vocabulary_size=len(captioner.vocabulary) - len(SPECIALS),
         probed=probed,
     )
     if grounder:
@@ -372,9 +377,9 @@ def report_on(model_path, config):
     notes = findings.reservations(
         tables,
         unreadable=[report.relative_path(e.image, root) for e in examples if e.image not in read],
-        unseen=sorted({example.label for example in examples} - {*checkpoint.classes, ""}),
+        unseen=sorted({example.label for example in examples} - {*captioner.model.classes, ""}),
         absent=sorted(labels - {example.label for example in examples}),
-        known_words=sum(word in vocabulary.stoi for word in words) / max(1, len(words)),
+        known_words=sum(word in captioner.vocabulary.stoi for word in words) / max(1, len(words)),
         skipped=skipped,
     )
     facts = findings.findings(
@@ -416,18 +421,17 @@ def build_galleries(tables, examples):
 def compare(model_paths, config):
     """Caption the split with two checkpoints, and write and print how they differ."""
     data_dir, split = config["data_dir"], config["split"]
-    names = [Path(path).stem for path in model_paths]
+    names = [model_name(path) for path in model_paths]
     folder = report_folder(config["output"], "_vs_".join(names), split)
     if names[0] == names[1]:
         names = [f"{name} ({place})" for name, place in zip(names, ("first", "second"), strict=True)]
     options = SearchOptions(**{name: config[name] for name in SETTINGS})
-    device = pick_device(config["device"])
     examples = load_examples(data_dir, split)
     sides, classes = [], []
     for path in model_paths:
-        predictions, _, _, checkpoint = caption_split(path, examples, options, device, config)
+        predictions, captioner = caption_split(path, examples, options, config)
         sides.append(predictions)
-        classes += checkpoint.classes
+        classes += captioner.model.classes
     labels = {example.label for example in load_examples(data_dir)}
     grounder, _ = report.build_grounders(labels, list(dict.fromkeys(classes)), load_aliases(data_dir))
     if not any(example.label for example in examples):

@@ -17,14 +17,14 @@ import statistics
 import time
 from pathlib import Path
 
-import pandas as pd
 import torch
 import torchvision
 from torch import nn
 from torch.nn import functional as F
 
-from captioning import cli, plots
+from captioning import cli
 from captioning.checkpoint import load_checkpoint, load_weights
+from captioning.downloads import fetch_model
 from captioning.runtime import pick_device
 from vocab import SPECIALS, Vocabulary
 
@@ -195,7 +195,7 @@ class DecoderRNN(Decoder):
 
     def start(self, image):
         """(B, E) image embedding -> the state before <start>: hidden and cell (B, L, H), and the image (B, E)."""
-        batch, layers, hidden = len(image), self.lstm.num_layers, self.lstm.hidden_size
+        batch, layers, hidden = image.shape[0], self.lstm.num_layers, self.lstm.hidden_size
         if self.image_input == "first":
             _, (h, c) = self.lstm(image[:, None])
             return h.transpose(0, 1), c.transpose(0, 1), image
@@ -306,6 +306,7 @@ def load_encoder_weights(encoder, name, source):
 
     name:    mobilenet_v2 | resnet18
     source:  "none", "imagenet" (torchvision downloads it), a torchvision state_dict, or one of our checkpoints
+             (a path, https://... or hf://owner/name)
     returns: image size that the weights were trained at, 0 = not known
     Raises ValueError if the file is missing, damaged, or of another network.
     """
@@ -323,7 +324,7 @@ def load_encoder_weights(encoder, name, source):
             ) from None
         load_torchvision(encoder, state, source)
         return 224
-    path = Path(source)
+    path = fetch_model(source)
     if not path.is_file():
         raise ValueError(f"model.encoder_weights: {source}: no such file; allowed are imagenet, none, or a file")
     if path.suffix == ".safetensors":
@@ -376,10 +377,14 @@ def load_captioner(path, device="cpu"):
     checkpoint = load_checkpoint(path)
     try:
         vocabulary = Vocabulary(checkpoint.vocab)
-        model = build_model(len(vocabulary), checkpoint.config["model"])
+        for key, (least, most) in LIMITS.items():
+            if not least <= (value := checkpoint.config["model"].get(key, least)) <= most:
+                raise ValueError(f"{key} is {value}, allowed is {least} to {most}")
+        with torch.device("meta"):  # no memory for weights that the file may not have
+            model = build_model(len(vocabulary), checkpoint.config["model"])
     except (KeyError, TypeError, AttributeError, RuntimeError, ValueError) as error:
         raise ValueError(f"{path}: its config does not describe a model ({cli.one_line(error)})") from None
-    load_weights(model, checkpoint.weights, path)
+    load_weights(model, checkpoint.weights, path, assign=True)
     return model.to(device).eval(), vocabulary, checkpoint
 
 
@@ -409,6 +414,10 @@ def latency_ms(encoder, image_size, batch_size, device, num_runs):
 
 def main(config):
     """Print and save the complexity table of both encoders at 224 and 256 pixels."""
+    import pandas as pd  # slow to import, and a model alone needs neither
+
+    from captioning import plots
+
     config = config["model"]
     build_model(len(SPECIALS), config)  # names a setting that no model can have
     devices = [torch.device("cpu")] + ([pick_device()] if pick_device().type == "cuda" else [])

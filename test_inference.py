@@ -4,10 +4,12 @@
     python test_inference.py --seed 1    # other classes, other images
     python test_inference.py --split val --num_classes 60
     python test_inference.py --model_path checkpoints/pictograms.safetensors --no-show
+    python test_inference.py --attention true    # of a model with --model.decoder attention
 
 Reads   the checkpoint, and the images, captions and classes of `data_dir`
 Writes  reports/<run>/test_inference.png, <run> being the checkpoint's name: under each image its true class,
         the caption, how sure of it the model is, and one reference. It is shown where there is a display.
+        reports/<run>/test_inference_attention.png: where a model with attention looked for each word
 
 The confidence is the geometric mean of the probabilities of the caption's words. A check marks a caption that names
 the true class, a cross and a dashed frame one that does not. Data with fewer classes shows all of them, data without
@@ -20,27 +22,29 @@ import sys
 from collections import defaultdict
 from pathlib import Path
 
+import torch
 from PIL import Image
 
+from caption import Captioner, TorchModel, model_name
 from captioning import cli, decoding, plots
 from captioning.annotations import check_split, dataset_name, load_aliases, load_examples
 from captioning.decoding import SETTINGS, SearchOptions
-from captioning.evaluation import caption_examples
+from captioning.evaluation import attention_maps, caption_examples
 from captioning.images import load_image
 from captioning.report import build_grounders
-from captioning.runtime import pick_device
 from data_loader import eval_transform
-from model import load_captioner
+from model import AttentionRNN
 
 CONFIG = {
     # what
-    "model_path": "checkpoints/mobile.safetensors",  # written by train.py
+    "model_path": "checkpoints/mobile.safetensors",  # .safetensors (several: a,b) | .onnx | https://... | hf://owner/name
     "data_dir": "data/pictograms",  # folder or annotation file
     "split": "test",  # train | val | test
     "num_classes": 20,  # one image of each; as many images where the data has no classes
     "seed": 0,  # of the draw: the same seed draws the same images
     "output": "",  # PNG; "" = reports/<run>/<split>_inference.png
     "dpi": 300,  # pixels per inch: 300 for print, 120 for a screen
+    "attention": False,  # a second picture: where the model looked for each word; needs a model with attention
     "show": True,  # open the picture, where there is a display
     # decoding: beam_size, max_len, min_len, length_penalty, no_repeat_ngram, as captioning/decoding.py tells
     **SETTINGS,
@@ -116,35 +120,52 @@ def show_picture(path):
         print(f"note: the picture could not be shown ({cli.one_line(error)})")
 
 
+def draw_attention(captioner, predictions, path, title):
+    """Save where the decoder looked for each word of its captions, at the pictures as the model sees them.
+
+    Raises ValueError if the model has no attention.
+    """
+    network, transform = captioner.model.network, captioner.model.transform
+    see = eval_transform(**transform)
+    pixels = torch.stack([see(load_image(prediction.example.image)) for prediction in predictions])
+    with torch.inference_mode():
+        embeddings = network.encoder(pixels.to(next(network.parameters()).device))
+    captions = [prediction.caption for prediction in predictions]
+    maps = attention_maps(network, embeddings, captions, captioner.vocabulary)
+    mean, std = (torch.tensor(transform[name])[:, None, None] for name in ("mean", "std"))
+    pictures = (pixels * std + mean).clamp(0, 1).permute(0, 2, 3, 1).numpy()
+    plots.attention_figure(pictures, [caption.split() for caption in captions], maps, path, title=title)
+
+
+def check_attention(captioner, model_path):
+    """Raise ValueError if a model has no attention to show."""
+    model = captioner.model
+    if not isinstance(model, TorchModel) or not isinstance(model.network.decoder, AttentionRNN):
+        raise ValueError(f"attention: {model_path} has none; train one with --model.decoder attention")
+
+
 def main(config):
     """Draw the images, caption them, and save and show the picture."""
     config = config["inference"]
-    model_path, data_dir, split = Path(config["model_path"]), config["data_dir"], config["split"]
+    run, data_dir, split = model_name(config["model_path"]), config["data_dir"], config["split"]
     options = SearchOptions(**{name: config[name] for name in SETTINGS})
     check_split(split)
-    device = pick_device(config["device"])
-    model, vocabulary, checkpoint = load_captioner(model_path, device)
+    captioner = Captioner.load(config["model_path"], device=config["device"])
+    if config["attention"]:
+        check_attention(captioner, config["model_path"])
     examples = load_examples(data_dir, split)
     labels = {example.label for example in load_examples(data_dir)}
-    grounder, _ = build_grounders(labels, checkpoint.classes, load_aliases(data_dir))
+    grounder, _ = build_grounders(labels, captioner.model.classes, load_aliases(data_dir))
     drawn = draw_examples(examples, config["num_classes"], config["seed"])
-    predictions = caption_examples(
-        model,
-        vocabulary,
-        drawn,
-        eval_transform(**checkpoint.transform),
-        device=device,
-        options=options,
-        progress=False,
-    )
+    predictions = caption_examples(captioner, drawn, options=options, progress=False)
 
     lines = [describe(prediction, grounder) for prediction in predictions]
     classes = any(example.label for example in drawn)
     what = f"{len(lines)} {'classes' if classes else 'images'}"
-    title = f"{what} of the {split} split of {dataset_name(data_dir)}, captioned by {model_path.stem}"
+    title = f"{what} of the {split} split of {dataset_name(data_dir)}, captioned by {run}"
     right = sum(style == "right" for line in lines for _, style in line)
     title += f" (✓ names the true class, ✗ does not: {right} of {len(lines)} do)" if classes else ""
-    path = Path(config["output"] or Path("reports", model_path.stem, f"{split}_inference.png"))
+    path = Path(config["output"] or Path("reports", run, f"{split}_inference.png"))
     images = [load_image(prediction.example.image) for prediction in predictions]
     plots.caption_grid(images, lines, path, columns=COLUMNS, title=title, dpi=config["dpi"])
 
@@ -155,7 +176,12 @@ def main(config):
         print(f"note: {data_dir} has no classes, so these are {len(lines)} random images")
     elif len(lines) < config["num_classes"]:
         print(f"note: {len(lines)} classes instead of {config['num_classes']}: the {split} split has no more")
-    print(f"wrote {path}; this was the last script")
+    written = str(path)
+    if config["attention"]:
+        attention_path = path.with_name(f"{path.stem}_attention.png")
+        draw_attention(captioner, predictions, attention_path, f"Where {run} looked for each word")
+        written += f" and {attention_path}"
+    print(f"wrote {written}; this was the last script")
     if config["show"] and has_display():
         show_picture(path)
 

@@ -15,8 +15,7 @@ import pickle
 from collections import Counter
 from pathlib import Path
 
-from captioning import cli, plots
-from captioning.annotations import load_examples
+from captioning import cli
 from captioning.files import replace_file
 from captioning.tokenizer import tokenize
 
@@ -134,6 +133,9 @@ class PlainUnpickler(pickle.Unpickler):
 
 def main(config):
     """Count the train captions, save the vocabulary, and show what it covers."""
+    from captioning import plots  # slow to import, and a Vocabulary alone needs neither
+    from captioning.annotations import load_examples
+
     config = config["vocab"]
     path = Path(config["vocab_path"] or f"vocab_{config['min_count']}.pkl")
     if path.exists():

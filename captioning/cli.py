@@ -12,24 +12,25 @@ changed. `--train.epochs 5` sets a key; a script with a single dict also takes t
 import difflib
 import sys
 
-import tyro
-
 TRUE, FALSE = ("true", "yes", "1"), ("false", "no", "0")
 USER_ERROR = 2  # exit code of a mistake that the user can mend
 INTERRUPTED = 130  # 128 + SIGINT, as shells count it
 
 
-def run(main, limits=None, **configs):
+def run(main, limits=None, positional="", **configs):
     """Resolve the flags over `configs`, call `main` with the result, and end the process on an error.
 
-    limits:  name -> {key: (least, most)}, of numbers
-    configs: name -> dict of str, int, float, bool (and non-empty lists of these); the values are the defaults
+    limits:     name -> {key: (least, most)}, of numbers
+    positional: "name.key" of a list that takes the arguments without a flag; "" = they are refused
+    configs:    name -> dict of str, int, float, bool (and non-empty lists of these); the values are the defaults
 
     ValueError and OSError are a user's mistake: one line on standard error, exit code 2. Ctrl-C ends with 130.
     Everything else is a defect of ours and keeps its traceback.
     """
     try:
-        arguments = normalise_arguments(sys.argv[1:], configs)
+        arguments = normalise_arguments(sys.argv[1:], configs, positional)
+        import tyro  # importing this module should be free for those who only quote errors
+
         config = tyro.cli(dict, default=configs, args=arguments, description=sys.modules["__main__"].__doc__)
         check_limits(config, limits or {})
         main(config)
@@ -50,7 +51,7 @@ def check_limits(config, limits):
                 raise ValueError(f"--{name}.{key}: got {value}, allowed is {least:.12g} to {most:.12g}")
 
 
-def normalise_arguments(arguments, configs):
+def normalise_arguments(arguments, configs, positional=""):
     """Spell every flag in full, and refuse what tyro would answer with a page.
 
     returns: arguments with `--name.key value` (booleans as `--name.key` / `--name.no-key`)
@@ -58,11 +59,14 @@ def normalise_arguments(arguments, configs):
     """
     defaults = {f"{name}.{key}": value for name, config in configs.items() for key, value in config.items()}
     prefix = f"{next(iter(configs))}." if len(configs) == 1 else ""
-    normal, rest = [], list(arguments)
+    normal, rest, unnamed = [], list(arguments), []
     while rest:
         argument = rest.pop(0)
         if argument in ("-h", "--help"):
             return ["--help"]
+        if positional and not is_flag(argument):
+            unnamed.append(argument)
+            continue
         if not argument.startswith("--"):
             raise ValueError(f"unexpected argument {argument!r}: settings are spelt --<key> <value>, see --help")
         flag, equals, inline = argument[2:].partition("=")
@@ -72,12 +76,12 @@ def normalise_arguments(arguments, configs):
         while not equals and rest and not is_flag(rest[0]):
             values.append(rest.pop(0))
         normal += spell(key, negated, values, defaults[key])
-    return normal
+    return normal + (spell(positional, False, unnamed, defaults[positional]) if unnamed else [])
 
 
 def is_flag(argument):
-    """True if `argument` starts the next setting; a negative number is a value."""
-    if not argument.startswith("-"):
+    """True if `argument` starts the next setting; a negative number is a value, and so is "-" alone."""
+    if not argument.startswith("-") or argument == "-":
         return False
     try:
         float(argument)

@@ -12,30 +12,14 @@ from typing import NamedTuple
 
 import torch
 
-
-@dataclass(frozen=True)
-class SearchOptions:
-    """What beam search looks for. Raises ValueError naming an option that is impossible or that another forbids."""
-
-    beam_size: int = 5  # beams of an image, all groups together; 1 = greedy
-    max_len: int = 30  # tokens of the longest caption, <end> included
-    min_len: int = 0  # words of the shortest caption
-    length_penalty: float = 0.7  # the log-probability is divided by length ** this
-    no_repeat_ngram: int = 0  # no run of this many words stands twice in a caption; 0 = off
-    num_best: int = 1  # captions of an image, at most
-    num_groups: int = 1  # of beams that avoid each other's words
-    diversity: float = 0.0  # nats that a word costs per beam of an earlier group that says it at the same place
-
-    def __post_init__(self):
-        check_lengths(self)
-        require(self.beam_size >= 1, "beam_size", self.beam_size, "1 or more")
-        require(0 <= self.length_penalty < math.inf, "length_penalty", self.length_penalty, "0 or more")
-        require(1 <= self.num_best <= self.beam_size, "num_best", self.num_best, f"1 to beam_size ({self.beam_size})")
-        divides = self.num_groups >= 1 and self.beam_size % self.num_groups == 0
-        require(divides, "num_groups", self.num_groups, f"a divisor of beam_size ({self.beam_size})")
-        require(0 <= self.diversity < math.inf, "diversity", self.diversity, "0 or more")
-        alone = self.num_groups == 1 and self.diversity > 0
-        require(not alone, "diversity", self.diversity, "0 with num_groups 1, which has nobody to avoid")
+from captioning.search_options import (  # the scripts take these names from here
+    LIMITS,  # noqa: F401
+    SETTINGS,  # noqa: F401
+    Hypothesis,
+    SearchOptions,  # noqa: F401
+    check_lengths,
+    require,
+)
 
 
 @dataclass(frozen=True)
@@ -56,44 +40,6 @@ class SamplingOptions:
         require(0 < self.temperature < math.inf, "temperature", self.temperature, "above 0; greedy is a beam of 1")
         require(self.top_k >= 0, "top_k", self.top_k, "1 or more, or 0 for all words")
         require(0 < self.top_p <= 1, "top_p", self.top_p, "above 0 and at most 1")
-
-
-# The options that the scripts show as settings, with their defaults.
-SETTINGS = {
-    name: getattr(SearchOptions, name)
-    for name in ("beam_size", "max_len", "min_len", "length_penalty", "no_repeat_ngram")
-}
-
-
-LIMITS = {
-    "beam_size": (1, 100),
-    "max_len": (1, 200),
-    "min_len": (0, 199),
-    "length_penalty": (0, 10),
-    "no_repeat_ngram": (0, 100),
-}
-
-
-def require(condition, name, got, allowed):
-    """Raise ValueError about the option `name` unless `condition` holds."""
-    if not condition:
-        raise ValueError(f"{name}: got {got}, allowed is {allowed}")
-
-
-def check_lengths(options):
-    """Check what search and sampling share."""
-    require(options.max_len >= 1, "max_len", options.max_len, "1 or more")
-    longest = options.max_len - 1  # one token is <end>
-    require(0 <= options.min_len <= longest, "min_len", options.min_len, f"0 to max_len - 1 ({longest})")
-    require(options.no_repeat_ngram >= 0, "no_repeat_ngram", options.no_repeat_ngram, "1 or more, or 0 for off")
-
-
-class Hypothesis(NamedTuple):
-    """One caption that the search found; log-probabilities in nats."""
-
-    ids: list[int]  # without <start> and <end>
-    log_prob: float  # of all its tokens, <end> included where it was said
-    score: float  # log_prob / length ** length_penalty; length counts <end>
 
 
 class Samples(NamedTuple):

@@ -166,33 +166,24 @@ def teacher_forced(model, embeddings, tokens, pad_id, batch_size=128):
     return {"loss": loss / count, "token_accuracy": correct / count}
 
 
-def caption_examples(
-    model,
-    vocabulary,
-    examples,
-    transform,
-    *,
-    device,
-    options,
-    batch_size=64,
-    num_workers=0,
-    progress=True,
-):
+def caption_examples(captioner, examples, *, options, batch_size=64, num_workers=2, progress=True):
     """Caption the images of examples as SearchOptions say: one Prediction per readable image, in order.
+
+    captioner: caption.Captioner, or what has its method `stream`
 
     Raises ValueError if more than a small share of the images cannot be read.
     """
-    kept, embeddings = encode_images(
-        model.encoder,
-        [example.image for example in examples],
-        transform,
-        device=device,
-        batch_size=batch_size,
-        num_workers=num_workers,
-        bar="captioning" if progress else "",
-    )
-    captions = decode_embeddings(model, embeddings, vocabulary, options)
-    return [Prediction(examples[i], *caption) for i, caption in zip(kept.tolist(), captions, strict=True)]
+    images = [example.image for example in examples]
+    results = captioner.stream(images, options, batch_size=batch_size, num_workers=max(1, num_workers))
+    predictions, failed = [], []
+    bar = tqdm(results, total=len(images), desc="captioning", unit="image", disable=not progress)
+    for example, (_, caption) in zip(examples, bar, strict=True):
+        if isinstance(caption, ValueError):
+            failed.append(str(caption))
+        else:
+            predictions.append(Prediction(example, caption.text, caption.log_prob))
+    check_unreadable(failed, len(images), "images")
+    return predictions
 
 
 def caption_scores(hypotheses, references):

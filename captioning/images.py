@@ -1,32 +1,113 @@
-"""Read a picture file, whatever is in it."""
+"""Read a picture, whatever is in it, and turn it into what the encoder sees; Pillow and numpy alone."""
 
+import contextlib
 import struct
+import threading
 
+import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-MAX_PIXELS = 100_000_000  # a picture that claims more is refused before it is decoded
+# Pillow knows more, some of which start other programs (EPS) or have no pixels of their own.
+FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM")
+MAX_PIXELS = 100_000_000  # of the largest picture that is read
+LARGE_PIXELS = 16_000_000  # pictures above this are decoded one at a time, in whatever threads
+FULL_SIDE = 2048  # pixels; a JPEG of twice this or more on both sides is decoded at 1/2, 1/4 or 1/8
+MAX_ASPECT = 16  # of a longer strip the middle is kept: resizing its shorter side would fill the memory
 DAMAGED = (SyntaxError, ValueError, TypeError, struct.error)  # what Pillow raises on broken headers and EXIF
 UNREADABLE_SHARE = 0.05  # of a split; more is an error, fewer are skipped and named
 
+_one_large_picture = threading.Lock()
 
-def load_image(path, smallest_side=0):
+
+def load_image(source, smallest_side=0, max_pixels=MAX_PIXELS):
     """Return a PIL picture in RGB, turned as its EXIF orientation says.
 
+    source:        path or binary file; of an animation the first frame is read
     smallest_side: pixels that the caller needs; a much larger JPEG is decoded at 1/2, 1/4 or 1/8, which is faster
+    max_pixels:    a picture that claims more is refused before it is decoded
 
     Raises ValueError naming the file if it is missing, truncated, not a picture, or too large.
     """
     try:
-        with Image.open(path) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise ValueError(f"{image.width} x {image.height} pixels, at most {MAX_PIXELS:,} are read")
-            if smallest_side:
-                image.draft("RGB", (smallest_side, smallest_side))
-            ImageOps.exif_transpose(image, in_place=True)  # a copy would be one more, of most pictures for nothing
-            return image.convert("RGB")
+        with Image.open(source, formats=FORMATS) as image:
+            pixels = image.width * image.height
+            if pixels > max_pixels:
+                raise ValueError(f"{image.width} x {image.height} pixels, at most {max_pixels:,} are read")
+            image.draft(None, (smallest_side or FULL_SIDE, smallest_side or FULL_SIDE))
+            with _one_large_picture if pixels > LARGE_PIXELS else contextlib.nullcontext():
+                ImageOps.exif_transpose(image, in_place=True)  # a copy would be one more, of most pictures for nothing
+                return to_rgb(image)
     except (OSError, UnidentifiedImageError, Image.DecompressionBombError, *DAMAGED) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error
-        raise ValueError(f"{path}: not a readable image ({' '.join(str(reason).split())})") from None
+        if isinstance(error, UnidentifiedImageError):
+            reason = f"its content is none of {', '.join(FORMATS)}"
+        name = source if isinstance(source, str) or hasattr(source, "__fspath__") else "the picture"
+        raise ValueError(f"{name}: not a readable image ({' '.join(str(reason).split())})") from None
+
+
+def to_rgb(image):
+    """Return a PIL picture of any mode in RGB: on white where it is transparent, 16 bits scaled to 8."""
+    if image.mode.startswith("I"):  # I;16 and its kin, and I, as which older versions of Pillow read 16 bits
+        image = Image.fromarray((np.asarray(image).clip(0, 65535) // 257).astype(np.uint8))
+    elif image.mode == "F":
+        image = from_array(np.asarray(image))
+    if image.has_transparency_data:
+        if image.mode != "RGBA":
+            image = image.convert("RGBA")
+        white = Image.new("RGB", image.size, "white")
+        white.paste(image, mask=image)
+        image = white
+    if image.mode != "RGB":
+        image = image.convert("RGB")
+    long, short = max(image.size), min(image.size)
+    if long > MAX_ASPECT * short:
+        return ImageOps.fit(image, [min(side, MAX_ASPECT * short) for side in image.size], Image.Resampling.NEAREST)
+    return image
+
+
+def from_array(array):
+    """Return the PIL picture of an array: (H, W), (H, W, 1), (H, W, 3) or (H, W, 4); uint8, uint16, or float in [0, 1].
+
+    Raises ValueError for any other.
+    """
+    if array.ndim == 3 and array.shape[2] == 1:
+        array = array[:, :, 0]
+    if array.ndim not in (2, 3) or array.size == 0 or (array.ndim == 3 and array.shape[2] not in (3, 4)):
+        raise ValueError(f"image array: got shape {array.shape}, allowed are (H, W), (H, W, 1), (H, W, 3), (H, W, 4)")
+    if array.dtype == np.uint16:
+        array = array // 257
+    elif array.dtype.kind == "f":
+        if not (array.min() >= 0 and array.max() <= 1):
+            raise ValueError(f"image array: got {array.min():.4g} to {array.max():.4g}, floats must lie in [0, 1]")
+        array = (array * 255).round()
+    elif array.dtype != np.uint8:
+        raise ValueError(f"image array: got {array.dtype}, allowed are uint8, uint16, and floats in [0, 1]")
+    return Image.fromarray(array.astype(np.uint8))
+
+
+def read_image(source):
+    """Return the RGB picture of a path, a binary file, a PIL picture, or an array. Raises ValueError."""
+    if isinstance(source, np.ndarray):
+        return to_rgb(from_array(source))
+    if isinstance(source, Image.Image):
+        if source.width * source.height > MAX_PIXELS:
+            raise ValueError(f"image: {source.width} x {source.height} pixels, at most {MAX_PIXELS:,} are read")
+        return to_rgb(ImageOps.exif_transpose(source))
+    return load_image(source)
+
+
+def to_pixels(image, image_size, mean, std):
+    """Return (3, S, S) float32 of an RGB picture: resize the shorter side, centre crop, normalise.
+
+    These are the pixels of data_loader.eval_transform, without torch.
+    """
+    short = min(image.size)
+    width, height = (int(image_size * side / short) for side in image.size)
+    left, top = round((width - image_size) / 2), round((height - image_size) / 2)
+    image = image.resize((width, height), Image.Resampling.BILINEAR)
+    image = image.crop((left, top, left + image_size, top + image_size))
+    pixels = np.asarray(image, dtype=np.float32) / np.float32(255)
+    return ((pixels - np.float32(mean)) / np.float32(std)).transpose(2, 0, 1)
 
 
 def check_unreadable(failed, total, where):

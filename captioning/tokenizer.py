@@ -3,11 +3,8 @@
 The rules are those of NLTK's word tokenizer: regular expressions in NLTK's code, so nothing is downloaded.
 """
 
+import functools
 import re
-
-from nltk.tokenize import NLTKWordTokenizer
-
-_nltk_tokenize = NLTKWordTokenizer().tokenize
 
 # The characters of COCO's list (pycocoevalcap's PUNCTUATIONS: quotes, brackets, . ? ! , : ; - -- ...),
 # and those that Stanford's tokenizer turns into one of them but NLTK leaves alone. Square brackets are
@@ -41,6 +38,14 @@ def tokenize(caption: str) -> list[str]:
     return [token for token in tokens if token != "-"] if "-" in tokens else tokens
 
 
+@functools.cache
+def _nltk_tokenizer():
+    """NLTK's word tokenizer; the import takes a second, and few captions need it."""
+    from nltk.tokenize import NLTKWordTokenizer
+
+    return NLTKWordTokenizer()
+
+
 def _tokenize_any(text: str) -> list[str]:
     """tokenize() for any lower-case text, about thirty times slower than the path for plain captions."""
-    return [token.rstrip(".") for token in _nltk_tokenize(text) if token.strip(_PUNCTUATION)]
+    return [token.rstrip(".") for token in _nltk_tokenizer().tokenize(text) if token.strip(_PUNCTUATION)]

@@ -1,10 +1,15 @@
 """Fixtures that several test modules use."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from captioning.annotations import load_examples
+from captioning.metadata import dump_metadata
+from captioning.onnx_export import CalibrationImages, export_onnx
 from captioning.pictograms import write_dataset
+from model import load_captioner
 
 
 @pytest.fixture(scope="session")
@@ -22,3 +27,31 @@ def pictograms_dir(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("drawn") / "pictograms"
     write_dataset(folder, per_class=3, progress=False)
     return folder
+
+
+@dataclass(frozen=True)
+class ModelFiles:
+    """The shipped model in the three forms that Captioner.load reads."""
+
+    checkpoint: Path
+    onnx: Path
+    int8: Path
+
+
+@pytest.fixture(scope="session")
+def model_files(tmp_path_factory, pictograms_dir) -> ModelFiles:
+    """The shipped checkpoint, exported; int8 is calibrated on the 60 train pictures."""
+    folder = tmp_path_factory.mktemp("models")
+    shipped = Path(__file__).resolve().parents[1] / "checkpoints" / "pictograms.safetensors"
+    files = ModelFiles(shipped, folder / "pictograms.onnx", folder / "pictograms_int8.onnx")
+    network, _, checkpoint = load_captioner(files.checkpoint)
+    train = [example.image for example in load_examples(pictograms_dir, "train")]
+    export_onnx(
+        network,
+        dump_metadata(vars(checkpoint)),
+        checkpoint.transform["image_size"],
+        files.onnx,
+        int8_path=files.int8,
+        calibration=CalibrationImages(train, checkpoint.transform),
+    )
+    return files

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from caption import Captioner, TorchModel
 from captioning.annotations import load_examples
 from captioning.decoding import SearchOptions
 from captioning.evaluation import (
@@ -25,13 +26,14 @@ from captioning.evaluation import (
     recipe,
     teacher_forced,
 )
-from data_loader import eval_transform, load_image
+from data_loader import MEAN, STD, eval_transform, load_image
 from model import IMAGE_INPUTS, CNNtoRNN
 from vocab import build_vocabulary, count_words
 
 CPU = torch.device("cpu")
-TRANSFORM = eval_transform(32)
-OPTIONS = {"device": CPU, "options": SearchOptions(max_len=6), "progress": False}
+SIZE = {"image_size": 32, "mean": MEAN, "std": STD}
+TRANSFORM = eval_transform(**SIZE)
+OPTIONS = {"options": SearchOptions(max_len=6), "progress": False}
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +60,10 @@ def tiny_model(vocabulary, image_input="first"):
 @pytest.fixture(scope="module")
 def model(vocabulary):
     return tiny_model(vocabulary)
+
+
+def captioner(model, vocabulary):
+    return Captioner(TorchModel(model, vocabulary.itos, SIZE, config={}))
 
 
 @pytest.fixture
@@ -126,8 +132,8 @@ def test_encode_images_equals_the_network_and_leaves_its_statistics(model, examp
 @pytest.mark.parametrize("beam_size", [1, 3])
 def test_captions_do_not_depend_on_the_batch(model, vocabulary, examples, beam_size):
     options = {**OPTIONS, "options": SearchOptions(beam_size=beam_size, max_len=6)}
-    whole = caption_examples(model, vocabulary, examples[:9], TRANSFORM, **options)
-    parts = caption_examples(model, vocabulary, examples[:9], TRANSFORM, batch_size=2, **options)
+    whole = caption_examples(captioner(model, vocabulary), examples[:9], **options)
+    parts = caption_examples(captioner(model, vocabulary), examples[:9], batch_size=2, **options)
     assert [p.example for p in whole] == examples[:9]
     assert [p.caption for p in whole] == [p.caption for p in parts]
     assert [p.log_prob for p in whole] == pytest.approx([p.log_prob for p in parts], abs=1e-3)
@@ -167,9 +173,9 @@ def test_captions_hold_words_alone(vocabulary):
 def test_an_unreadable_image_is_named_and_skipped(model, vocabulary, damaged, capsys):
     """1 of 30 is below the share that stops: the others keep their own captions."""
     examples, damage = damaged
-    before = caption_examples(model, vocabulary, examples, TRANSFORM, **OPTIONS)
+    before = caption_examples(captioner(model, vocabulary), examples, **OPTIONS)
     damage(4)
-    after = caption_examples(model, vocabulary, examples, TRANSFORM, batch_size=5, **OPTIONS)
+    after = caption_examples(captioner(model, vocabulary), examples, batch_size=5, **OPTIONS)
     assert [p.example for p in after] == examples[:4] + examples[5:]
     assert [p.caption for p in after] == [p.caption for p in before[:4] + before[5:]]
     warnings = capsys.readouterr().out.splitlines()
@@ -180,7 +186,7 @@ def test_an_unreadable_image_is_named_and_skipped(model, vocabulary, damaged, ca
 def test_a_batch_without_a_readable_image_is_skipped(model, vocabulary, damaged):
     examples, damage = damaged
     damage(4)
-    assert len(caption_examples(model, vocabulary, examples, TRANSFORM, batch_size=1, **OPTIONS)) == 29
+    assert len(caption_examples(captioner(model, vocabulary), examples, batch_size=1, **OPTIONS)) == 29
 
 
 def test_too_many_unreadable_images_are_an_error(model, vocabulary, damaged):
@@ -189,7 +195,7 @@ def test_too_many_unreadable_images_are_an_error(model, vocabulary, damaged):
     damage(4)
     damage(20)
     with pytest.raises(ValueError, match="2 of 30 images cannot be read, at most 5% may be") as error:
-        caption_examples(model, vocabulary, examples, TRANSFORM, **OPTIONS)
+        caption_examples(captioner(model, vocabulary), examples, **OPTIONS)
     assert str(examples[4].image) in str(error.value)
     assert "\n" not in str(error.value)
 

@@ -1,0 +1,375 @@
+"""Caption your own pictures: one checkpoint in, captions out.
+
+    python caption.py photo.jpg                                     # a caption
+    python caption.py photos/ 'more/*.png' --num_best 3             # folders and globs, three captions each
+    find . -name '*.jpg' | python caption.py - --format jsonl --output captions.jsonl
+    python caption.py photo.jpg --model_path pictograms.onnx        # what export.py wrote; runs without torch
+    python caption.py photo.jpg --model_path hf://owner/name        # or https://host/model.safetensors#sha256=...
+
+Reads   the checkpoint (.safetensors or .onnx; see captioning/downloads.py for addresses) and the pictures
+Writes  standard output or `output`; a picture that cannot be read is named on standard error and skipped
+
+    from caption import Captioner
+    captioner = Captioner.load("checkpoints/pictograms.safetensors")
+    for caption in captioner(["a.jpg", Image.open("b.png"), array], beam_size=5, num_best=3):
+        print(caption.text, caption.confidence, [other.text for other in caption.alternatives])
+"""
+
+import contextlib
+import csv
+import glob
+import itertools
+import json
+import math
+import os
+import sys
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from captioning import cli, search_options
+from captioning.annotations import IMAGE_SUFFIXES
+from captioning.downloads import fetch_model
+from captioning.files import replace_file
+from captioning.images import read_image, to_pixels
+from captioning.onnx_model import OnnxModel
+from captioning.search_options import SETTINGS, SearchOptions
+from vocab import Vocabulary
+
+CONFIG = {
+    # what
+    "images": ["-"],  # files, folders, globs; - = paths on standard input, one a line
+    "model_path": "checkpoints/pictograms.safetensors",  # .safetensors (several: a,b) | .onnx | https://... | hf://owner/name
+    "output": "",  # file; "" = standard output
+    "format": "text",  # text: path, tab, caption | jsonl: an object a line | csv: a row for each caption
+    # decoding: beam_size, max_len, min_len, length_penalty, no_repeat_ngram, as captioning/search_options.py tells
+    **SETTINGS,
+    "num_best": 1,  # captions of a picture, 1..beam_size
+    # speed
+    "batch_size": 16,  # pictures captioned together; more take more memory
+    "num_workers": 2,  # threads that read pictures
+    "num_threads": 0,  # of onnxruntime; 0 = one for each core
+    "device": "",  # of torch; "" = cuda, mps or cpu, the first there is
+}
+
+LIMITS = search_options.LIMITS | {
+    "num_best": (1, 100),
+    "batch_size": (1, 65536),
+    "num_workers": (1, 256),
+    "num_threads": (0, 256),
+}
+
+FORMATS = ("text", "jsonl", "csv")
+
+
+@dataclass(frozen=True)
+class Caption:
+    """What a model says about an image.
+
+    text:         words joined by blanks
+    log_prob:     nats, of all its tokens, <end> included
+    tokens:       their ids, without <start> and <end>
+    alternatives: other Captions of the same image, the next best first
+    """
+
+    text: str
+    log_prob: float
+    tokens: tuple
+    alternatives: tuple = ()
+
+    @property
+    def confidence(self):
+        """The model's mean probability of a token, 0..1 (the geometric mean, <end> included)."""
+        return math.exp(self.log_prob / (len(self.tokens) + 1))
+
+
+class TorchModel:
+    """A CNNtoRNN behind `search`, as captioning.onnx_model.OnnxModel is."""
+
+    def __init__(self, network, vocab, transform, config, classes=()):
+        self.network = network.eval()
+        self.vocab, self.transform, self.config, self.classes = vocab, transform, config, list(classes)
+
+    @classmethod
+    def load(cls, path, device=""):
+        """Read a checkpoint. Raises ValueError, one line naming the file, if that cannot be done."""
+        try:
+            from captioning.runtime import pick_device  # torch takes seconds to import, and ONNX needs none
+            from model import load_captioner
+        except ModuleNotFoundError as error:
+            raise ValueError(f"{path}: needs torch and torchvision ({error}); an .onnx model does not") from None
+        network, vocabulary, checkpoint = load_captioner(path, pick_device(device))
+        return cls(network, vocabulary.itos, checkpoint.transform, checkpoint.config, checkpoint.classes)
+
+    def search(self, images, options, *, start, end, banned):
+        """Caption images (B, 3, S, S) float32: B lists of Hypothesis."""
+        return search_together([self.network], images, options, start=start, end=end, banned=banned)
+
+
+class Ensemble:
+    """Several TorchModels that caption as one: each word has the mean of the probabilities that they give it.
+
+    Raises ValueError, naming what differs, unless they have one vocabulary and one transform.
+    """
+
+    def __init__(self, models):
+        first = models[0]
+        self.networks = [model.network for model in models]
+        self.vocab, self.transform, self.config = first.vocab, first.transform, first.config
+        for number, model in enumerate(models[1:], start=2):
+            if model.vocab != first.vocab:
+                sizes = f"{len(model.vocab)} words, the first model's has {len(first.vocab)}"
+                raise ValueError(f"the vocabulary of model {number} is another ({sizes})")
+            if model.transform != first.transform:
+                raise ValueError(
+                    f"the transform of model {number} is {model.transform}, the first's is {first.transform}"
+                )
+        self.classes = list(dict.fromkeys(name for model in models for name in model.classes))
+
+    def search(self, images, options, *, start, end, banned):
+        """Caption images (B, 3, S, S) float32: B lists of Hypothesis."""
+        return search_together(self.networks, images, options, start=start, end=end, banned=banned)
+
+
+def search_together(networks, images, options, **special):
+    """Caption images (B, 3, S, S) float32 by one CNNtoRNN or by several as one: B lists of Hypothesis."""
+    import torch
+
+    from captioning.decoding import beam_search, ensemble
+
+    device = next(networks[0].parameters()).device
+    with torch.inference_mode():
+        images = torch.from_numpy(images).to(device, memory_format=torch.channels_last)
+        states = [network.decoder.start(network.encoder(images)) for network in networks]
+        step, state = networks[0].decoder.step, states[0]
+        if len(networks) > 1:
+            step, state = ensemble([network.decoder.step for network in networks], states)
+        return beam_search(step, state, options, **special)
+
+
+class Captioner:
+    """Images in, captions out. Every door of the project captions through it: command, page, report.
+
+    model: TorchModel, Ensemble or OnnxModel
+    """
+
+    def __init__(self, model):
+        self.model, self.vocabulary = model, Vocabulary(model.vocab)
+
+    @classmethod
+    def load(cls, source, *, device="", num_threads=0):
+        """Read a model: a path to .safetensors or .onnx, https://..., hf://owner/name; several with commas between.
+
+        Several .safetensors caption as one. Raises ValueError, one line, if one cannot be had or is not a captioner.
+        """
+        paths = [fetch_model(part) for part in split_sources(source)]
+        if len(paths) == 1 and paths[0].suffix == ".onnx":
+            models = [OnnxModel(paths[0], num_threads)]
+        else:
+            models = [TorchModel.load(path, device) for path in paths]
+        try:
+            return cls(models[0] if len(models) == 1 else Ensemble(models))
+        except ValueError as error:
+            raise ValueError(f"{','.join(map(str, paths))}: {error}") from None
+
+    def __call__(self, images, *, batch_size=16, num_workers=2, **settings):
+        """Caption one image or many: a list of Captions, in order.
+
+        images:   path, binary file, PIL picture or array (see captioning.images), or an iterable of these
+        settings: of SearchOptions: beam_size, num_best, max_len ...
+
+        Raises ValueError naming the first image that cannot be read, or a setting.
+        """
+        options = SearchOptions(**settings)
+        if is_one(images):
+            images = [images]
+        captions = []
+        for _, caption in self.stream(images, options, batch_size=batch_size, num_workers=num_workers):
+            if isinstance(caption, ValueError):
+                raise caption
+            captions.append(caption)
+        return captions
+
+    def stream(self, images, options, *, batch_size=16, num_workers=2):
+        """Yield (image, Caption) of each of any number of images in order; a ValueError instead of an unreadable one's.
+
+        Two batches of pixels are held at a time, one being read while the other is captioned.
+        """
+        images = iter(images)
+        with ThreadPoolExecutor(num_workers) as pool:
+
+            def read_batch():
+                chunk = list(itertools.islice(images, batch_size))
+                return [(image, pool.submit(self.read, image)) for image in chunk]
+
+            batch = read_batch()
+            while batch:
+                following = read_batch()
+                yield from self.caption_batch([(image, future.result()) for image, future in batch], options)
+                batch = following
+
+    def read(self, image):
+        """Return the pixels (3, S, S) of an image, or the ValueError that tells why there are none."""
+        try:
+            return to_pixels(read_image(image), **self.model.transform)
+        except ValueError as error:
+            return error
+
+    def caption_batch(self, batch, options):
+        """(image, pixels or ValueError) pairs -> (image, Caption or ValueError) pairs."""
+        pixels = [result for _, result in batch if isinstance(result, np.ndarray)]
+        words = self.vocabulary
+        found = iter(
+            self.model.search(
+                np.stack(pixels),
+                options,
+                start=words.start_id,
+                end=words.end_id,
+                banned=(words.pad_id, words.start_id, words.unk_id),
+            )
+            if pixels
+            else ()
+        )
+        return [
+            (image, result if isinstance(result, ValueError) else self.to_caption(next(found)))
+            for image, result in batch
+        ]
+
+    def to_caption(self, hypotheses):
+        """Hypotheses, best first -> Caption."""
+        best, *others = (Caption(self.vocabulary.decode(h.ids), h.log_prob, tuple(h.ids)) for h in hypotheses)
+        return Caption(best.text, best.log_prob, best.tokens, tuple(others))
+
+
+def split_sources(source):
+    """Return the sources in a text with commas between; a file that has a comma in its name is one."""
+    return [source] if Path(source).exists() else str(source).split(",")
+
+
+def model_name(source):
+    """Return what a report calls the model: the file's name without its ending, a + b for several."""
+    return "+".join(Path(part).stem for part in split_sources(source))
+
+
+def is_one(images):
+    """True for one image, False for several."""
+    if isinstance(images, np.ndarray):
+        return images.ndim < 4
+    return isinstance(images, str | os.PathLike) or hasattr(images, "read") or hasattr(images, "getpixel")
+
+
+def find_images(names):
+    """Yield the paths that the command line names, in order; a folder stands for the pictures below it.
+
+    Raises ValueError if a folder has no picture or nothing fits a glob.
+    """
+    for name in names:
+        path = Path(name)
+        if name == "-":
+            yield from (line for line in map(str.rstrip, sys.stdin) if line)
+        elif path.is_dir():
+            paths = sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.name[0] != ".")
+            if not paths:
+                raise ValueError(f"{name}: no picture in this folder (looked for {', '.join(IMAGE_SUFFIXES)})")
+            yield from map(str, paths)
+        elif glob.has_magic(name) and not path.exists():
+            paths = sorted(glob.glob(name, recursive=True))
+            if not paths:
+                raise ValueError(f"{name}: no file fits this pattern")
+            yield from paths
+        else:
+            yield name
+
+
+class TextWriter:
+    """path, tab, caption; one line for each caption of a picture."""
+
+    def __init__(self, file):
+        self.file = file
+
+    def write(self, image, captions):
+        self.file.writelines(f"{image}\t{caption.text}\n" for caption in captions)
+
+
+class JsonLinesWriter:
+    """One object a line: image, caption, log_prob, confidence, alternatives."""
+
+    def __init__(self, file):
+        self.file = file
+
+    def write(self, image, captions):
+        best, *others = [
+            {"caption": c.text, "log_prob": round(c.log_prob, 4), "confidence": round(c.confidence, 4)}
+            for c in captions
+        ]
+        print(json.dumps({"image": image, **best, "alternatives": others}, ensure_ascii=False), file=self.file)
+
+
+class CsvWriter:
+    """A header, then a row for each caption of a picture: image, rank, caption, log_prob, confidence."""
+
+    def __init__(self, file):
+        self.rows = csv.writer(file, lineterminator="\n")
+        self.rows.writerow(["image", "rank", "caption", "log_prob", "confidence"])
+
+    def write(self, image, captions):
+        for rank, c in enumerate(captions, start=1):
+            self.rows.writerow([image, rank, c.text, f"{c.log_prob:.4f}", f"{c.confidence:.4f}"])
+
+
+WRITERS = dict(zip(FORMATS, (TextWriter, JsonLinesWriter, CsvWriter), strict=True))
+
+
+@contextlib.contextmanager
+def open_output(path):
+    """Give the text file to write: standard output, or a file that is there when it is complete."""
+    if not path:
+        yield sys.stdout
+        return
+    with replace_file(path) as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:
+        yield file
+
+
+def main(config):
+    """Caption the pictures and write the captions as they come."""
+    config = config["caption"]
+    if config["format"] not in FORMATS:
+        raise ValueError(f"--format: got {config['format']!r}, allowed are {', '.join(FORMATS)}")
+    if config["images"] == ["-"] and sys.stdin.isatty():
+        raise ValueError("no pictures given: name files, folders or globs, or - for paths on standard input")
+    options = SearchOptions(**{name: config[name] for name in SETTINGS}, num_best=config["num_best"])
+    images = find_images(config["images"])
+    if "-" not in config["images"]:
+        images = list(images)
+    captioner = Captioner.load(config["model_path"], device=config["device"], num_threads=config["num_threads"])
+    warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # captioning.images has its own bound
+
+    from tqdm import tqdm  # the class Captioner needs numpy and Pillow alone
+
+    results = captioner.stream(images, options, batch_size=config["batch_size"], num_workers=config["num_workers"])
+    total = len(images) if isinstance(images, list) else None
+    # On a terminal the captions themselves show how far it is.
+    hidden = True if sys.stdout.isatty() and not config["output"] else None
+    num_captioned = num_skipped = 0
+    with open_output(config["output"]) as file:
+        writer = WRITERS[config["format"]](file)
+        for image, caption in tqdm(results, total=total, unit="image", disable=hidden):
+            if isinstance(caption, ValueError):
+                tqdm.write(f"warning: {cli.one_line(caption)}; skipped", file=sys.stderr)
+                num_skipped += 1
+            else:
+                writer.write(image, (caption, *caption.alternatives))
+                num_captioned += 1
+        if not num_captioned:
+            raise ValueError(f"none of {num_skipped} pictures could be read" if num_skipped else "no pictures given")
+    where = f"; wrote {config['output']}" if config["output"] else ""
+    skipped = f", skipped {num_skipped} that cannot be read" if num_skipped else ""
+    print(f"captioned {num_captioned} pictures{skipped}{where}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    cli.run(main, {"caption": LIMITS}, positional="caption.images", caption=CONFIG)

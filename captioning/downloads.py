@@ -1,0 +1,207 @@
+"""A model from wherever it is: a path, https://..., or hf://owner/name[/file].
+
+    https://host/model.safetensors#sha256=<64 hex digits>    the hash is checked if it is given
+    hf://owner/name                                          model.safetensors of a Hugging Face repository, or
+                                                             model.onnx where torch is not installed
+    hf://owner/name/model_int8.onnx                          another of its files
+
+What was downloaded stays in the cache, $CAPTIONING_CACHE or ~/.cache/captioning, and is not asked for again. A file
+stands there under its name when it is complete and checked; until then it is called .part, and the next call goes on
+where it ended. http:// is taken from this machine alone (127.0.0.1), where nobody stands between.
+"""
+
+import hashlib
+import importlib.util
+import os
+import re
+import urllib.error
+import urllib.parse
+import urllib.request
+from http.client import HTTPException
+from pathlib import Path
+
+SUFFIXES = (".safetensors", ".onnx")
+MAX_BYTES = 4 * 2**30
+ATTEMPTS = 3  # connections, before a download gives up until the next call
+TIMEOUT = 30  # seconds without a byte
+CHUNK = 2**18  # bytes
+
+
+def fetch_model(source):
+    """Return the Path of a model: `source` itself if it is a path, else what was downloaded.
+
+    Raises ValueError, one line naming `source`, if it cannot be had or is not what it should be.
+    """
+    source = os.fspath(source)
+    scheme, separator, rest = source.partition("://")
+    if not separator:
+        return Path(source)
+    if scheme == "hf":
+        return fetch_from_hub(source, rest)
+    if scheme not in ("https", "http"):
+        raise ValueError(f"{source}: allowed are a path, https:// and hf://")
+    return fetch_url(source)
+
+
+def fetch_from_hub(source, name):
+    """Return the Path of a file of a Hugging Face repository, in the cache of huggingface_hub."""
+    owner, repository, *inside = name.split("/", 2) if "/" in name else (name, "")
+    if not owner or not repository:
+        raise ValueError(f"{source}: must be hf://owner/name or hf://owner/name/file")
+    suffix = ".safetensors" if importlib.util.find_spec("torch") else ".onnx"
+    file = inside[0] if inside and inside[0] else f"model{suffix}"
+    check_suffix(source, file)
+    try:
+        from huggingface_hub import hf_hub_download
+    except ModuleNotFoundError:
+        raise ValueError(f"{source}: needs huggingface_hub (pip install huggingface_hub)") from None
+    try:
+        return Path(hf_hub_download(f"{owner}/{repository}", file))
+    except Exception as error:  # it raises classes of its own, of httpx, OSError and ValueError
+        raise ValueError(f"{source}: {file} cannot be had ({' '.join(str(error).split())[:200]})") from None
+
+
+def fetch_url(source):
+    """Return the Path of a file in the cache, downloaded if it is not there yet."""
+    check_address(source)
+    url, _, fragment = source.partition("#")
+    digest = fragment.removeprefix("sha256=").lower()
+    if fragment and not re.fullmatch("[0-9a-f]{64}", digest):
+        raise ValueError(f"{source}: after # must stand sha256= and 64 hex digits")
+    name = urllib.parse.unquote(urllib.parse.urlsplit(url).path).rpartition("/")[2]
+    check_suffix(source, name)
+    # Another address or another hash is another file.
+    path = cache_folder() / hashlib.sha256(source.encode()).hexdigest()[:16] / re.sub(r"[^\w.-]", "_", name)
+    if path.is_file():
+        return path
+    part = path.with_name(f"{path.name}.part")
+    part.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        download(source, part)
+        check_content(source, part, digest)
+    except ValueError:  # what is there will never be right
+        part.unlink(missing_ok=True)
+        raise
+    except (OSError, HTTPException) as error:
+        reason = getattr(error, "reason", "") or error
+        raise ValueError(f"{source}: the download was cut ({reason}); call again to go on") from None
+    os.replace(part, path)
+    return path
+
+
+def download(source, part):
+    """Write what an address gives to the file `part`, connecting again a few times where it is cut.
+
+    Raises ValueError if the server refuses or sends too much, OSError or HTTPException if it was cut once too often;
+    what has come by then stays in `part`.
+    """
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
+            return receive(source.partition("#")[0], part)
+        except urllib.error.HTTPError as error:
+            raise ValueError(f"{source}: the server answers {error.code} {error.reason}") from None
+        except (OSError, HTTPException):
+            if attempt == ATTEMPTS:
+                raise
+
+
+def cache_folder():
+    """Return the folder that downloads are kept in."""
+    return Path(os.environ.get("CAPTIONING_CACHE") or Path.home() / ".cache" / "captioning")
+
+
+def check_address(url):
+    """Raise ValueError unless an address is https, or http on this machine."""
+    parts = urllib.parse.urlsplit(url)
+    if parts.scheme == "https" or (parts.scheme == "http" and parts.hostname in ("127.0.0.1", "localhost", "::1")):
+        return
+    raise ValueError(f"{url}: allowed is https (http from this machine alone)")
+
+
+def check_suffix(source, name):
+    """Raise ValueError unless a file's name is a model's."""
+    if not name.endswith(SUFFIXES):
+        raise ValueError(f"{source}: the name of a model ends in {' or '.join(SUFFIXES)}")
+
+
+class CheckedRedirect(urllib.request.HTTPRedirectHandler):
+    """Follow a redirect to an address that is allowed itself."""
+
+    def redirect_request(self, request, file, code, message, headers, url):
+        check_address(url)
+        return super().redirect_request(request, file, code, message, headers, url)
+
+
+def receive(url, part):
+    """Write what `url` gives in one connection to the file `part`, going on behind what is there.
+
+    Starts anew where the server's file has changed since, or cannot be told from another.
+
+    Raises ValueError, OSError or HTTPException.
+    """
+    mark = part.with_name(f"{part.name}.etag")  # tells which of the server's files `part` is a piece of
+    have = part.stat().st_size if part.is_file() and mark.is_file() else 0
+    request = urllib.request.Request(url, headers={"Accept-Encoding": "identity"})
+    if have:
+        request.add_header("Range", f"bytes={have}-")
+        request.add_header("If-Range", mark.read_text())
+    with urllib.request.build_opener(CheckedRedirect).open(request, timeout=TIMEOUT) as response:
+        if response.status != 206:
+            have = 0
+        expected = response.headers.get("Content-Length")
+        total = have + int(expected) if expected else 0
+        if max(have, total) > MAX_BYTES:
+            raise ValueError(f"{url}: {total} bytes, at most {MAX_BYTES} are read")
+        tag = response.headers.get("ETag") or response.headers.get("Last-Modified") or ""
+        if tag and not tag.startswith("W/"):
+            mark.write_text(tag)
+        else:
+            mark.unlink(missing_ok=True)
+        received = have
+        with open(part, "r+b" if have else "wb") as file, progress_bar(part.stem, have, total) as bar:
+            file.seek(have)
+            while chunk := response.read(CHUNK):
+                received += len(chunk)
+                if received > MAX_BYTES:
+                    raise ValueError(f"{url}: at most {MAX_BYTES} bytes are read")
+                file.write(chunk)
+                bar.update(len(chunk))
+        if total and received != total:
+            raise ConnectionError(f"{received} of {total} bytes came")
+    mark.unlink(missing_ok=True)
+
+
+def progress_bar(name, have, total):
+    """Return tqdm's bar in bytes on a terminal, or one that shows nothing where tqdm is not installed."""
+    try:
+        from tqdm import tqdm
+    except ModuleNotFoundError:
+        return Silent()
+    return tqdm(initial=have, total=total or None, desc=name, unit="B", unit_scale=True, disable=None)
+
+
+class Silent:
+    """A progress bar that shows nothing."""
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        return False
+
+    def update(self, amount):
+        """Do nothing."""
+
+
+def check_content(source, path, digest):
+    """Raise ValueError unless a file has the hash `digest` ("" = any), and begins as a model does."""
+    if digest:
+        with open(path, "rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+        if found != digest:
+            raise ValueError(f"{source}: its SHA-256 is {found}; nothing was kept")
+    with open(path, "rb") as file:
+        begin = file.read(16)
+    # safetensors: the length of a JSON header, then the header; ONNX: field 1, the version of the format.
+    if not (begin[8:9] == b"{" if path.name.endswith(".safetensors.part") else begin[:1] == b"\x08"):
+        raise ValueError(f"{source}: what came is not a model (it begins with {begin!r}); nothing was kept")

@@ -1,0 +1,51 @@
+"""What stands beside the weights in a checkpoint or an ONNX model, as JSON: vocabulary, config, transform, history."""
+
+import json
+
+FORMAT = 1
+MAX_IMAGE_SIZE = 4096  # pixels a side
+PARTS = {"config": dict, "vocab": list, "transform": dict, "classes": list, "history": list, "best": dict}
+PARTS |= {"versions": dict, "data": dict}
+
+
+def dump_metadata(parts):
+    """Return {name: JSON} of the format and of `parts`, a dict that has the names of PARTS."""
+    metadata = {"format": json.dumps(FORMAT)}
+    return metadata | {name: json.dumps(parts[name], ensure_ascii=False) for name in PARTS}
+
+
+def parse_metadata(path, metadata):
+    """Return {name of PARTS: value} from {name: JSON}. Raises ValueError, one line naming the file `path`."""
+    missing = [name for name in ("format", *PARTS) if name not in metadata]
+    if missing:
+        raise ValueError(f"{path}: not a checkpoint of this project (no {missing[0]!r})")
+    try:
+        parts = {name: json.loads(metadata[name]) for name in PARTS}
+        version = json.loads(metadata["format"])
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: its metadata is not JSON ({' '.join(str(error).split())})") from None
+    if version != FORMAT:
+        raise ValueError(f"{path}: checkpoint format {version!r}, this version reads {FORMAT}")
+    for name, kind in PARTS.items():
+        if not isinstance(parts[name], kind):
+            raise ValueError(f"{path}: {name!r} is a {type(parts[name]).__name__}, must be a {kind.__name__}")
+    for name in ("vocab", "classes"):
+        if not all(isinstance(word, str) for word in parts[name]):
+            raise ValueError(f"{path}: {name!r} holds something other than words")
+    if not isinstance(parts["config"].get("model"), dict):
+        raise ValueError(f"{path}: 'config' does not describe a model")
+    check_transform(path, parts["transform"])
+    return parts
+
+
+def check_transform(path, transform):
+    """Raise ValueError unless a checkpoint's transform is an image size and three means and deviations."""
+    if set(transform) != {"image_size", "mean", "std"}:
+        raise ValueError(f"{path}: 'transform' has {sorted(transform)}, must have image_size, mean, std")
+    size = transform["image_size"]
+    if not isinstance(size, int) or not 1 <= size <= MAX_IMAGE_SIZE:
+        raise ValueError(f"{path}: image_size is {size!r}, allowed is 1 to {MAX_IMAGE_SIZE}")
+    for name in ("mean", "std"):
+        values = transform[name]
+        if not isinstance(values, list) or len(values) != 3 or not all(isinstance(v, int | float) for v in values):
+            raise ValueError(f"{path}: {name} is {str(values)[:60]}, must be three numbers")

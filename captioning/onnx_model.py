@@ -1,0 +1,75 @@
+"""A captioner in one ONNX file, run by onnxruntime; no torch.
+
+The graph is one `If`. With `begin` true it encodes `images` (B, 3, S, S) and returns the decoder's state before the
+first word; with `begin` false it advances: `tokens` (N,) and the state go in, the log-probabilities (N, V) of the next
+token and the next state come out. What a call does not need is given with no rows. Weights that both need are stored
+once. The file's metadata holds the vocabulary and the transform; export.py writes it.
+"""
+
+from pathlib import Path
+
+import numpy as np
+
+from captioning.metadata import parse_metadata
+from captioning.numpy_search import beam_search
+
+MAX_MODEL_BYTES = 2**30  # the largest of this project's models has under 100 MB
+STATE = "state_"  # inputs state_0, state_1 ...; as many outputs next_state_0 ...
+TYPES = {"tensor(float)": np.float32, "tensor(int64)": np.int64, "tensor(bool)": np.bool_}
+
+
+class OnnxModel:
+    """An encoder and a decoder behind `search`.
+
+    vocab, transform, config, classes: as in captioning.checkpoint.Checkpoint
+    """
+
+    def __init__(self, path, num_threads=0):
+        """Read a file. num_threads: of one call; 0 = one for each core.
+
+        Raises ValueError, one line naming the file, if it is missing, damaged, or not of this project.
+        """
+        import onnxruntime  # a quarter of a second, and not needed for a .safetensors file
+
+        path = Path(path)
+        if not path.is_file():
+            raise ValueError(f"{path}: no such model; `python export.py` writes one")
+        if path.stat().st_size > MAX_MODEL_BYTES:
+            raise ValueError(f"{path}: {path.stat().st_size} bytes, at most {MAX_MODEL_BYTES} are read")
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = num_threads
+        options.log_severity_level = 3  # errors come as exceptions
+        try:
+            # From memory: a model cannot name other files to be read as its weights.
+            self.session = onnxruntime.InferenceSession(path.read_bytes(), options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # onnxruntime's classes derive from Exception and RuntimeError alone
+            raise ValueError(f"{path}: not a readable ONNX model ({' '.join(str(error).split())[:160]})") from None
+        parts = parse_metadata(path, self.session.get_modelmeta().custom_metadata_map)
+        self.vocab, self.transform = parts["vocab"], parts["transform"]
+        self.config, self.classes = parts["config"], parts["classes"]
+        inputs = self.session.get_inputs()
+        names = {"begin", "images", "tokens"}
+        self.state_names = [one.name for one in inputs if one.name.startswith(STATE)]
+        if not self.state_names or {one.name for one in inputs} != names | set(self.state_names):
+            raise ValueError(f"{path}: its inputs are not those of a captioner of this project")
+        self.nothing = {
+            one.name: np.zeros([size if isinstance(size, int) else 0 for size in one.shape], TYPES[one.type])
+            for one in inputs
+        }
+
+    def search(self, images, options, *, start, end, banned):
+        """Caption images (B, 3, S, S) float32: B lists of Hypothesis, as captioning.decoding.beam_search."""
+        return beam_search(self.step, self.encode(images), options, start=start, end=end, banned=banned)
+
+    def encode(self, images):
+        """(B, 3, S, S) float32 -> the decoder's state before the first word."""
+        _, *state = self.session.run(None, {**self.nothing, "begin": np.array(True), "images": images})
+        return tuple(state)
+
+    def step(self, tokens, state):
+        """(N,) tokens and a state -> (N, V) log-probabilities of the next token, and the next state."""
+        state = dict(zip(self.state_names, state, strict=True))
+        log_probs, *state = self.session.run(
+            None, {**self.nothing, "begin": np.array(False), "tokens": tokens, **state}
+        )
+        return log_probs, tuple(state)

@@ -1,0 +1,204 @@
+"""Export a checkpoint to ONNX, quantise it to int8, and show what each form costs and gives.
+
+    python export.py                                                   # -> exports/pictograms{,_int8}.onnx, table
+    python export.py --model_path checkpoints/ucm_0.safetensors --data_dir <ucm_captions>
+    python export.py --num_images 0                                    # the files alone, no table
+    python export.py --hub owner/name --report reports/pictograms_test # a model folder, uploaded when logged in
+
+Reads   the checkpoint; train images of `data_dir` to calibrate the int8 encoder, `split` to score every form
+Writes  exports/<run>.onnx and exports/<run>_int8.onnx (opset 18, see captioning/onnx_model.py), exports/<run>.csv and
+        exports/<run>.md with the table; with --hub exports/<run>_hub/, the folder of a Hugging Face repository
+
+int8: the encoder statically (weights per channel, activations calibrated), the decoder dynamically. Latency is the
+median of one image, encoded and decoded greedily, after warm-up, each form in the same run.
+Needs requirements-deploy.txt.
+"""
+
+import statistics
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+
+from caption import Captioner
+from captioning import cli, hub, report, search_options
+from captioning.annotations import check_split, load_aliases, load_examples
+from captioning.downloads import fetch_model
+from captioning.evaluation import caption_examples, caption_scores
+from captioning.files import replace_file
+from captioning.images import load_image
+from captioning.metadata import dump_metadata
+from captioning.onnx_export import OPSET, CalibrationImages, export_onnx
+from captioning.search_options import SETTINGS, SearchOptions
+from model import load_captioner
+
+CONFIG = {
+    # what
+    "model_path": "checkpoints/pictograms.safetensors",  # .safetensors | https://... | hf://owner/name
+    "output_dir": "exports",
+    "data_dir": "data/pictograms",  # folder or annotation file
+    # int8
+    "calibration_images": 128,  # of the train split, drawn at random
+    "seed": 0,  # of the draw
+    # table
+    "split": "test",  # train | val | test
+    "num_images": 1_000_000,  # of the split that are captioned, at most; 0 = no table
+    "num_runs": 30,  # single images that latency is the median of
+    # decoding of the scores: beam_size, max_len, min_len, length_penalty, no_repeat_ngram
+    **SETTINGS,
+    # Hugging Face
+    "hub": "",  # owner/name; "" = no folder
+    "report": "",  # folder of analysis_report.py whose numbers the model card shows
+}
+
+LIMITS = search_options.LIMITS | {
+    "calibration_images": (1, 100_000),
+    "num_images": (0, 10_000_000),
+    "num_runs": (1, 10_000),
+    "seed": (0, 2**32 - 1),
+}
+
+GREEDY = SearchOptions(beam_size=1)
+FORMS = ("PyTorch", "ONNX float32", "ONNX int8")
+
+
+def draw(examples, count, seed):
+    """Return `count` of the examples at random, in their order; all where there are not as many."""
+    generator = np.random.default_rng(seed)
+    chosen = generator.choice(len(examples), min(count, len(examples)), replace=False)
+    return [examples[position] for position in sorted(chosen)]
+
+
+def latency_ms(captioner, images, num_runs):
+    """Return the median time in ms from a decoded picture to its greedy caption, one at a time, after warm-up."""
+    times = []
+    for run in range(num_runs + 3):
+        pixels = captioner.read(images[run % len(images)])
+        begin = time.perf_counter()
+        captioner.caption_batch([("", pixels)], GREEDY)
+        times.append(1000 * (time.perf_counter() - begin))
+    return statistics.median(times[3:])
+
+
+def latencies(paths, images, num_runs):
+    """Return {form: {number of threads: ms}} on the CPU; paths: form -> file."""
+    found = {form: {} for form in paths}
+    before = torch.get_num_threads()
+    for num_threads in (1, 2):
+        torch.set_num_threads(num_threads)
+        for form, path in paths.items():
+            captioner = Captioner.load(path, device="cpu", num_threads=num_threads)
+            found[form][num_threads] = latency_ms(captioner, images, num_runs)
+    torch.set_num_threads(before)
+    return found
+
+
+def score(predictions, grounder):
+    """Return {"BLEU-4", "CIDEr-D", "accuracy"} of Predictions; no accuracy without a grounder."""
+    scores = caption_scores(*report.token_lists(predictions))
+    found = {"BLEU-4": scores["bleu4"], "CIDEr-D": scores["cider_d"]}
+    if grounder:
+        named = [grounder.name(p.caption) == p.example.label for p in predictions if p.example.label]
+        found["accuracy"] = sum(named) / len(named)
+    return found
+
+
+def build_table(paths, examples, options, grounder, num_runs):
+    """Return the DataFrame of what each form costs and gives; paths: form -> file, the baseline first."""
+    images = [load_image(example.image) for example in examples[:16]]
+    times = latencies(paths, images, num_runs)
+    rows, said = [], {}
+    for form, path in paths.items():
+        captioner = Captioner.load(path, device="cpu")
+        beam, greedy = (caption_examples(captioner, examples, options=one) for one in (options, GREEDY))
+        said[form] = [[p.caption for p in predictions] for predictions in (beam, greedy)]
+        rows.append(
+            {"form": form, "MB": path.stat().st_size / 1e6}
+            | {f"ms, {count} thread{'s' * (count > 1)}": ms for count, ms in times[form].items()}
+            | score(beam, grounder)
+            | {
+                f"same {name} captions": np.mean(np.array(now) == np.array(first))
+                for name, now, first in zip(("beam", "greedy"), said[form], said[FORMS[0]], strict=True)
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def to_markdown(table, caption):
+    """Return a DataFrame as a Markdown table, numbers to four digits."""
+    lines = [[f"{value:.4g}" if isinstance(value, float) else str(value) for value in row] for row in table.values]
+    rows = [list(table.columns), ["---"] * len(table.columns), *lines]
+    return f"{caption}\n\n" + "\n".join(f"| {' | '.join(row)} |" for row in rows) + "\n"
+
+
+def main(config):
+    """Write the ONNX files, then the table, then the model folder."""
+    config = config["export"]
+    check_split(config["split"])
+    options = SearchOptions(**{name: config[name] for name in SETTINGS})
+    if config["hub"]:
+        hub.check_name(config["hub"])
+        hub.read_scores(config["report"])
+    path = fetch_model(config["model_path"])
+    if path.suffix != ".safetensors":
+        raise ValueError(f"{path}: a .safetensors checkpoint is exported")
+    network, _, checkpoint = load_captioner(path)
+    train = load_examples(config["data_dir"], "train")
+    calibration = CalibrationImages(
+        [example.image for example in draw(train, config["calibration_images"], config["seed"])], checkpoint.transform
+    )
+    folder = Path(config["output_dir"])
+    paths = {
+        FORMS[0]: path,
+        FORMS[1]: folder / f"{path.stem}.onnx",
+        FORMS[2]: folder / f"{path.stem}_int8.onnx",
+    }
+    export_onnx(
+        network,
+        dump_metadata(vars(checkpoint)),
+        checkpoint.transform["image_size"],
+        paths[FORMS[1]],
+        int8_path=paths[FORMS[2]],
+        calibration=calibration,
+    )
+    print(f"wrote {paths[FORMS[1]]} and {paths[FORMS[2]]}, opset {OPSET}")
+
+    if config["num_images"]:
+        examples = load_examples(config["data_dir"])
+        labels, aliases = {example.label for example in examples}, load_aliases(config["data_dir"])
+        grounder, _ = report.build_grounders(labels, checkpoint.classes, aliases)
+        examples = draw(load_examples(config["data_dir"], config["split"]), config["num_images"], config["seed"])
+        if not any(example.label for example in examples):
+            grounder = None
+        table = build_table(paths, examples, options, grounder, config["num_runs"])
+        size = checkpoint.transform["image_size"]
+        text = to_markdown(
+            table,
+            f"{path.stem}, {size} px, {len(examples)} images of the {config['split']} split, beam {options.beam_size}; "
+            f"time of one image, encoded and decoded greedily",
+        )
+        with replace_file(folder / f"{path.stem}.csv") as temporary:
+            table.to_csv(temporary, index=False, float_format="%.6f")
+        with replace_file(folder / f"{path.stem}.md") as temporary:
+            temporary.write_text(text, encoding="utf-8")
+        print(text)
+    if config["hub"]:
+        examples = draw(load_examples(config["data_dir"], config["split"]), hub.NUM_EXAMPLES, config["seed"])
+        pictures = [example.image for example in examples]
+        captions = Captioner.load(paths[FORMS[1]])(pictures)
+        written = hub.write_folder(
+            folder / f"{path.stem}_hub",
+            config["hub"],
+            paths.values(),
+            checkpoint,
+            scores=hub.read_scores(config["report"]),
+            examples=[(picture, caption.text) for picture, caption in zip(pictures, captions, strict=True)],
+        )
+        print(f"wrote {written}; {hub.upload(written, config['hub'])}")
+    print(f"next: python caption.py photo.jpg --model_path {paths[FORMS[2]]}")
+
+
+if __name__ == "__main__":
+    cli.run(main, {"export": LIMITS}, export=CONFIG)

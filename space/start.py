@@ -1,0 +1,6 @@
+"""What a Hugging Face Space runs: the page on the model and the examples beside it."""
+
+import app
+
+if __name__ == "__main__":
+    app.main({"app": app.CONFIG | {"model_path": "model.onnx", "examples": "examples"}})

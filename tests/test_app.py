@@ -1,0 +1,222 @@
+"""The page: what it says, what it refuses, what it hides; over HTTP, and in a real browser where there is one."""
+
+import re
+import shutil
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+from PIL import Image
+
+import app
+from caption import Captioner
+from captioning.search_options import SearchOptions
+
+ROOT = Path(__file__).resolve().parents[1]
+BOUNDS = {"max_pixels": 1_000_000, "max_pictures": 3}
+
+
+@pytest.fixture(scope="module")
+def captioner(model_files):
+    return Captioner.load(model_files.int8)
+
+
+@pytest.fixture(scope="module")
+def pictures(pictograms_dir):
+    return [str(path) for path in sorted((pictograms_dir / "test").rglob("*.jpg"))[:5]]
+
+
+def page_of(captioner, paths, language="en", **options):
+    text = app.TEXT[language]
+    return app.caption_pictures(captioner, paths, SearchOptions(**options), text=text, **BOUNDS)
+
+
+def test_both_languages_say_the_same_things():
+    """Every label there is, with the same values to fill in."""
+    english, korean = app.TEXT["en"], app.TEXT["ko"]
+    assert english.keys() == korean.keys()
+    for name in english:
+        assert re.findall(r"{.*?}", english[name]) == re.findall(r"{.*?}", korean[name]), name
+        assert re.search("[가-힣]", korean[name]), name
+
+
+@pytest.mark.parametrize(
+    ("header", "language"),
+    [("ko-KR,ko;q=0.9,en;q=0.8", "ko"), ("en-US,en;q=0.9,ko;q=0.8", "en"), ("fr,ko;q=0.5", "ko"), (None, "en")],
+)
+def test_the_language_is_the_browsers(header, language):
+    assert app.language_of(header) == language
+
+
+def test_captions_with_alternatives_and_confidence(captioner, pictures):
+    page = page_of(captioner, pictures[:2], num_best=3)
+    for path in pictures[:2]:
+        [caption] = captioner(path, num_best=3)
+        for one in (caption, *caption.alternatives):
+            assert one.text in page
+            assert f"confidence {one.confidence:.0%}" in page
+    assert page.count("<article>") == 2
+    assert page.count("<li>") == 4
+
+
+def test_what_cannot_be_read_is_a_sentence_without_a_path(captioner, pictures, tmp_path):
+    (tmp_path / "text.png").write_text("hello")
+    Image.new("RGB", (2000, 600)).save(tmp_path / "large.png")
+    page = page_of(captioner, [str(tmp_path / "text.png"), pictures[0], str(tmp_path / "large.png")], "ko")
+    assert page.count("읽을 수 있는 사진이 아닙니다. 1메가픽셀 이하") == 2
+    assert captioner(pictures[0])[0].text in page
+    assert str(tmp_path) not in page
+    assert "text.png" not in page
+
+
+def test_too_many_and_no_pictures_are_sentences(captioner, pictures):
+    page = page_of(captioner, pictures)
+    assert page.count("<article>") == 3
+    assert "At most 3 pictures at once" in page
+    assert "Add a picture first." in page_of(captioner, [])
+
+
+def test_words_of_a_vocabulary_are_no_html(captioner, pictures):
+    """A checkpoint from a stranger may hold any words."""
+    words = captioner.vocabulary.itos
+    evil = ["<script>alert(1)</script>" if word in ("a", "on", "background") else word for word in words]
+
+    class Evil:
+        def __call__(self, images, **options):
+            found = captioner(images, **options)
+            captioner.vocabulary.itos = evil
+            try:
+                return [captioner.to_caption([Hypothesis(list(c.tokens), c.log_prob)]) for c in found]
+            finally:
+                captioner.vocabulary.itos = words
+
+    class Hypothesis:
+        def __init__(self, ids, log_prob):
+            self.ids, self.log_prob = ids, log_prob
+
+    page = page_of(Evil(), pictures[:1])
+    assert "&lt;script&gt;" in page
+    assert "<script" not in page
+
+
+def test_examples_are_spread_over_the_folder(pictograms_dir):
+    found = app.find_examples(pictograms_dir / "test")
+    assert len(found) == app.NUM_EXAMPLES
+    assert len({Path(path).parent for path in found}) == app.NUM_EXAMPLES
+    assert app.find_examples("") == app.find_examples("nowhere") == []
+
+
+@pytest.fixture(scope="module")
+def address(captioner, pictograms_dir):
+    """The address of the running page."""
+    config = app.CONFIG | {"examples": str(pictograms_dir / "test"), "max_megapixels": 1.0, "max_pictures": 3}
+    page, launch = app.build_page(captioner, config | {"max_upload_mb": 1})
+    _, url, _ = page.launch(server_name="127.0.0.1", prevent_thread_lock=True, quiet=True, **launch)
+    yield url.rstrip("/")
+    page.close()
+
+
+def test_no_file_of_the_server_can_be_read_through_the_page(address, model_files, captioner, pictures):
+    """By its path, by a path that climbs, or as the picture of a request."""
+    for path in ("/etc/passwd", str(ROOT / "app.py"), str(model_files.int8), "../app.py", str(ROOT / "data")):
+        for prefix in ("/gradio_api/file=", "/file="):
+            answer = httpx.get(f"{address}{prefix}{path}")
+            assert answer.status_code in (403, 404), path
+            assert "root:" not in answer.text
+    picture = {"image": {"path": pictures[0], "meta": {"_type": "gradio.FileData"}}, "caption": None}
+    answer = call(address, [picture], 5, 3, 30, 0.7)
+    assert "event: error" in answer
+    assert captioner(pictures[0])[0].text not in answer
+
+
+def call(address, *values):
+    """What the page's function answers to a request by hand."""
+    event = httpx.post(f"{address}/gradio_api/call/caption", json={"data": list(values)}).json()["event_id"]
+    return httpx.get(f"{address}/gradio_api/call/caption/{event}").text
+
+
+def test_controls_beyond_their_range_are_no_load_on_the_server(address):
+    """A million beams would fill the memory: the sliders' ends hold for those who send requests by hand, too."""
+    assert "event: complete" in call(address, [], 5, 3, 30, 0.7)
+    assert "event: error" in call(address, [], 1_000_000, 3, 30, 0.7)
+    assert "event: error" in call(address, [], 5, 3, 1_000_000, 0.7)
+
+
+def test_an_upload_above_the_bound_is_refused(address):
+    answer = httpx.post(f"{address}/gradio_api/upload", files={"files": ("a.png", b"x" * 3 * 2**20)})
+    assert answer.status_code == 413
+
+
+def test_the_page_asks_no_other_server(address):
+    """Fonts, scripts and statistics come from here or not at all."""
+    text = httpx.get(address).text
+    loaded = re.findall(r"""(?:<script[^>]*src|<link[^>]*href)=["'](https?://[^"']+)""", text)
+    assert [url for url in loaded if "fonts" in url or "analytics" in url] == []
+
+
+@pytest.fixture
+def browser(request):
+    """A function that opens a headless browser of a given window and language."""
+    binary, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if not binary or not driver:
+        pytest.skip("no chromium and chromedriver (apt-get install chromium chromium-driver)")
+    webdriver = pytest.importorskip("selenium.webdriver")
+    opened = []
+
+    def start(width, height, language):
+        options = webdriver.ChromeOptions()
+        options.binary_location = binary
+        for flag in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", f"--window-size={width},{height}"):
+            options.add_argument(flag)
+        options.add_argument("--host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.1")
+        options.add_argument(f"--lang={language}")
+        options.add_experimental_option("prefs", {"intl.accept_languages": language})
+        if width < 500:
+            metrics = {"width": width, "height": height, "pixelRatio": 2}
+            options.add_experimental_option("mobileEmulation", {"deviceMetrics": metrics})
+        opened.append(webdriver.Chrome(options=options, service=webdriver.ChromeService(driver)))
+        return opened[-1]
+
+    yield start
+    for one in opened:
+        one.quit()
+
+
+def find(driver, selector, seconds=40):
+    """The elements that fit a CSS selector, as soon as there are any."""
+    deadline = time.monotonic() + seconds
+    while not (found := driver.find_elements("css selector", selector)):
+        assert time.monotonic() < deadline, f"{selector} did not appear"
+        time.sleep(0.1)
+    return found
+
+
+@pytest.mark.parametrize(("width", "height", "language"), [(1200, 900, "en-US"), (390, 844, "ko-KR")])
+def test_in_a_browser(browser, address, captioner, pictures, tmp_path, width, height, language):
+    """Upload, caption, an error, a narrow window: as a visitor does it."""
+    text = app.TEXT[language[:2]]
+    (tmp_path / "fake.png").write_text("no picture")
+    driver = browser(width, height, language)
+    driver.get(address)
+    [upload, *_] = find(driver, "#pictures input[type=file]")
+    time.sleep(0.5)  # Gradio binds its events after it has drawn
+    assert text["intro"] in driver.find_element("tag name", "body").text
+    assert text["submit"] in driver.find_element("css selector", "#submit").text
+
+    upload.send_keys(pictures[0])
+    [card] = find(driver, "#captions article")
+    assert captioner(pictures[0])[0].text in card.text
+    assert text["confidence"].format(value=captioner(pictures[0])[0].confidence) in card.text
+
+    driver.get(address)
+    [upload, *_] = find(driver, "#pictures input[type=file]")
+    time.sleep(0.5)
+    upload.send_keys(f"{tmp_path / 'fake.png'}\n{pictures[1]}")
+    cards = find(driver, "#captions article")
+    assert text["unreadable"].format(megapixels=1) in cards[0].text
+    assert captioner(pictures[1])[0].text in cards[1].text
+    assert driver.execute_script("return document.documentElement.scrollWidth <= window.innerWidth")
+    assert not [
+        line for line in driver.get_log("browser") if line["level"] == "SEVERE" and "127.0.0.1" in line["message"]
+    ]

@@ -1,0 +1,383 @@
+"""Captioner and its command line: every kind of input, every door the same caption, nothing imported for nothing."""
+
+import csv
+import json
+import math
+import os
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from caption import Captioner
+from captioning.annotations import load_examples
+from captioning.checkpoint import load_checkpoint, save_checkpoint
+from captioning.evaluation import caption_examples
+from captioning.search_options import SearchOptions
+
+ROOT = Path(__file__).resolve().parents[1]
+FORMS = ("checkpoint", "onnx", "int8")
+
+
+@pytest.fixture(scope="module")
+def pictures(pictograms_dir):
+    return sorted((pictograms_dir / "test").rglob("*.jpg"))[:8]
+
+
+@pytest.fixture(scope="module")
+def captioner(model_files):
+    return Captioner.load(model_files.checkpoint)
+
+
+def run(*arguments, stdin="", **environment):
+    """The command line as its user meets it."""
+    return subprocess.run(
+        [sys.executable, str(ROOT / "caption.py"), *map(str, arguments)],
+        input=stdin, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+    )  # fmt: skip
+
+
+def test_one_image_in_every_guise_gets_one_caption(captioner, pictures):
+    path = pictures[0]
+    with Image.open(path) as image:
+        image.load()
+    array = np.asarray(image)
+    with open(path, "rb") as file:
+        found = [captioner(one)[0] for one in (path, str(path), file, image, array)]
+    assert len({one.text for one in found}) == 1
+    assert [len(captioner(many)) for many in ([path] * 3, (p for p in pictures[:2]), array[None], [])] == [3, 2, 1, 0]
+
+
+def test_captions_do_not_depend_on_the_batch(captioner, pictures):
+    whole = captioner(pictures)
+    assert len({one.text for one in whole}) > 1
+    assert [one.text for one in whole] == [captioner(path)[0].text for path in pictures]
+    parts = captioner(pictures, batch_size=3, num_workers=1)
+    assert [one.tokens for one in parts] == [one.tokens for one in whole]
+
+
+def test_alternatives_are_other_captions_best_first(captioner, pictures):
+    for one in captioner(pictures[:3], beam_size=4, num_best=4):
+        scores = [c.log_prob / (len(c.tokens) + 1) ** 0.7 for c in (one, *one.alternatives)]
+        assert scores == sorted(scores, reverse=True)
+        assert len({c.tokens for c in (one, *one.alternatives)}) == len(scores) > 1
+        assert one.confidence == pytest.approx(math.exp(one.log_prob) ** (1 / (len(one.tokens) + 1)))
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_settings_and_unreadable_images_are_errors(model_files, form, tmp_path):
+    loaded = Captioner.load(getattr(model_files, form))
+    with pytest.raises(ValueError, match="num_best: got 9, allowed is 1 to beam_size"):
+        loaded([], beam_size=5, num_best=9)
+    (tmp_path / "a.png").write_text("text")
+    with pytest.raises(ValueError, match=r"a\.png: not a readable image"):
+        loaded(tmp_path / "a.png")
+
+
+def test_every_door_says_the_same(model_files, pictograms_dir, pictures, capsys, monkeypatch, tmp_path):
+    """PyTorch, ONNX, the command line, the report, the picture of 20 classes and the page."""
+    import analysis_report
+    import app
+    import test_inference
+
+    options = SearchOptions(max_len=8)
+    settings = {"max_len": 8}
+    said = {form: [c.text for c in Captioner.load(getattr(model_files, form))(pictures, **settings)] for form in FORMS}
+    assert len(set(said["checkpoint"])) > 1
+    assert said["onnx"] == said["checkpoint"]
+
+    for form in ("checkpoint", "onnx"):
+        path = getattr(model_files, form)
+        result = run(*pictures, "--model_path", path, "--max_len", "8")
+        assert [line.split("\t")[1] for line in result.stdout.splitlines()] == said[form]
+        page = app.caption_pictures(
+            Captioner.load(path), pictures, options, max_pixels=10**7, max_pictures=99, text=app.TEXT["en"]
+        )
+        assert [part.partition("</h3>")[0] for part in page.split("<h3>")[1:]] == said[form]
+
+        examples = load_examples(pictograms_dir, "test")
+        by_path = dict(zip(map(str, pictures), said[form], strict=True))
+        rest = {str(e.image) for e in examples} - by_path.keys()
+        predictions = caption_examples(Captioner.load(path), examples, options=options, progress=False)
+        assert {str(p.example.image): p.caption for p in predictions if str(p.example.image) not in rest} == by_path
+
+        monkeypatch.chdir(tmp_path)
+        shared = {
+            "model_path": str(path),
+            "data_dir": str(pictograms_dir),
+            "split": "test",
+            "device": "cpu",
+            **settings,
+        }
+        if form == "checkpoint":
+            analysis_report.main({"report": analysis_report.CONFIG | shared | {"output": "report"}})
+            with open("report/images.csv", encoding="utf-8", newline="") as file:
+                rows = {str(pictograms_dir / row["image"]): row["caption"] for row in csv.DictReader(file)}
+            assert {name: rows[name] for name in by_path} == by_path
+        else:
+            capsys.readouterr()
+            test_inference.main({"inference": test_inference.CONFIG | shared | {"num_classes": 60, "show": False}})
+            told = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines()[:60])
+            assert {told[Path(name).parent.name] for name in by_path} == set(said[form])
+
+
+REFUSE = """
+import importlib.abc, sys
+class Refuse(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {refused!r}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+sys.meta_path.insert(0, Refuse())
+sys.path.insert(0, {root!r})
+"""
+ONNX_NEEDS = {"onnxruntime", "numpy", "PIL", "flatbuffers", "google", "packaging"}
+
+
+def run_without(refused, code):
+    """Run Python code in a process that cannot import the modules `refused`."""
+    hook = REFUSE.format(refused=sorted(refused), root=str(ROOT))
+    return subprocess.run([sys.executable, "-c", hook + code], capture_output=True, text=True)
+
+
+def test_onnx_needs_onnxruntime_numpy_and_pillow_alone(model_files, captioner, pictures):
+    """Every other module of this environment that is not Python's own is refused."""
+    from importlib.metadata import packages_distributions
+
+    refused = set(packages_distributions()) - ONNX_NEEDS
+    assert {"torch", "torchvision", "pandas", "sklearn", "wandb", "tyro", "tqdm", "nltk", "onnx"} <= refused
+    code = f"""
+import app
+from caption import Captioner
+for one in Captioner.load({str(model_files.onnx)!r})({list(map(str, pictures))!r}, max_len=8):
+    print(one.text)
+try:
+    Captioner.load({str(model_files.checkpoint)!r})
+except ValueError as error:
+    print(error)
+"""
+    result = run_without(refused, code)
+    assert result.returncode == 0, result.stderr
+    *texts, error = result.stdout.splitlines()
+    assert texts == [one.text for one in captioner(pictures, max_len=8)]
+    assert "pictograms.safetensors: needs torch and torchvision" in error
+
+
+def test_a_checkpoint_captions_without_what_only_training_needs(model_files, pictures):
+    """wandb, pandas, sklearn and matplotlib would cost seconds before the first caption."""
+    code = f"""
+import sys
+sys.path.insert(0, {str(ROOT)!r})
+from caption import Captioner
+print(Captioner.load({str(model_files.checkpoint)!r})({str(pictures[0])!r})[0].text)
+print(sorted({{"wandb", "pandas", "sklearn", "matplotlib", "nltk", "onnxruntime", "onnx", "tyro"}} & set(sys.modules)))
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.splitlines()[1] == "[]"
+
+
+def test_command_line_takes_files_folders_globs_and_standard_input(model_files, tmp_path, pictures):
+    for number, path in enumerate(pictures[:4]):
+        target = tmp_path / "in" / ("deep" if number > 1 else "") / f"{number}.jpg"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(path.read_bytes())
+    (tmp_path / "in" / "notes.txt").write_text("no picture")
+    (tmp_path / "in" / ".hidden.jpg").write_text("no picture")
+    model = ["--model_path", model_files.onnx, "--max_len", "6"]
+    names = [tmp_path / "in/0.jpg", tmp_path / "in/1.jpg", tmp_path / "in/deep/2.jpg", tmp_path / "in/deep/3.jpg"]
+    for arguments, stdin, expected in (
+        ([names[1], names[0]], "", [names[1], names[0]]),
+        ([tmp_path / "in"], "", names),
+        ([tmp_path / "in" / "*.jpg", names[3]], "", [*names[:2], names[3]]),
+        (["-"], "".join(f"{name}\n" for name in names), names),
+        ([], f"{names[2]}\n\n", [names[2]]),
+        (["--images", names[0]], "", [names[0]]),
+    ):
+        result = run(*arguments, *model, stdin=stdin)
+        assert result.returncode == 0, result.stderr
+        assert [line.split("\t")[0] for line in result.stdout.splitlines()] == list(map(str, expected))
+
+
+@pytest.mark.parametrize("form", ["text", "jsonl", "csv"])
+def test_command_line_writes_each_format_and_skips_what_it_cannot_read(
+    model_files, captioner, pictures, tmp_path, form
+):
+    (tmp_path / "bad.png").write_text("no picture")
+    images = [pictures[0], tmp_path / "bad.png", tmp_path / "missing.jpg", pictures[1]]
+    settings = ["--beam_size", "3", "--num_best", "2", "--max_len", "6", "--batch_size", "2"]
+    result = run(
+        *images, *settings, "--model_path", model_files.checkpoint, "--format", form, "--output", tmp_path / "out"
+    )
+    assert result.returncode == 0, result.stderr
+    warnings = [line for line in result.stderr.splitlines() if line.startswith("warning")]
+    assert [("bad.png" in line, "missing.jpg" in line) for line in warnings] == [(True, False), (False, True)]
+    assert "captioned 2 pictures, skipped 2 that cannot be read" in result.stderr
+
+    expected = [
+        (str(path), [one.text, *(other.text for other in one.alternatives)])
+        for path in pictures[:2]
+        for one in captioner(path, beam_size=3, num_best=2, max_len=6)
+    ]
+    with open(tmp_path / "out", encoding="utf-8", newline="") as file:
+        if form == "jsonl":
+            rows = [json.loads(line) for line in file]
+            found = [(row["image"], [row["caption"], *(a["caption"] for a in row["alternatives"])]) for row in rows]
+            assert all(0 < row["confidence"] < 1 and row["log_prob"] < 0 for row in rows)
+        else:
+            rows = list(csv.DictReader(file)) if form == "csv" else None
+            pairs = [(r["image"], r["caption"]) for r in rows] if rows else [ln.rstrip("\n").split("\t") for ln in file]
+            found = [
+                (name, [text for other, text in pairs if other == name]) for name in dict.fromkeys(p[0] for p in pairs)
+            ]
+    assert found == expected
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["none_of_this/*.jpg"], "none_of_this/*.jpg: no file fits this pattern"),
+        ([str(ROOT / "captioning")], "no picture in this folder"),
+        (["missing.jpg"], "none of 1 pictures could be read"),
+        (["-"], "no pictures given"),
+        (["a.jpg", "--format", "xml"], "--format: got 'xml', allowed are text, jsonl, csv"),
+        (["a.jpg", "--num_best", "7"], "num_best: got 7, allowed is 1 to beam_size (5)"),
+        (["a.jpg", "--model_path", "missing.onnx"], "missing.onnx: no such model"),
+        (["a.jpg", "--model_path", "missing.safetensors"], "missing.safetensors: no such checkpoint"),
+        (["a.jpg", "--model_path", "ftp://host/a.onnx"], "allowed are a path, https:// and hf://"),
+        (["a.jpg", "--batchsize", "7"], "unknown key --batchsize: did you mean --batch_size?"),
+    ],
+)
+def test_a_mistake_on_the_command_line_is_one_line_and_writes_nothing(model_files, tmp_path, arguments, message):
+    if "--model_path" not in arguments:
+        arguments = [*arguments, "--model_path", str(model_files.onnx)]
+    result = run(*arguments, "--output", str(tmp_path / "out.txt"))
+    assert (result.returncode, result.stdout) == (2, "")
+    errors = [line for line in result.stderr.splitlines() if line.startswith("error:")]
+    assert len(errors) == 1
+    assert message in errors[0]
+    assert "Traceback" not in result.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def rewrite_header(path, change):
+    """Write the safetensors file at `path` anew, its header (bytes of JSON) passed through `change`."""
+    content = path.read_bytes()
+    (length,) = struct.unpack("<Q", content[:8])
+    header = change(content[8 : 8 + length])
+    path.write_bytes(struct.pack("<Q", len(header)) + header + content[8 + length :])
+
+
+def edited(change):
+    """A change of a header as a dict."""
+
+    def apply(header):
+        parsed = json.loads(header)
+        change(parsed)
+        return json.dumps(parsed).encode()
+
+    return apply
+
+
+def tensors(header):
+    return [entry for name, entry in header.items() if name != "__metadata__"]
+
+
+def overlap(header):
+    first, second = tensors(header)[:2]
+    second["data_offsets"] = first["data_offsets"]
+
+
+def overrun(header):
+    tensors(header)[-1]["data_offsets"][1] += 10**12
+
+
+def config(**keys):
+    def change(header):
+        found = json.loads(header["__metadata__"]["config"])
+        found["model"] |= keys
+        header["__metadata__"]["config"] = json.dumps(found)
+
+    return edited(change)
+
+
+HOSTILE_HEADERS = {
+    "not JSON": (lambda header: b"{" * len(header), "not a readable safetensors file"),
+    "nested": (lambda header: b'{"__metadata__":' + b"[" * 10**6 + b"]" * 10**6 + b"}", "not a readable safetensors"),
+    "tensors overlap": (edited(overlap), "not a readable safetensors file"),
+    "a tensor overruns the file": (edited(overrun), "not a readable safetensors file"),
+    "nested metadata": (
+        edited(lambda header: header["__metadata__"].update(history="[" * 10**6)), "its metadata is not JSON"
+    ),
+    "a number of a million digits": (
+        edited(lambda header: header["__metadata__"].update(history="[" + "9" * 10**6 + "]")), "not JSON"
+    ),
+    "a model of 4 TB": (config(hidden_size=10**6), "hidden_size is 1000000, allowed is 1 to 8192"),
+    "a model of 40 GB": (config(hidden_size=8192, num_layers=8, embed_size=8192), "has no weights|has shape"),
+    "layers without end": (config(num_layers=10**9), "num_layers is 1000000000"),
+    "a size that is no number": (config(hidden_size="8"), "its config does not describe a model"),
+    "an unknown key": (config(run="rm -rf"), "its config does not describe a model"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", HOSTILE_HEADERS)
+def test_a_hostile_checkpoint_is_one_line(model_files, tmp_path, name):
+    change, message = HOSTILE_HEADERS[name]
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(model_files.checkpoint.read_bytes())
+    rewrite_header(path, change)
+    with pytest.raises(ValueError, match=message) as error:
+        Captioner.load(path)
+    assert str(path) in str(error.value)
+    assert "\n" not in str(error.value)
+    assert len(str(error.value)) < 400
+
+
+@pytest.mark.parametrize("length", [2**63, 2**40, 40 * 2**20, 10**6])
+def test_a_header_that_claims_gigabytes_is_not_read(model_files, tmp_path, length):
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(struct.pack("<Q", length) + model_files.checkpoint.read_bytes()[8:10_000])
+    with pytest.raises(ValueError, match=r"a\.safetensors: not a readable safetensors file"):
+        Captioner.load(path)
+
+
+def test_a_vocabulary_that_does_not_fit_is_one_line(model_files, tmp_path):
+    checkpoint = load_checkpoint(model_files.checkpoint)
+    for vocab, message in (
+        (checkpoint.vocab[:-1], "has shape"),
+        (["a", *checkpoint.vocab[1:]], "must begin with"),
+        ([*checkpoint.vocab[:-1], "<unk>"], "stand in it twice"),
+    ):
+        checkpoint.vocab = vocab
+        save_checkpoint(tmp_path / "a.safetensors", checkpoint)
+        with pytest.raises(ValueError, match=message):
+            Captioner.load(tmp_path / "a.safetensors")
+
+
+def test_a_half_precision_checkpoint_runs_in_float32(model_files, tmp_path, pictures, captioner):
+    """Its weights are taken as they stand in the file, and must still become those of the model."""
+    save_checkpoint(tmp_path / "half.safetensors", load_checkpoint(model_files.checkpoint), half=True)
+    half = Captioner.load(tmp_path / "half.safetensors")
+    assert {parameter.dtype for parameter in half.model.network.parameters()} == {torch.float32}
+    assert len(half(pictures)) == len(captioner(pictures))
+
+
+def test_pictures_are_read_two_batches_ahead_and_no_further(captioner, pictures):
+    """A folder of a million pictures must not fill the memory."""
+    asked = 0
+
+    def endless():
+        nonlocal asked
+        while True:
+            asked += 1
+            yield pictures[asked % len(pictures)]
+
+    stream = captioner.stream(endless(), SearchOptions(beam_size=1, max_len=4), batch_size=4)
+    for _ in range(6):
+        next(stream)
+    assert asked == 12
+    stream.close()

@@ -1,0 +1,253 @@
+"""Models from a server on this machine: progress is kept, and what is wrong is one line and leaves nothing."""
+
+import hashlib
+import os
+import re
+import subprocess
+import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from captioning import downloads
+from captioning.downloads import fetch_model
+
+ROOT = Path(__file__).resolve().parents[1]
+CONTENT = b"\x08\x0a" + bytes(range(256)) * 4000  # begins as an ONNX model does, 1 MB
+
+
+class Server(BaseHTTPRequestHandler):
+    """Serves `files` with ranges and tags; cuts the connection as often as `cuts` says."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self):
+        path, state = self.path.partition("?")[0], self.server
+        state.requests.append((path, self.headers.get("Range")))
+        if path in state.redirects:
+            self.send_response(302)
+            self.send_header("Location", state.redirects[path])
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
+        if path not in state.files:
+            self.send_error(404)
+            return
+        content = state.files[path]
+        tag = f'"{hashlib.md5(content).hexdigest()}"'
+        begin, wanted = 0, re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
+        if wanted and self.headers.get("If-Range") == tag:
+            begin = int(wanted[1])
+        self.send_response(206 if begin else 200)
+        if state.tags:
+            self.send_header("ETag", tag)
+        self.send_header("Content-Length", str(len(content) - begin))
+        self.end_headers()
+        if state.cuts:
+            state.cuts -= 1
+            self.wfile.write(content[begin : begin + len(content) // 4])
+            self.close_connection = True
+            return
+        self.wfile.write(content[begin:])
+
+    def log_message(self, *arguments):
+        """Say nothing."""
+
+
+@pytest.fixture
+def server():
+    with ThreadingHTTPServer(("127.0.0.1", 0), Server) as found:
+        found.files, found.redirects, found.requests, found.cuts, found.tags = {"/a.onnx": CONTENT}, {}, [], 0, True
+        found.address = f"http://127.0.0.1:{found.server_port}"
+        threading.Thread(target=found.serve_forever, daemon=True).start()
+        yield found
+        found.shutdown()
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("CAPTIONING_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def kept(cache):
+    """The files of the cache that are taken for models."""
+    return [path for path in cache.rglob("*") if path.is_file() and path.suffix in downloads.SUFFIXES]
+
+
+def one_line(source, message):
+    with pytest.raises(ValueError, match=message) as error:
+        fetch_model(source)
+    assert "\n" not in str(error.value)
+    assert source.partition("#")[0] in str(error.value)
+
+
+def test_a_path_is_itself(tmp_path):
+    assert fetch_model("some/model.onnx") == Path("some/model.onnx")
+    assert fetch_model(tmp_path / "a.onnx") == tmp_path / "a.onnx"
+
+
+def test_a_file_comes_once(server, cache):
+    digest = hashlib.sha256(CONTENT).hexdigest()
+    for source in (f"{server.address}/a.onnx", f"{server.address}/a.onnx#sha256={digest}"):
+        first, second = fetch_model(source), fetch_model(source)
+        assert first == second
+        assert first.read_bytes() == CONTENT
+    assert len(server.requests) == 2
+    assert {path.name for path in cache.rglob("*") if path.is_file()} == {"a.onnx"}
+
+
+def test_a_cut_connection_is_taken_up_where_it_was(server):
+    server.cuts = 2
+    assert fetch_model(f"{server.address}/a.onnx").read_bytes() == CONTENT
+    quarter = len(CONTENT) // 4
+    assert [begin for _, begin in server.requests] == [None, f"bytes={quarter}-", f"bytes={2 * quarter}-"]
+
+
+def test_the_next_call_goes_on_where_the_last_gave_up(server, cache):
+    """Three attempts bring three quarters."""
+    server.cuts = 99
+    source = f"{server.address}/a.onnx"
+    one_line(source, "the download was cut .* call again to go on")
+    assert not kept(cache)
+    server.cuts, server.requests[:] = 0, []
+    assert fetch_model(source).read_bytes() == CONTENT
+    assert server.requests == [("/a.onnx", f"bytes={3 * (len(CONTENT) // 4)}-")]
+
+
+def test_pieces_of_two_files_are_never_joined(server, cache):
+    server.cuts = 99
+    source = f"{server.address}/a.onnx"
+    one_line(source, "cut")
+    server.cuts, server.files["/a.onnx"] = 0, b"\x08\x0b" + CONTENT[:5000]
+    assert fetch_model(source).read_bytes() == b"\x08\x0b" + CONTENT[:5000]
+
+
+def test_a_server_without_tags_is_asked_anew(server):
+    server.tags, server.cuts = False, 1
+    assert fetch_model(f"{server.address}/a.onnx").read_bytes() == CONTENT
+    assert [begin for _, begin in server.requests] == [None, None]
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("/missing.onnx", "the server answers 404"),
+        ("/page.onnx", "what came is not a model"),
+        ("/page.safetensors", "what came is not a model"),
+        ("/empty.onnx", "what came is not a model"),
+        (f"/a.onnx#sha256={'0' * 64}", "its SHA-256 is [0-9a-f]{64}; nothing was kept"),
+        ("/a.onnx#sha256=12", "after # must stand sha256= and 64 hex digits"),
+        ("/a.onnx#md5=12", "after # must stand sha256="),
+        ("/a.pkl", "the name of a model ends in .safetensors or .onnx"),
+        ("/", "the name of a model ends in"),
+    ],
+)
+def test_what_is_wrong_is_one_line_and_nothing_is_kept(server, cache, path, message):
+    page = b"<!DOCTYPE html><html>please log in</html>"
+    server.files |= {"/page.onnx": page, "/page.safetensors": page, "/empty.onnx": b""}
+    one_line(server.address + path, message)
+    assert not [found for found in cache.rglob("*") if found.is_file()]
+
+
+def test_too_large_a_file_is_refused_before_it_is_read(server, cache, monkeypatch):
+    monkeypatch.setattr(downloads, "MAX_BYTES", 1000)
+    one_line(f"{server.address}/a.onnx", "at most 1000 are read")
+    assert not [found for found in cache.rglob("*") if found.is_file()]
+
+
+def test_nobody_listens(server):
+    server.server_close()
+    one_line(f"{server.address}/a.onnx", "the download was cut|refused")
+
+
+@pytest.mark.parametrize("source", ["http://example.com/a.onnx", "ftp://127.0.0.1/a.onnx", "file:///etc/a.onnx"])
+def test_other_ways_than_https_are_refused_without_a_connection(source, monkeypatch):
+    monkeypatch.setattr(downloads, "receive", lambda *_: pytest.fail("connected"))
+    one_line(source, "allowed")
+
+
+def test_a_redirect_is_followed_only_to_where_one_may_go(server, cache):
+    server.redirects = {"/b.onnx": "/a.onnx", "/c.onnx": "http://example.com/a.onnx"}
+    assert fetch_model(f"{server.address}/b.onnx").read_bytes() == CONTENT
+    with pytest.raises(ValueError, match="http://example.com/a.onnx: allowed is https"):
+        fetch_model(f"{server.address}/c.onnx")
+    assert len(kept(cache)) == 1
+
+
+def test_a_name_cannot_leave_the_cache(server, cache):
+    server.files["/x/..%2F..%2Fevil.onnx"] = CONTENT
+    path = fetch_model(f"{server.address}/x/..%2F..%2Fevil.onnx")
+    assert cache.resolve() in path.resolve().parents
+
+
+def test_captioner_loads_from_an_address(server, model_files, pictograms_dir):
+    from caption import Captioner
+
+    server.files |= {"/m.onnx": model_files.onnx.read_bytes(), "/m.safetensors": model_files.checkpoint.read_bytes()}
+    picture = next(iter(sorted((pictograms_dir / "test").rglob("*.jpg"))))
+    expected = Captioner.load(model_files.checkpoint)(picture)[0].text
+    for name in ("m.onnx", "m.safetensors"):
+        assert Captioner.load(f"{server.address}/{name}")(picture)[0].text == expected
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("hf://", "must be hf://owner/name"),
+        ("hf://owner", "must be hf://owner/name"),
+        ("hf://owner/name/model.pkl", "the name of a model ends in"),
+    ],
+)
+def test_an_address_of_the_hub_is_checked_first(source, message):
+    one_line(source, message)
+
+
+def test_a_file_of_the_hub(model_files, tmp_path):
+    """huggingface_hub itself, against a server on this machine that answers as the Hub does."""
+
+    class Hub(BaseHTTPRequestHandler):
+        def answer(self, body):
+            content = self.server.files.get(self.path)
+            if content is None:
+                self.send_response(404)
+                self.send_header("X-Error-Code", "EntryNotFound")
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+                return
+            self.send_response(200)
+            self.send_header("ETag", f'"{hashlib.sha256(content).hexdigest()}"')
+            self.send_header("X-Repo-Commit", "0" * 40)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            if body:
+                self.wfile.write(content)
+
+        def do_HEAD(self):
+            self.answer(body=False)
+
+        def do_GET(self):
+            self.answer(body=True)
+
+        def log_message(self, *arguments):
+            """Say nothing."""
+
+    content = model_files.onnx.read_bytes()
+    with ThreadingHTTPServer(("127.0.0.1", 0), Hub) as hub:
+        hub.files = {"/owner/name/resolve/main/model_int8.onnx": content}
+        threading.Thread(target=hub.serve_forever, daemon=True).start()
+        code = (
+            f"import sys; sys.path.insert(0, {str(ROOT)!r})\n"
+            "from captioning.downloads import fetch_model\n"
+            "for name in ('hf://owner/name/model_int8.onnx', 'hf://owner/name'):\n"
+            "    try:\n        print(fetch_model(name))\n    except ValueError as error:\n        print(error)\n"
+        )
+        environment = {**os.environ, "HF_ENDPOINT": f"http://127.0.0.1:{hub.server_port}", "HF_HOME": str(tmp_path)}
+        result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+        hub.shutdown()
+    assert result.returncode == 0, result.stderr
+    found, missing = result.stdout.splitlines()
+    assert Path(found).read_bytes() == content
+    assert missing.startswith("hf://owner/name: model.safetensors cannot be had (")
