@@ -39,7 +39,7 @@ CONFIG = {
     "java_metrics": False,  # True: METEOR and SPICE too, as far as java and pycocoevalcap are there; minutes
     # speed
     "batch_size": 64,  # images
-    "num_workers": 2,  # threads that read images
+    "num_workers": 2,  # threads that read images; 0 = one
     "device": "",  # "" = cuda, mps or cpu, the first there is
 }
 
