@@ -5,7 +5,7 @@
     make space                                                   # -> exports/space, a Hugging Face Space as it stands
 
 Reads   the model (.safetensors, .onnx, https://..., hf://owner/name) and the example pictures
-Writes  nothing; what visitors upload is deleted within the hour
+Writes  nothing; what visitors upload is deleted after an hour
 
 Needs requirements-app.txt. Labels are English or Korean, as the visitor's browser asks.
 """
@@ -233,18 +233,17 @@ def build_page(captioner, config):
                     ]
             with gr.Column():
                 captions = gr.HTML(label=label("captions"), elem_id="captions")
-                examples = find_examples(config["examples"])
-                if examples:
-                    gr.Examples([[[path]] for path in examples], pictures, label=label("examples"))
+                shown = find_examples(config["examples"])
+                examples = (
+                    gr.Examples([[[path]] for path in shown], pictures, label=label("examples")) if shown else None
+                )
         clear.add(captions)
-        gr.on(
-            [submit.click, pictures.upload],
-            caption,
-            [pictures, *controls],
-            captions,
-            api_name="caption",
-            concurrency_limit=1,  # onnxruntime and torch use all cores for one call
-        )
+        call = {"fn": caption, "inputs": [pictures, *controls], "outputs": captions}
+        # One at a time: onnxruntime and torch use all cores for one call.
+        call |= {"concurrency_id": "caption", "concurrency_limit": 1}
+        gr.on([submit.click, pictures.change], **call, api_name="caption")
+        if examples:
+            examples.load_input_event.then(**call, api_visibility="private")
     page.queue(max_size=config["queue_size"])
     fonts = {"font": ["system-ui", "sans-serif"], "font_mono": ["monospace"]}  # others come from Google
     launch = {

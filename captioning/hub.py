@@ -66,9 +66,12 @@ def read_scores(folder):
             f"which `python analysis_report.py --split test` writes"
         )
     with open(path, encoding="utf-8", newline="") as file:
-        rows = [(row.get("metric"), row.get("value"), row.get("recipe")) for row in csv.DictReader(file)]
-    if not rows or any(None in row for row in rows):
-        raise ValueError(f"{path}: must have the columns metric, value, recipe of a report")
+        try:
+            rows = [(row["metric"], float(row["value"]), row["recipe"]) for row in csv.DictReader(file)]
+        except (KeyError, ValueError, TypeError):
+            rows = []
+    if not rows:
+        raise ValueError(f"{path}: must have the columns metric, value (a number) and recipe of a report")
     return rows
 
 
@@ -131,9 +134,7 @@ def model_card(folder, owner_name, checkpoint, scores, examples):
         files="\n".join(
             f"| `{name}` | {kind} | {size:.1f} |" for (name, size), kind in zip(sizes.items(), kinds, strict=True)
         ),
-        scores="\n".join(
-            f"| {metric} | {float(value):.4f} | `{how.replace('|', bar)}` |" for metric, value, how in scores
-        ),
+        scores="\n".join(f"| {metric} | {value:.4f} | `{how.replace('|', bar)}` |" for metric, value, how in scores),
         classes=some or f"the pictures of {data}",
     )
 

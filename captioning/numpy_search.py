@@ -32,7 +32,7 @@ def beam_search(step, state, options, *, start, end, banned=()):
     batch_size = len(state[0])
     live = {row: [Beam([], np.float32(0))] for row in range(batch_size)}
     ended = {row: [] for row in range(batch_size)}
-    tokens = np.full(batch_size, start)
+    tokens = np.full(batch_size, start, dtype=np.int64)
 
     for t in range(options.max_len):
         log_probs, state = step(tokens, state)
@@ -53,7 +53,7 @@ def beam_search(step, state, options, *, start, end, banned=()):
             first += len(beams)
         if not live:
             break
-        tokens = np.array([beam.ids[-1] for beams in live.values() for beam in beams])
+        tokens = np.array([beam.ids[-1] for beams in live.values() for beam in beams], dtype=np.int64)
         state = tuple(part[parents] for part in state)
 
     # Stable: of equal scores the one that ended first comes first.

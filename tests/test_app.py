@@ -7,6 +7,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+import yaml
 from PIL import Image
 
 import app
@@ -107,10 +108,29 @@ def test_examples_are_spread_over_the_folder(pictograms_dir):
     assert app.find_examples("") == app.find_examples("nowhere") == []
 
 
+def test_the_space_is_one_as_it_stands():
+    """Its front matter names a file that starts the page, on settings of the page; its requirements hold no torch."""
+    front = yaml.safe_load((ROOT / "space/README.md").read_text("utf-8").split("---\n")[1])
+    start = (ROOT / "space" / front["app_file"]).read_text("utf-8")
+    assert front["sdk"] == "gradio"
+    assert set(re.findall(r'"(\w+)": "', start)) <= app.CONFIG.keys()
+    requirements = (ROOT / "requirements-app.txt").read_text("utf-8")
+    assert f"gradio>={front['sdk_version'].rpartition('.')[0]}" in requirements
+    assert "torch" not in requirements
+    makefile = (ROOT / "Makefile").read_text("utf-8")
+    assert f"space/{front['app_file']}" in makefile
+    assert "requirements-app.txt $(SPACE)/requirements.txt" in makefile
+
+
 @pytest.fixture(scope="module")
-def address(captioner, pictograms_dir):
+def examples(pictograms_dir):
+    return str(pictograms_dir / "test")
+
+
+@pytest.fixture(scope="module")
+def address(captioner, examples):
     """The address of the running page."""
-    config = app.CONFIG | {"examples": str(pictograms_dir / "test"), "max_megapixels": 1.0, "max_pictures": 3}
+    config = app.CONFIG | {"examples": examples, "max_megapixels": 1.0, "max_pictures": 3}
     page, launch = app.build_page(captioner, config | {"max_upload_mb": 1})
     _, url, _ = page.launch(server_name="127.0.0.1", prevent_thread_lock=True, quiet=True, **launch)
     yield url.rstrip("/")
@@ -193,7 +213,7 @@ def find(driver, selector, seconds=40):
 
 
 @pytest.mark.parametrize(("width", "height", "language"), [(1200, 900, "en-US"), (390, 844, "ko-KR")])
-def test_in_a_browser(browser, address, captioner, pictures, tmp_path, width, height, language):
+def test_in_a_browser(browser, address, captioner, pictures, examples, tmp_path, width, height, language):
     """Upload, caption, an error, a narrow window: as a visitor does it."""
     text = app.TEXT[language[:2]]
     (tmp_path / "fake.png").write_text("no picture")
@@ -208,6 +228,17 @@ def test_in_a_browser(browser, address, captioner, pictures, tmp_path, width, he
     [card] = find(driver, "#captions article")
     assert captioner(pictures[0])[0].text in card.text
     assert text["confidence"].format(value=captioner(pictures[0])[0].confidence) in card.text
+
+    driver.get(address)
+    [upload, *_] = find(driver, "#pictures input[type=file]")
+    time.sleep(0.5)
+    for source in ("Capture from camera", "Paste from clipboard"):
+        assert driver.find_element("css selector", f"#pictures button[aria-label='{source}']").is_displayed()
+    [example, *_] = find(driver, ".gallery button, button.gallery-item")
+    example.click()
+    [card] = find(driver, "#captions article")
+    [caption] = captioner(app.find_examples(examples)[0])
+    assert caption.text in card.text
 
     driver.get(address)
     [upload, *_] = find(driver, "#pictures input[type=file]")

@@ -122,8 +122,9 @@ def test_every_door_says_the_same(model_files, pictograms_dir, pictures, capsys,
         else:
             capsys.readouterr()
             test_inference.main({"inference": test_inference.CONFIG | shared | {"num_classes": 60, "show": False}})
-            told = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines()[:60])
-            assert {told[Path(name).parent.name] for name in by_path} == set(said[form])
+            lines = [line.split(maxsplit=2) for line in capsys.readouterr().out.splitlines()[:60]]
+            told = {name: caption for name, _, caption in lines}  # beside the confidence
+            assert [told[Path(name).parent.name] for name in by_path] == said[form]
 
 
 REFUSE = """

@@ -69,7 +69,12 @@ def test_the_card_is_valid_and_shows_the_numbers_of_the_report(folder):
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(None, "is not there; the model card shows"), ("a,b\n1,2\n", "must have the columns"), ("", "must have")],
+    [
+        (None, "is not there; the model card shows"),
+        ("a,b\n1,2\n", "must have the columns"),
+        ("", "must have"),
+        ("metric,value,recipe\na,b,c\n", "a number"),
+    ],
 )
 def test_a_report_without_numbers_is_named(tmp_path, content, message):
     if content is not None:
