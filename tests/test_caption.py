@@ -14,7 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
-from caption import Captioner
+from caption import Captioner, model_name
 from captioning.annotations import load_examples
 from captioning.checkpoint import load_checkpoint, save_checkpoint
 from captioning.evaluation import caption_examples
@@ -153,7 +153,7 @@ def test_onnx_needs_onnxruntime_numpy_and_pillow_alone(model_files, captioner, p
     assert {"torch", "torchvision", "pandas", "sklearn", "wandb", "tyro", "tqdm", "nltk", "onnx"} <= refused
     code = f"""
 import app
-from caption import Captioner
+from caption import Captioner, model_name
 for one in Captioner.load({str(model_files.onnx)!r})({list(map(str, pictures))!r}, max_len=8):
     print(one.text)
 try:
@@ -173,7 +173,7 @@ def test_a_checkpoint_captions_without_what_only_training_needs(model_files, pic
     code = f"""
 import sys
 sys.path.insert(0, {str(ROOT)!r})
-from caption import Captioner
+from caption import Captioner, model_name
 print(Captioner.load({str(model_files.checkpoint)!r})({str(pictures[0])!r})[0].text)
 print(sorted({{"wandb", "pandas", "sklearn", "matplotlib", "nltk", "onnxruntime", "onnx", "tyro"}} & set(sys.modules)))
 """
@@ -382,3 +382,49 @@ def test_pictures_are_read_two_batches_ahead_and_no_further(captioner, pictures)
         next(stream)
     assert asked == 12
     stream.close()
+
+
+def test_an_ensemble_is_named_by_its_checkpoints_with_commas_between(captioner, model_files, pictures, tmp_path):
+    """With itself it is the model; with another one its log-probability lies between, as a mean probability does."""
+    path = str(model_files.checkpoint)
+    alone, twice = captioner(pictures), Captioner.load(f"{path},{path}")(pictures)
+    assert [one.text for one in twice] == [one.text for one in alone]
+    assert [one.log_prob for one in twice] == pytest.approx([one.log_prob for one in alone], rel=1e-4)
+
+    other = load_checkpoint(path)
+    generator = torch.Generator().manual_seed(0)
+    name = "decoder.output.weight"
+    other.weights[name] = other.weights[name] + 0.05 * torch.randn(other.weights[name].shape, generator=generator)
+    save_checkpoint(tmp_path / "b.safetensors", other)
+    both = Captioner.load(f"{path},{tmp_path / 'b.safetensors'}")
+    options = SearchOptions(beam_size=1, max_len=2)  # one word: the mean of two probabilities, by hand
+    images = np.stack([captioner.read(picture) for picture in pictures])
+    special = {"start": 1, "end": 2, "banned": (0, 1, 3)}
+    found = [one[0] for one in both.model.search(images, options, **special)]
+    with torch.inference_mode():
+        steps = [
+            network.decoder.step(torch.ones(len(images), dtype=torch.long), network.decoder.start(network.encoder(x)))[
+                0
+            ]
+            for network in both.model.networks
+            for x in [torch.from_numpy(images)]
+        ]
+    mean = torch.stack([log_probs.exp() for log_probs in steps]).mean(dim=0)
+    mean[:, [0, 1, 3]] = 0
+    assert [one.ids[0] for one in found] == mean.argmax(dim=1).tolist()
+    assert model_name(f"{path},{tmp_path / 'b.safetensors'}") == f"{Path(path).stem}+b"
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        (lambda c: c.vocab.append(c.vocab.pop(4)), "the vocabulary of model 2 is another"),
+        (lambda c: c.transform.update(image_size=33), "the transform of model 2 is .*33"),
+    ],
+)
+def test_models_that_do_not_fit_together_are_no_ensemble(model_files, tmp_path, change, line):
+    other = load_checkpoint(model_files.checkpoint)
+    change(other)
+    save_checkpoint(tmp_path / "b.safetensors", other)
+    with pytest.raises(ValueError, match=line):
+        Captioner.load(f"{model_files.checkpoint},{tmp_path / 'b.safetensors'}")

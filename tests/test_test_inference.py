@@ -161,3 +161,19 @@ def test_a_viewer_that_fails_does_not_stop_the_script(examples, monkeypatch, cap
     monkeypatch.setattr(Image.Image, "show", fail)
     script.show_picture(examples[0].image)
     assert "could not be shown" in capsys.readouterr().out
+
+
+def test_attention_is_drawn_and_refused_where_there_is_none(tiny, capsys):
+    with pytest.raises(ValueError, match=r"attention: checkpoints/mobile.safetensors has none; train one with"):
+        script.main({"inference": {**tiny, "attention": True}})
+    assert not Path("reports").exists()
+    config = {**model_script.CONFIG, "embed_size": 8, "hidden_size": 8, "decoder": "attention"}
+    vocab = [*SPECIALS, "a", "c1"]
+    network = model_script.build_model(len(vocab), config)
+    transform = {"image_size": 64, "mean": [0.5] * 3, "std": [0.5] * 3}
+    path = "checkpoints/looks.safetensors"
+    save_checkpoint(path, Checkpoint(network.state_dict(), {"model": config}, vocab, transform))
+    script.main({"inference": {**tiny, "model_path": path, "attention": True, "num_classes": 2}})
+    with Image.open("reports/looks/test_inference_attention.png") as image:
+        assert image.height > 250
+    assert "and reports/looks/test_inference_attention.png" in capsys.readouterr().out
