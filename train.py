@@ -13,7 +13,8 @@ Writes  checkpoints/<run>.safetensors   the best epoch on the validation split, 
         runs/features/                  what a frozen encoder computed, to be read again; at most 8 GB
         graphs/{tl,vl,va}_<run>.png     train loss, validation loss, validation accuracy
 
-Stages, one after the other, each from the best epoch so far:
+Stages, one after the other; each goes on from the end of the one before, or from the best epoch where that stopped
+early; the checkpoint is the best epoch of all:
   1 decoder        a frozen encoder computes each image's features once, in a few augmented views, and the decoder
                    trains from them, which is what makes a CPU enough; or `everything`, with freeze_encoder false
   2 finetune       the encoder's last blocks too, from the cached output of the blocks before them
@@ -750,7 +751,7 @@ class Record:
         if improved:
             self.best = {"metric": self.metric, "value": row[self.metric], "epoch": row["epoch"]}
             heads = training_heads(model)
-            # Kept in full: what is stored may be float16, and the next stage begins from here.
+            # Kept in full: what is stored may be float16, and a stage that stops early goes back to here.
             self.best_weights = {k: v.detach().clone() for k, v in model.state_dict().items() if k not in heads}
             checkpoint = Checkpoint(weights=self.best_weights, history=self.history, best=self.best, **self.fixed)
             save_checkpoint(self.best_path, checkpoint, half=half)
@@ -789,8 +790,6 @@ def train_stage(number, stage, model, sources, record, score, resumed, *, option
     if not done:
         # Each stage has random numbers of its own, so that resuming between two of them changes nothing.
         seed_everything(options["seed"] + number)
-        if number:
-            model.load_state_dict(record.best_weights | training_heads(model))
     blocks = model.encoder.blocks()[0]
     num_trained = {"everything": len(blocks), "finetune": options["finetune_blocks"]}.get(stage.name, 0)
     for index, block in enumerate(blocks):
@@ -826,15 +825,19 @@ def train_stage(number, stage, model, sources, record, score, resumed, *, option
         row |= {"lr": optimizer.param_groups[-1]["lr"], "seconds": time.perf_counter() - began}
         improved = record.add(row, judged, half=options["half"])
         since_best = record.epochs_since_best(epoch + 1)
-        finished = epoch + 1 == stage.epochs or 0 < options["patience"] <= since_best
+        stopped = epoch + 1 < stage.epochs and 0 < options["patience"] <= since_best
+        finished = epoch + 1 == stage.epochs or stopped
+        if finished:
+            # By CIDEr-D epochs near each other differ by chance, and the end of a schedule has learned the most: the
+            # best of them would often be one that has hardly begun. A stage that got worse for long goes back.
+            model.load_state_dict(record.best_weights | training_heads(model) if stopped else judged.state_dict())
         record.save_last(parts, number + finished)
         record.show()
         shown = "  ".join(f"{key} {row[key]:.3f}" for key in (*means, *scores))
         rate = f"{rate:,.0f} {'captions' if stage.name == 'decoder' else 'images'}/s"
         print(f"{stage.name} {epoch + 1:>3}  {shown}  {rate}  {row['seconds']:.0f} s{'  *' if improved else ''}")
-        if finished:
-            if epoch + 1 < stage.epochs:
-                print(f"{stage.name} stopped: no better {record.metric} for {since_best} epochs")
+        if stopped:
+            print(f"{stage.name} stopped: no better {record.metric} for {since_best} epochs")
             break
 
 

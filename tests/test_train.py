@@ -149,6 +149,22 @@ def test_stages_that_read_files_are_followed_by_ones_that_read_a_cache(folder, f
     assert math.isfinite(history["reward"].iloc[-1])
 
 
+@pytest.mark.parametrize(("patience", "from_epoch"), [("0", 4), ("1", 1)])
+def test_a_stage_goes_on_from_the_end_of_the_one_before_or_where_that_stopped_early_from_its_best(
+    folder, patience, from_epoch
+):
+    """A stage whose rates are 0 shows where it began. Captions of one word score alike, so the first epoch is best."""
+    flags = "--train.epochs 4 --train.finetune_epochs 1 --train.finetune_lr 0 --train.encoder_lr 0 --train.ema 0.5"
+    name = f"handed_over_{patience}"
+    settings = [*flags.split(), "--train.wandb", "off", "--train.run", name, "--train.max_len", "1"]
+    run("train.py", *TINY, *settings, "--train.patience", patience, cwd=folder)
+    history = pd.read_csv(folder / "runs" / name / "history.csv")
+    assert history["stage"].tolist()[-1] == "finetune"
+    losses = dict(zip(history["epoch"], history["val_loss"], strict=True))
+    assert losses[len(history)] == pytest.approx(losses[from_epoch], rel=1e-3)
+    assert losses[1] != pytest.approx(losses[2], rel=2e-3)
+
+
 def test_a_loss_that_is_not_finite_stops_the_training():
     model = CNNtoRNN(6, embed_size=4, hidden_size=4)
     tokens = Captions([[[1, 4, 2]], [[1, 5, 2]]])
