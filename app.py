@@ -10,17 +10,20 @@ Writes  nothing; what visitors upload is deleted after an hour
 Needs requirements-app.txt. Labels are English or Korean, as the visitor's browser asks.
 """
 
+import base64
 import html
+import io
 import os
 import warnings
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 
 from caption import Captioner
 from captioning import cli
 from captioning.annotations import IMAGE_SUFFIXES
-from captioning.images import load_image
+from captioning.images import highlight, load_image
 from captioning.search_options import SETTINGS, SearchOptions
 
 CONFIG = {
@@ -50,6 +53,7 @@ LIMITS = {
 
 NUM_EXAMPLES = 6
 MAX_BEAMS = 10
+MAP_SIZE = 96  # pixels a side of the picture that shows where the model looked
 
 TEXT = {
     "en": {
@@ -75,6 +79,7 @@ TEXT = {
         "confidence": "confidence {value:.0%}",
         "confidence_info": "Confidence is the mean probability of a word, as the model sees it. "
         "It says nothing about pictures unlike those that it was trained on.",
+        "looked": "Where the model looked for each word: the brighter, the more.",
         "unreadable": "This file is not a picture that can be read. JPEG, PNG, GIF, BMP, WebP and TIFF are, "
         "up to {megapixels:g} megapixels.",
         "too_many": "At most {count} pictures at once: the others were left out.",
@@ -101,6 +106,7 @@ TEXT = {
         "picture": "사진 {number}",
         "confidence": "확신도 {value:.0%}",
         "confidence_info": "확신도는 모델이 보는 단어의 평균 확률입니다. 학습한 사진과 다른 사진에는 의미가 없습니다.",
+        "looked": "단어마다 모델이 본 곳: 밝을수록 더 많이 보았습니다.",
         "unreadable": "읽을 수 있는 사진이 아닙니다. {megapixels:g}메가픽셀 이하의 JPEG, PNG, GIF, BMP, WebP, TIFF만 "
         "읽을 수 있습니다.",
         "too_many": "한 번에 {count}장까지만 됩니다. 나머지는 제외했습니다.",
@@ -113,6 +119,9 @@ CSS = """
 .captions h3 {margin: .1rem 0 .3rem; font-size: 1.15rem; overflow-wrap: anywhere}
 .captions small, .captions li span {opacity: .75}
 .captions ol {margin: .4rem 0 0; padding-left: 1.2rem; list-style: decimal}
+.captions .looked {display: flex; flex-wrap: wrap; gap: .4rem}
+.captions figure {margin: 0; text-align: center; font-size: .8rem}
+.captions figure img {border-radius: .25rem}
 .captions meter {width: 100%; height: .6rem}
 .captions .problem {border-left: .3rem solid #b3261e}
 footer {display: none !important}
@@ -133,12 +142,17 @@ def caption_pictures(captioner, paths, options, *, max_pixels, max_pictures, tex
     if not paths:
         return f'<div class="captions">{problem(text["empty"])}</div>'
     pictures = [read_picture(path, max_pixels) for path in paths[:max_pictures]]
-    captions = iter(captioner([picture for picture in pictures if picture], **vars(options)))
+    readable = [picture for picture in pictures if picture]
+    captions = captioner(readable, **vars(options))
+    looked = [()] * len(captions)
+    if captioner.has_attention and captions:
+        looked = captioner.attend(readable, [caption.text for caption in captions])
+    captioned = iter(zip(captions, looked, strict=True))
     cards = []
     for number, picture in enumerate(pictures, start=1):
         title = text["picture"].format(number=number) if len(pictures) > 1 else ""
         if picture:
-            cards.append(card(next(captions), title, text))
+            cards.append(card(*next(captioned), title, text))
         else:
             cards.append(problem(text["unreadable"].format(megapixels=max_pixels / 1e6), title))
     if len(paths) > max_pictures:
@@ -155,15 +169,28 @@ def read_picture(path, max_pixels):
         return None
 
 
-def card(caption, title, text):
-    """Return the HTML of one picture's captions."""
+def card(caption, looked, title, text):
+    """Return the HTML of one picture's captions; looked: of Captioner.attend, () = the model has no attention."""
     others = "".join(f"<li>{html.escape(c.text)} <span>{confidence(c, text)}</span></li>" for c in caption.alternatives)
     return (
         f"<article><small>{html.escape(title)}</small><h3>{html.escape(caption.text)}</h3>"
         f'<meter min="0" max="1" value="{caption.confidence:.3f}"></meter> <small>{confidence(caption, text)}</small>'
+        + (heat_maps(caption.text.split(), *looked, text) if looked else "")
         + (f'<ol start="2">{others}</ol>' if others else "")
         + "</article>"
     )
+
+
+def heat_maps(words, picture, maps, text):
+    """Return the HTML of a small picture for each word, bright where the model looked for it."""
+    figures = []
+    for word, weights in zip(words, maps, strict=False):
+        seen = Image.fromarray((255 * highlight(picture, weights)).astype(np.uint8)).resize((MAP_SIZE, MAP_SIZE))
+        buffer = io.BytesIO()
+        seen.save(buffer, "JPEG", quality=80)
+        source = f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+        figures.append(f'<figure><img src="{source}" alt=""><figcaption>{html.escape(word)}</figcaption></figure>')
+    return f'<p><small>{html.escape(text["looked"])}</small></p><div class="looked">{"".join(figures)}</div>'
 
 
 def confidence(caption, text):

@@ -239,6 +239,32 @@ class Captioner:
             for image, result in batch
         ]
 
+    @property
+    def has_attention(self):
+        """True if `attend` can show where the model looked."""
+        return isinstance(self.model, TorchModel) and hasattr(self.model.network.decoder, "attend")
+
+    def attend(self, images, captions):
+        """Show where the model looked for each word of its captions of images, as many of each: (picture, maps) pairs.
+
+        picture: (S, S, 3) float, 0..1, what the model sees of the image; maps: (words, h, w), each sums to 1
+
+        Raises ValueError if the model has no attention.
+        """
+        if not self.has_attention:
+            raise ValueError("attention: this model has none; train one with --model.decoder attention")
+        import torch
+
+        from captioning.evaluation import attention_maps
+
+        network, transform = self.model.network, self.model.transform
+        pixels = np.stack([to_pixels(read_image(image), **transform) for image in images])
+        with torch.inference_mode():
+            embeddings = network.encoder(torch.from_numpy(pixels).to(next(network.parameters()).device))
+        maps = attention_maps(network, embeddings, captions, self.vocabulary)
+        pictures = pixels.transpose(0, 2, 3, 1) * transform["std"] + transform["mean"]
+        return list(zip(pictures.clip(0, 1), maps, strict=True))
+
     def to_caption(self, hypotheses):
         """Hypotheses, best first -> Caption."""
         best, *others = (Caption(self.vocabulary.decode(h.ids), h.log_prob, tuple(h.ids)) for h in hypotheses)

@@ -22,18 +22,15 @@ import sys
 from collections import defaultdict
 from pathlib import Path
 
-import torch
 from PIL import Image
 
-from caption import Captioner, TorchModel, model_name
+from caption import Captioner, model_name
 from captioning import cli, decoding, plots
 from captioning.annotations import check_split, dataset_name, load_aliases, load_examples
 from captioning.decoding import SETTINGS, SearchOptions
-from captioning.evaluation import attention_maps, caption_examples
+from captioning.evaluation import caption_examples
 from captioning.images import load_image
 from captioning.report import build_grounders
-from data_loader import eval_transform
-from model import AttentionRNN
 
 CONFIG = {
     # what
@@ -120,30 +117,6 @@ def show_picture(path):
         print(f"note: the picture could not be shown ({cli.one_line(error)})")
 
 
-def draw_attention(captioner, predictions, path, title):
-    """Save where the decoder looked for each word of its captions, at the pictures as the model sees them.
-
-    Raises ValueError if the model has no attention.
-    """
-    network, transform = captioner.model.network, captioner.model.transform
-    see = eval_transform(**transform)
-    pixels = torch.stack([see(load_image(prediction.example.image)) for prediction in predictions])
-    with torch.inference_mode():
-        embeddings = network.encoder(pixels.to(next(network.parameters()).device))
-    captions = [prediction.caption for prediction in predictions]
-    maps = attention_maps(network, embeddings, captions, captioner.vocabulary)
-    mean, std = (torch.tensor(transform[name])[:, None, None] for name in ("mean", "std"))
-    pictures = (pixels * std + mean).clamp(0, 1).permute(0, 2, 3, 1).numpy()
-    plots.attention_figure(pictures, [caption.split() for caption in captions], maps, path, title=title)
-
-
-def check_attention(captioner, model_path):
-    """Raise ValueError if a model has no attention to show."""
-    model = captioner.model
-    if not isinstance(model, TorchModel) or not isinstance(model.network.decoder, AttentionRNN):
-        raise ValueError(f"attention: {model_path} has none; train one with --model.decoder attention")
-
-
 def main(config):
     """Draw the images, caption them, and save and show the picture."""
     config = config["inference"]
@@ -151,8 +124,8 @@ def main(config):
     options = SearchOptions(**{name: config[name] for name in SETTINGS})
     check_split(split)
     captioner = Captioner.load(config["model_path"], device=config["device"])
-    if config["attention"]:
-        check_attention(captioner, config["model_path"])
+    if config["attention"] and not captioner.has_attention:
+        raise ValueError(f"attention: {config['model_path']} has none; train one with --model.decoder attention")
     examples = load_examples(data_dir, split)
     labels = {example.label for example in load_examples(data_dir)}
     grounder, _ = build_grounders(labels, captioner.model.classes, load_aliases(data_dir))
@@ -179,7 +152,10 @@ def main(config):
     written = str(path)
     if config["attention"]:
         attention_path = path.with_name(f"{path.stem}_attention.png")
-        draw_attention(captioner, predictions, attention_path, f"Where {run} looked for each word")
+        captions = [prediction.caption for prediction in predictions]
+        pictures, maps = zip(*captioner.attend([p.example.image for p in predictions], captions), strict=True)
+        words = [caption.split() for caption in captions]
+        plots.attention_figure(pictures, words, maps, attention_path, title=f"Where {run} looked for each word")
         written += f" and {attention_path}"
     print(f"wrote {written}; this was the last script")
     if config["show"] and has_display():

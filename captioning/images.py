@@ -119,3 +119,10 @@ def check_unreadable(failed, total, where):
     if len(failed) > UNREADABLE_SHARE * total:
         share = f"{len(failed)} of {total} images"
         raise ValueError(f"{where}: {share} cannot be read, at most {UNREADABLE_SHARE:.0%} may be; {failed[0]}")
+
+
+def highlight(picture, weights):
+    """Return a picture (H, W, 3), 0..1, bright where the weights (h, w) are: a fifth of its light where they are 0."""
+    seen = Image.fromarray((weights / weights.max()).astype(np.float32))
+    seen = np.asarray(seen.resize(picture.shape[1::-1], Image.Resampling.BICUBIC)).clip(0, 1)
+    return picture * (0.2 + 0.8 * seen[:, :, None])

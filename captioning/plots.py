@@ -15,9 +15,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, fontManager
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
-from PIL import Image
 
 from captioning.files import replace_file
+from captioning.images import highlight
 
 DPI = 120  # pixels per inch of every PNG, unless another number is asked for
 # Okabe and Ito's colours, ordered so that neighbours differ in lightness as well.
@@ -285,12 +285,8 @@ def attention_figure(pictures, words, maps, path, *, title):
             for axes in row:
                 axes.set_axis_off()
             row[0].imshow(picture)
-            size = picture.shape[1::-1]  # width, height
             for axes, word, weight in zip(row[1:], said, weights, strict=False):
-                seen = Image.fromarray((weight / weight.max()).astype(np.float32)).resize(
-                    size, Image.Resampling.BICUBIC
-                )
-                axes.imshow(picture * (0.2 + 0.8 * np.clip(np.asarray(seen), 0, 1)[:, :, None]))
+                axes.imshow(highlight(picture, weight))
                 axes.set_title(word, size=9, pad=3)
 
 

@@ -4,12 +4,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import torch
 
+from caption import Captioner, TorchModel
 from captioning.annotations import load_examples
+from captioning.checkpoint import load_checkpoint
 from captioning.metadata import dump_metadata
 from captioning.onnx_export import CalibrationImages, export_onnx
 from captioning.pictograms import write_dataset
-from model import load_captioner
+from model import CNNtoRNN, load_captioner
 
 
 @pytest.fixture(scope="session")
@@ -55,3 +58,13 @@ def model_files(tmp_path_factory, pictograms_dir) -> ModelFiles:
         calibration=CalibrationImages(train, checkpoint.transform),
     )
     return files
+
+
+@pytest.fixture(scope="session")
+def looking(model_files):
+    """A Captioner with attention, of random weights."""
+    torch.manual_seed(0)
+    vocab = load_checkpoint(model_files.checkpoint).vocab
+    network = CNNtoRNN(len(vocab), embed_size=8, hidden_size=8, decoder="attention", attention_size=4)
+    transform = {"image_size": 64, "mean": [0.4, 0.5, 0.6], "std": [0.2, 0.3, 0.25]}
+    return Captioner(TorchModel(network, vocab, transform, {}))

@@ -61,6 +61,16 @@ def test_captions_with_alternatives_and_confidence(captioner, pictures):
     assert page.count("<li>") == 4
 
 
+def test_a_model_with_attention_shows_where_it_looked(looking, captioner, pictures, tmp_path):
+    """A small picture for each word, beside its own caption, where another picture cannot be read."""
+    (tmp_path / "text.png").write_text("text")
+    page = page_of(looking, [pictures[0], str(tmp_path / "text.png"), pictures[1]], max_len=6)
+    words = [caption.text.split() for caption in looking(pictures[:2], max_len=6)]
+    assert re.findall("<figcaption>(.*?)</figcaption>", page) == [word for caption in words for word in caption]
+    assert page.count('<img src="data:image/jpeg;base64,') == sum(map(len, words)) > 0
+    assert "looked" not in page_of(captioner, pictures[:1])
+
+
 def test_what_cannot_be_read_is_a_sentence_without_a_path(captioner, pictures, tmp_path):
     (tmp_path / "text.png").write_text("hello")
     Image.new("RGB", (2000, 600)).save(tmp_path / "large.png")

@@ -428,3 +428,17 @@ def test_models_that_do_not_fit_together_are_no_ensemble(model_files, tmp_path, 
     save_checkpoint(tmp_path / "b.safetensors", other)
     with pytest.raises(ValueError, match=line):
         Captioner.load(f"{model_files.checkpoint},{tmp_path / 'b.safetensors'}")
+
+
+def test_attention_is_shown_on_what_the_model_sees(looking, captioner, pictures):
+    captions = [one.text for one in looking(pictures[:2], max_len=6)]
+    found = looking.attend(pictures[:2], captions)
+    for path, caption, (picture, maps) in zip(pictures, captions, found, strict=False):
+        with Image.open(path) as image:
+            expected = np.asarray(image.convert("RGB").resize((64, 64), Image.Resampling.BILINEAR)) / 255
+        np.testing.assert_allclose(picture, expected, atol=1e-6)
+        assert maps.shape == (len(caption.split()), 2, 2)
+        np.testing.assert_allclose(maps.sum(axis=(1, 2)), 1, rtol=1e-5)
+    assert not captioner.has_attention
+    with pytest.raises(ValueError, match="attention: this model has none"):
+        captioner.attend(pictures[:1], ["a sun"])
