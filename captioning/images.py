@@ -23,10 +23,22 @@ def load_image(path, smallest_side=0):
             if smallest_side:
                 image.draft("RGB", (smallest_side, smallest_side))
             ImageOps.exif_transpose(image, in_place=True)  # a copy would be one more, of most pictures for nothing
-            return image.convert("RGB")
+            return to_eight_bits(image).convert("RGB")
     except (OSError, UnidentifiedImageError, Image.DecompressionBombError, *DAMAGED) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error
         raise ValueError(f"{path}: not a readable image ({' '.join(str(reason).split())})") from None
+
+
+def to_eight_bits(image):
+    """Return a picture of 16 bits a pixel in 8, which Pillow would cut off at 255: all white; others as they are.
+
+    Raises ValueError for 32 bits a pixel, whose white can be any number.
+    """
+    if image.mode.startswith("I;16") or (image.mode, image.format) == ("I", "PNG"):  # older Pillows have no I;16 in PNG
+        return image.convert("I").point(lambda value: value * (1 / 256)).convert("L")
+    if image.mode in ("I", "F"):
+        raise ValueError("grey values of 32 bits, 8 or 16 are read")
+    return image
 
 
 def check_unreadable(failed, total, where):
