@@ -236,6 +236,8 @@ def main(config):
     batch = next(iter(loader))
     for line in batch.failed:
         print(f"warning: {line}")
+    if not len(batch.index):
+        raise ValueError(f"{config['data_dir']}: none of the {len(batch.failed)} images of a batch can be read")
     print(f"train images   {len(examples):,} with {sum(len(e.captions) for e in examples):,} captions")
     print(f"one batch      images {tuple(batch.images.shape)}, tokens {tuple(batch.tokens.shape)}")
     mean, std = torch.tensor(MEAN)[:, None, None], torch.tensor(STD)[:, None, None]

@@ -105,7 +105,10 @@ def load_vocabulary(path):
     if path.stat().st_size > MAX_FILE_BYTES:
         raise ValueError(f"{path}: {path.stat().st_size} bytes, a vocabulary has at most {MAX_FILE_BYTES}")
     try:
-        content = PlainUnpickler(io.BytesIO(path.read_bytes())).load()
+        written = path.read_bytes()
+        if not written.startswith(pickle.PROTO):  # a text can begin with the letter of an instruction
+            raise ValueError("it does not begin as a pickle does")
+        content = PlainUnpickler(io.BytesIO(written)).load()
         if content["format"] != FORMAT:
             raise ValueError(f"format {content['format']!r}, this version reads {FORMAT}")
         if not all(isinstance(word, str) for word in content["itos"]):
@@ -121,8 +124,11 @@ class CodeInPickleError(Exception):
     """A pickle names a function or class."""
 
 
-class PlainUnpickler(pickle.Unpickler):
-    """An unpickler of built-in containers, numbers and strings; no global can be reached through it."""
+class PlainUnpickler(pickle._Unpickler):
+    """An unpickler of built-in containers, numbers and strings; no global can be reached through it.
+
+    In Python: the one in C makes a table as long as the largest number in its file says, 32 GB for ten bytes.
+    """
 
     def find_class(self, module, name):
         raise CodeInPickleError(f"{module}.{name}")

@@ -30,6 +30,7 @@ ACCEPTED = (
 
 _IMAGE_FOLDERS = ("", "images", "Images", "Flicker8k_Dataset", "Flickr8k_Dataset")
 _SPLIT_NAMES = {"train": "train", "restval": "train", "val": "val", "dev": "val", "test": "test"}
+MAX_AREA = 10**10  # pixels of an object; a number too large for a float would end in an error of its own
 _ID = int | str  # COCO's ids are numbers, those of sets made after its pattern often text
 
 
@@ -262,7 +263,10 @@ def read_coco_file(path: Path, split: str, silent: list[str] | None = None) -> l
     names = {}
     for index, image in enumerate(read_list(path, content, "images")):
         where = f"images[{index}]"
-        names[read_key(image, "id", _ID, path, where)] = read_key(image, "file_name", str, path, where)
+        image_id = read_key(image, "id", _ID, path, where)
+        if image_id in names:
+            raise ValueError(f"{path}: {where}: id {image_id} is that of {names[image_id]}, too")
+        names[image_id] = read_key(image, "file_name", str, path, where)
     captions = defaultdict(list)
     for index, annotation in enumerate(read_list(path, content, "annotations")):
         where = f"annotations[{index}]"
@@ -296,6 +300,8 @@ def read_coco_labels(path: Path) -> dict[int, str]:
         if category not in categories:
             raise ValueError(f"{path}: {where}: category_id {category} is not among its categories")
         area = read_key(annotation, "area", int | float, path, where)
+        if not 0 <= area < MAX_AREA:
+            raise ValueError(f"{path}: {where}: area is {area!r:.80}, allowed is 0 to {MAX_AREA:,} pixels")
         areas[read_key(annotation, "image_id", _ID, path, where)][category] += area
     return {image_id: categories[max(sums, key=sums.get)] for image_id, sums in areas.items()}
 
@@ -386,9 +392,11 @@ def list_names(folder: str) -> set[str]:
 
 
 def checked_caption(caption: str, path: Path, where: str) -> str:
-    """Return the caption without outer blanks. Raises ValueError if it has no letter or digit."""
+    """Return the caption without outer blanks. Raises ValueError if it has no letter or digit, or half a character."""
     if not any(character.isalnum() for character in caption):
         raise ValueError(f"{path}: {where}: empty caption {caption!r}")
+    if any("\ud800" <= character <= "\udfff" for character in caption):  # JSON can spell it; no file can hold it
+        raise ValueError(f"{path}: {where}: caption {caption!r:.80} has half of a surrogate pair, which is no text")
     return caption.strip()
 
 
@@ -446,7 +454,7 @@ def read_json(path: Path, unread: tuple[str, ...] = ()) -> dict:
     gc.disable()  # millions of new objects, none to free: COCO's instances load a third faster
     try:
         content = json.loads(path.read_bytes(), object_hook=drop if unread else None)
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # of JSON, of its text, or of a number with thousands of digits
         raise ValueError(f"{path}: malformed JSON ({error})") from None
     finally:
         if collecting:

@@ -303,10 +303,15 @@ def replace_folder(path: Path):
     """Give an empty folder to fill; put it in the place of `path` when the block ends well.
 
     An error inside the block (disk full, Ctrl-C) removes it and leaves the old folder as it was.
+    Raises ValueError naming `path` if no folder can be made there; an OSError inside the block that names no file,
+    as that of a full disk, gets its name.
     """
     path = path.resolve()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be written ({error.strerror}); give another --output") from None
     new, old = temporary / "new", temporary / "old"
     try:
         new.mkdir()
@@ -319,6 +324,10 @@ def replace_folder(path: Path):
             if old.exists():
                 old.rename(path)
             raise
+    except OSError as error:
+        if error.errno and not error.filename:
+            error.filename = str(path)
+        raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

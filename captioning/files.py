@@ -11,7 +11,8 @@ def replace_file(path):
     """Give a temporary path to write; put it in the place of `path` when the block ends well.
 
     An error inside the block (disk full, Ctrl-C) removes the temporary file and leaves the old one as it was.
-    Missing parent folders are made. Raises ValueError naming `path` if no file can be made there.
+    Missing parent folders are made. Raises ValueError naming `path` if no file can be made there; an OSError inside
+    the block that names no file, as that of a full disk, gets its name.
     """
     path = Path(path)
     if path.is_dir():
@@ -32,5 +33,9 @@ def replace_file(path):
             os.fsync(file.fileno())
         temporary.chmod(0o644)  # mkstemp makes files that only their owner can read
         os.replace(temporary, path)
+    except OSError as error:
+        if error.errno and not error.filename:
+            error.filename = str(path)
+        raise
     finally:
         temporary.unlink(missing_ok=True)

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import os
 from collections import Counter
 
@@ -333,6 +334,8 @@ def test_image_without_caption(tmp_path):
         ([karpathy_image("../1.jpg", "train", "x")], "allowed is a path inside the dataset's folder"),
         ([karpathy_image("/1.jpg", "train", "x")], "allowed is a path inside the dataset's folder"),
         ([], "holds no captioned image"),
+        ('{"images": [' + "1" * 5000 + "]}", "malformed JSON"),
+        ([karpathy_image("1.jpg", "train", "a dog \ud83d")], r"images\[0\]: caption .* has half of a surrogate pair"),
     ],
 )
 def test_bad_karpathy(tmp_path, content, message):
@@ -359,6 +362,13 @@ def test_bad_karpathy(tmp_path, content, message):
             r"annotations\[0\]: no key 'area'",
         ),
         ("instances_train2017", lambda c: c["categories"].pop(), r"category_id 2 is not among"),
+        (
+            "captions_train2017",
+            lambda c: c["images"].append(c["images"][0] | {"file_name": "2.jpg"}),
+            r"images\[\d\]: id \d+ is that of .*jpg, too",
+        ),
+        ("instances_train2017", lambda c: c["annotations"][0].update(area=10**400), r"annotations\[0\]: area is 1"),
+        ("instances_train2017", lambda c: c["annotations"][0].update(area=math.nan), "area is nan, allowed is 0 to"),
     ],
 )
 def test_bad_coco(tmp_path, name, change, message):

@@ -7,8 +7,8 @@ from PIL import Image
 
 from captioning.annotations import Example
 from captioning.images import check_unreadable, load_image
-from data_loader import CaptionDataset, build_loader, eval_transform, length_buckets, train_transform
-from vocab import SPECIALS, Vocabulary
+from data_loader import CONFIG, CaptionDataset, build_loader, eval_transform, length_buckets, main, train_transform
+from vocab import SPECIALS, Vocabulary, save_vocabulary
 
 VOCABULARY = Vocabulary([*SPECIALS, "a", "red", "sun", "cup"])
 
@@ -151,6 +151,25 @@ def test_what_is_not_a_picture_is_named(tmp_path, content):
     (tmp_path / "a.png").write_bytes(content)
     with pytest.raises(ValueError, match="a.png: not a readable image"):
         load_image(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+def test_sixteen_bits_become_eight(tmp_path, suffix):
+    """Pillow's own conversion is white wherever there is more than 255 of 65,535."""
+    values = np.array([[0, 255, 257, 0x1234, 0x7FFF, 65535]], dtype=np.uint16)
+    Image.fromarray(values).save(tmp_path / f"a.{suffix}")
+    assert np.asarray(load_image(tmp_path / f"a.{suffix}"))[0, :, 0].tolist() == [0, 0, 1, 0x12, 0x7F, 255]
+
+
+def test_script_names_the_folder_of_which_no_image_can_be_read(tmp_path):
+    """It once drew the captions of no image, and ended in an IndexError."""
+    (tmp_path / "train" / "x").mkdir(parents=True)
+    (tmp_path / "train" / "x" / "1.jpg").write_bytes(b"")
+    (tmp_path / "captions.csv").write_text("image,caption\ntrain/x/1.jpg,a sun\n", encoding="utf-8")
+    save_vocabulary(tmp_path / "v.pkl", Vocabulary([*SPECIALS, "sun"]), {"sun": 1}, 1)
+    config = CONFIG | {"data_dir": str(tmp_path), "vocab_path": str(tmp_path / "v.pkl"), "num_workers": 0}
+    with pytest.raises(ValueError, match="none of the 1 images of a batch can be read"):
+        main({"data": config})
 
 
 def test_up_to_five_percent_may_be_unreadable(capsys):

@@ -70,9 +70,15 @@ def test_an_error_where_there_was_no_file_leaves_none(tmp_path):
 
 
 def test_a_disk_that_fills_up_while_writing(old):
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(OSError, match="No space left") as caught:
         write_then_raise(old, OSError(errno.ENOSPC, "No space left on device"))
+    assert caught.value.filename == str(old)  # the system's own error names none
     assert_untouched(old)
+
+
+def test_an_error_that_tells_more_than_the_system_keeps_its_text(old):
+    with pytest.raises(OSError, match="^no room for the weights$"):
+        write_then_raise(old, OSError("no room for the weights"))
 
 
 @pytest.mark.parametrize("step", ["fsync", "replace"])

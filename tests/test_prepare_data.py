@@ -375,8 +375,10 @@ def test_interrupted_writing_leaves_the_older_dataset(source, captions, tmp_path
         raise error
 
     monkeypatch.setattr(prepare_data, "write_captions", fail)
-    with pytest.raises(type(error)):
+    with pytest.raises(type(error)) as caught:
         prepare(source, tmp_path / "out", captions, per_class=5)
+    if isinstance(error, OSError):
+        assert caught.value.filename == str((tmp_path / "out").resolve())
     assert digests(tmp_path) == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["captions.csv", "out", "source"]
 
@@ -406,8 +408,6 @@ def test_bad_captions(source, tmp_path, text, message):
         ({"captions": "absent.csv"}, "absent.csv: no such file"),
         ({"source": "absent"}, "absent: no such folder; --source takes"),
         ({"source": str(SCRIPT.parent / "captioning")}, "no images in folders below it"),
-        ({"per_class": -1}, "--per_class: got -1, allowed is 0 or more"),
-        ({"image_size": 8}, "--image_size: got 8, allowed is 32 or more"),
         ({"classes": "5"}, "classes: got 5, allowed is 1 to 2"),
         ({"train": 20, "val": 1, "test": 1}, r"class 'cat': 10 usable images, 22 are needed \(20/1/1"),
     ],
@@ -560,6 +560,10 @@ def test_script_reads_class_folders(source, captions, tmp_path):
         (("--per_class", "many"), "allowed is a whole number"),
         (("--per_class", 2), "per_class: got 2"),
         (("--output", "."), "the output would|holds"),
+        (("--output", "captions.csv/x"), r"^error: \S+/captions\.csv/x: cannot be written \("),
+        (("--per_class", -1), "--prepare.per_class: got -1, allowed is 0 to 1000000"),
+        (("--image_size", 8), "--prepare.image_size: got 8, allowed is 32 to 4096"),
+        (("--source", "source", "--image_size", 50_000), "--prepare.image_size: got 50000, allowed is 32 to 4096"),
     ],
 )
 def test_script_with_bad_input(source, captions, tmp_path, arguments, message):

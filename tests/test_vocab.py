@@ -2,6 +2,9 @@
 
 import os
 import pickle
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -75,6 +78,24 @@ def test_a_pickle_that_carries_code_is_refused_and_not_run(tmp_path):
     with pytest.raises(ValueError, match="v.pkl: refused, this pickle carries code"):
         load_vocabulary(tmp_path / "v.pkl")
     assert not (tmp_path / "ran").exists()
+
+
+def test_a_small_pickle_cannot_ask_for_much_memory(tmp_path):
+    """Nine bytes that store a list under the number 2**26 once took 1 GB, and 2**31 more than there was."""
+    (tmp_path / "v.pkl").write_bytes(b"\x80\x04]r" + (2**26).to_bytes(4, "little") + b".")
+    script = (
+        "import resource, vocab\n"
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "try: vocab.load_vocabulary('v.pkl')\n"
+        "except ValueError as error: print(error)\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[1])}
+    command = [sys.executable, "-c", script]
+    result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
+    line, kilobytes = result.stdout.splitlines()
+    assert line.startswith("v.pkl: not a vocabulary of this project")
+    assert int(kilobytes) < 100_000
 
 
 @pytest.mark.parametrize(
