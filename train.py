@@ -21,6 +21,7 @@ early; the checkpoint is the best epoch of all:
   3 self-critical  rewarded with the CIDEr-D of the captions that the model says itself
 """
 
+import hashlib
 import itertools
 import math
 import re
@@ -595,10 +596,18 @@ def last_path(run):
     return Path(f"checkpoints/{run}_last.pt")
 
 
+def file_digest(path):
+    """Return the sha256 of a file as hex digits; "" where there is none (random weights, or torchvision's own)."""
+    if not Path(path).is_file():
+        return ""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def load_run(path, identity):
     """Read the state of a run that was interrupted.
 
-    identity: what must be the same: the settings that shape the run, the vocabulary and the data
+    identity: what must be the same: the settings that shape the run, the vocabulary, the data and the first weights
     Raises ValueError naming both values of the first that is not.
     """
     state = load_resume(path)
@@ -662,9 +671,7 @@ class Sources:
         self.from_files = {"everything"} | ({"finetune"} if whole else set())
         finetunes = any(stage.name == "finetune" for stage in stages)
         self.cut = self.options["finetune_blocks"] if finetunes and not whole else 0
-        self.views = None
-        if stages[0].name not in self.from_files:
-            self.compute(encoder)
+        self.views = None  # computed when a stage opens, which knows the weights that it begins with
 
     def compute(self, encoder):
         """Run the trunk over all views of all images."""
@@ -753,9 +760,14 @@ class Record:
             heads = training_heads(model)
             # Kept in full: what is stored may be float16, and a stage that stops early goes back to here.
             self.best_weights = {k: v.detach().clone() for k, v in model.state_dict().items() if k not in heads}
-            checkpoint = Checkpoint(weights=self.best_weights, history=self.history, best=self.best, **self.fixed)
-            save_checkpoint(self.best_path, checkpoint, half=half)
+            self.save_best(half=half)
         return improved
+
+    def save_best(self, *, half):
+        """Write the checkpoint of the best epoch."""
+        history = self.history[: self.best["epoch"]]
+        checkpoint = Checkpoint(weights=self.best_weights, history=history, best=self.best, **self.fixed)
+        save_checkpoint(self.best_path, checkpoint, half=half)
 
     def epochs_since_best(self, num_epochs):
         """Return how many of the last `num_epochs` epochs have passed without a better one."""
@@ -850,8 +862,10 @@ def main(config):
     check_options(options, data)
     stages = plan_stages(options)
     run = options["run"] or RUN_NAMES.get(model_config["encoder"], "")
-    if options["init"] and Path(options["init"]).resolve() == best_path(run).resolve():
-        raise ValueError(f"--train.init: {options['init']} is what this run writes; give another --train.run")
+    start = options["init"] or model_config["encoder_weights"]
+    if Path(start).resolve() == best_path(run).resolve():
+        key = "train.init" if options["init"] else "model.encoder_weights"
+        raise ValueError(f"--{key}: {start} is what this run writes; give another --train.run")
     seed_everything(options["seed"])
 
     # Data and model
@@ -869,8 +883,11 @@ def main(config):
     fixed = describe_run(config, vocabulary, classes, train_examples)
     free = {"resume", "device", "half", "wandb", "wandb_project", "data_dir", "vocab_path", "num_workers"}
     identity = {f"{part}.{key}": v for part, keys in config.items() for key, v in keys.items() if key not in free}
-    identity |= {"vocabulary": vocabulary.itos, "data": fixed["data"]}
+    identity |= {"vocabulary": vocabulary.itos, "data": fixed["data"], "validation data": fingerprint(val_examples)}
+    identity["first weights' sha256"] = file_digest(start)
     resumed = load_run(last_path(run), identity) if options["resume"] else {}
+    if resumed:  # before anything is computed with the encoder
+        model.load_state_dict(resumed["model"])
     model.to(device)
     model.encoder.to(memory_format=torch.channels_last)
     if options["compile"]:
@@ -902,7 +919,8 @@ def main(config):
     if resumed:
         record.history, record.best = resumed["history"], resumed["best"]
         record.best_weights = resumed["best_weights"]
-        model.load_state_dict(resumed["model"])
+        record.save_best(half=options["half"])  # a run of this name that began later may have written its own
+        print(f"going on with {record.last_path}, after epoch {len(record.history)}")
     print(
         f"{run}: {len(train_set):,} train and {len(val_examples):,} val images at {size} px, "
         f"{f'{len(classes)} classes' if classes else 'no classes'}, {len(vocabulary)} words"

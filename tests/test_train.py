@@ -2,6 +2,7 @@
 
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -64,6 +65,38 @@ def weights(folder, name):
     return load_checkpoint(folder / "checkpoints" / f"{name}.safetensors").weights
 
 
+def num_rows(folder, name):
+    """Return how many epochs of a run its history has."""
+    history = folder / "runs" / name / "history.csv"
+    return len(pd.read_csv(history)) if history.is_file() else 0
+
+
+def interrupt(flags, name, folder, num_epochs):
+    """Train until so many epochs are done, then press Ctrl-C."""
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / "train.py"), *flags, "--train.run", name],
+        cwd=folder,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    deadline = time.monotonic() + 200
+    while num_rows(folder, name) < num_epochs and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60) in (130, 0)
+
+
+def assert_same_run(folder, expected, got):
+    """Assert that two runs have the same history and the same best weights."""
+    whole, parts = (pd.read_csv(folder / "runs" / name / "history.csv") for name in (expected, got))
+    pd.testing.assert_frame_equal(whole.drop(columns="seconds"), parts.drop(columns="seconds"), rtol=1e-6)
+    expected, got = weights(folder, expected), weights(folder, got)
+    for key in expected:
+        torch.testing.assert_close(got[key], expected[key], rtol=1e-6, atol=1e-6)
+
+
 @pytest.mark.parametrize(
     "stages",
     ["--train.epochs 12",
@@ -80,29 +113,22 @@ def test_resuming_equals_the_uninterrupted_run(folder, stages):
     run("train.py", *flags, "--train.run", f"whole_{kind}", cwd=folder)
 
     name = f"parts_{kind}"
-    history = folder / "runs" / name / "history.csv"
-    process = subprocess.Popen(
-        [sys.executable, str(ROOT / "train.py"), *flags, "--train.run", name],
-        cwd=folder,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-    )
-    deadline = time.monotonic() + 200
-    while not history.is_file() and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
-    assert process.wait(60) in (130, 0)
-    done = len(pd.read_csv(history))
-    assert 1 <= done < len(pd.read_csv(folder / "runs" / f"whole_{kind}" / "history.csv"))
+    interrupt(flags, name, folder, num_epochs=1)
+    assert 1 <= num_rows(folder, name) < num_rows(folder, f"whole_{kind}")
     run("train.py", *flags, "--train.run", name, "--train.resume", cwd=folder)
 
-    whole, parts = (pd.read_csv(folder / "runs" / n / "history.csv") for n in (f"whole_{kind}", name))
-    pd.testing.assert_frame_equal(whole.drop(columns="seconds"), parts.drop(columns="seconds"), rtol=1e-6)
-    expected, got = weights(folder, f"whole_{kind}"), weights(folder, name)
-    for key in expected:
-        torch.testing.assert_close(got[key], expected[key], rtol=1e-6, atol=1e-6)
+    assert_same_run(folder, f"whole_{kind}", name)
+
+
+def test_resuming_behind_a_fine_tuned_backbone(folder):
+    """The features of a stage behind it are those of the backbone as fine-tuned, not as the run began with it."""
+    flags = [*TINY, "--train.epochs", "1", "--train.finetune_epochs", "2", "--train.finetune_blocks", "19",
+             "--train.encoder_lr", "0.01", "--train.self_critical_epochs", "8", "--train.wandb", "off"]  # fmt: skip
+    run("train.py", *flags, "--train.run", "whole_tuned", cwd=folder)
+    interrupt(flags, "parts_tuned", folder, num_epochs=3)
+    assert 3 <= num_rows(folder, "parts_tuned") < 11
+    run("train.py", *flags, "--train.run", "parts_tuned", "--train.resume", cwd=folder)
+    assert_same_run(folder, "whole_tuned", "parts_tuned")
 
 
 def test_a_frozen_backbone_does_not_drift(folder):
@@ -213,6 +239,44 @@ def test_a_resumed_run_must_be_the_same(folder):
         assert line in result.stderr
 
 
+def test_a_resumed_run_is_not_taken_for_another(folder):
+    """A run of the same name that was killed early leaves the older run's _last.pt, which must not pass for its own.
+
+    Its settings may be the same where the file of its first weights is another, or the validation split is.
+    """
+    for seed in ("1", "2"):
+        run("train.py", *TINY, "--train.epochs", "1", "--train.run", f"seed_{seed}", "--train.seed", seed,
+            "--train.wandb", "off", cwd=folder)  # fmt: skip
+    start = folder / "checkpoints" / "start.safetensors"
+    shutil.copy(folder / "checkpoints" / "seed_1.safetensors", start)
+    flags = [*TINY, "--model.encoder_weights", "checkpoints/start.safetensors", "--train.epochs", "1", "--train.run",
+             "older", "--train.wandb", "off"]  # fmt: skip
+    run("train.py", *flags, cwd=folder)
+    before = weights(folder, "older")
+
+    # The killed run had saved its first epoch's checkpoint, but not yet its _last.pt.
+    shutil.copy(folder / "checkpoints" / "seed_2.safetensors", folder / "checkpoints" / "older.safetensors")
+    result = run("train.py", *flags, "--train.resume", cwd=folder)
+    assert "going on with checkpoints/older_last.pt, after epoch 1" in result.stdout.replace("\\", "/")
+    after = weights(folder, "older")
+    assert all(torch.equal(before[key], after[key]) for key in before)
+
+    shutil.copy(folder / "checkpoints" / "seed_2.safetensors", start)
+    result = run("train.py", *flags, "--train.resume", cwd=folder, code=2)
+    assert "its first weights' sha256 was" in result.stderr
+    shutil.copy(folder / "checkpoints" / "seed_1.safetensors", start)
+
+    captions = folder / "data" / "captions.csv"
+    content = captions.read_text(encoding="utf-8")
+    try:
+        row = next(line for line in content.splitlines() if line.startswith("val/"))
+        captions.write_text(content.replace(row, f"{row} again"), encoding="utf-8")
+        result = run("train.py", *flags, "--train.resume", cwd=folder, code=2)
+        assert "its validation data was" in result.stderr
+    finally:
+        captions.write_text(content, encoding="utf-8")
+
+
 def test_more_views_than_fit_into_memory_are_refused_before_the_first(tmp_path):
     """2 million images in 64 views; none of the files is there, so nothing was read."""
     trunk = CNNtoRNN(6, embed_size=4, hidden_size=4).encoder.split(5)[0]
@@ -255,6 +319,7 @@ def test_wandb_offline_stays_in_the_run_and_curves_are_drawn(folder):
         (["--train.precision", "float16"], "error: precision: got float16, which needs CUDA"),
         (["--data.captions_per_image", "2"], "error: --data.captions_per_image: a frozen encoder trains on all"),
         (["--train.init", "checkpoints/bad.safetensors"], "error: --train.init: checkpoints/bad.safetensors is what"),
+        (["--model.encoder_weights", "checkpoints/bad.safetensors"], "error: --model.encoder_weights: checkpoints/bad"),
         (["--train.init", "gone.safetensors"], "error: gone.safetensors: no such checkpoint"),
         (["--train.resume", "--train.run", "never"], "error: checkpoints/never_last.pt: nothing to resume"),
         (["--model.encoder_weights", "gone.pth"], "error: model.encoder_weights: gone.pth: no such file"),
