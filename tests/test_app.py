@@ -94,6 +94,8 @@ def test_words_of_a_vocabulary_are_no_html(captioner, pictures):
     evil = ["<script>alert(1)</script>" if word in ("a", "on", "background") else word for word in words]
 
     class Evil:
+        has_attention = False
+
         def __call__(self, images, **options):
             found = captioner(images, **options)
             captioner.vocabulary.itos = evil

@@ -29,25 +29,32 @@ def metadata(**changes):
 class SmallEncoder(torch.nn.Module):
     """An encoder that is exported in no time; conftest's `model_files` have the real one."""
 
-    def __init__(self, embed_size):
+    def __init__(self, embed_size, grid):
         super().__init__()
-        self.conv, self.linear = torch.nn.Conv2d(3, 8, 5, stride=4), torch.nn.Linear(8, embed_size)
+        self.conv, self.linear, self.grid = torch.nn.Conv2d(3, 8, 5, stride=4), torch.nn.Linear(8, embed_size), grid
 
     def forward(self, images):
-        return self.linear(torch.relu(self.conv(images)).mean(dim=(2, 3)) * 5)
+        places = torch.relu(self.conv(images)).flatten(2).transpose(1, 2) * 5  # (B, P, 8)
+        return self.linear(places if self.grid else places.mean(dim=1))
 
 
-@pytest.fixture(scope="module", params=[("first", 1), ("state", 1), ("every", 2)], ids=str)
+DECODERS = [
+    {"image_input": "first"},
+    {"image_input": "state"},
+    {"image_input": "every", "num_layers": 2, "tie_weights": True},
+    {"decoder": "attention"},
+]
+
+
+@pytest.fixture(scope="module", params=DECODERS, ids=lambda kind: " ".join(map(str, kind.values())))
 def pair(request, tmp_path_factory):
     """A model of random weights in torch and in ONNX."""
-    image_input, num_layers = request.param
-    torch.manual_seed(1)
-    config = {"image_input": image_input, "num_layers": num_layers, "embed_size": 12, "hidden_size": 16}
-    network = build_model(len(VOCAB), CONFIG | config)
+    torch.manual_seed(0)
+    network = build_model(len(VOCAB), CONFIG | {"embed_size": 12, "hidden_size": 16} | request.param)
     with torch.no_grad():
         for parameter in network.decoder.parameters():
             parameter.mul_(3)
-    network.encoder = SmallEncoder(12)
+    network.encoder = SmallEncoder(12, grid="decoder" in request.param)
     path = tmp_path_factory.mktemp("pair") / "a.onnx"
     export_onnx(network, metadata(), 32, path)
     return TorchModel(network, VOCAB, TRANSFORM, {}), OnnxModel(path), path
