@@ -252,9 +252,8 @@ def test_a_resumed_run_is_not_taken_for_another(folder):
     flags = [*TINY, "--model.encoder_weights", "checkpoints/start.safetensors", "--train.epochs", "1", "--train.run",
              "older", "--train.wandb", "off"]  # fmt: skip
     run("train.py", *flags, cwd=folder)
-    before = {
-        name: tensor.clone() for name, tensor in weights(folder, "older").items()
-    }  # they are mapped from the file
+    # Copies: the tensors of a checkpoint are mapped from its file, which is overwritten here.
+    before = {name: tensor.clone() for name, tensor in weights(folder, "older").items()}
 
     # The killed run had saved its first epoch's checkpoint, but not yet its _last.pt.
     shutil.copy(folder / "checkpoints" / "seed_2.safetensors", folder / "checkpoints" / "older.safetensors")
