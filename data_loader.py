@@ -21,6 +21,7 @@ from torchvision.transforms import v2
 from captioning import cli, plots
 from captioning.annotations import load_examples
 from captioning.images import load_image
+from captioning.runtime import start_workers
 from captioning.sequences import Captions, Paths
 from vocab import load_vocabulary
 
@@ -233,7 +234,7 @@ def main(config):
         shuffle=True,
         seed=config["seed"],
     )
-    batch = next(iter(loader))
+    batch = next(start_workers(loader))
     for line in batch.failed:
         print(f"warning: {line}")
     if not len(batch.index):

@@ -74,6 +74,7 @@ from captioning.runtime import (
     random_state,
     restore_random_state,
     seed_everything,
+    start_workers,
     versions,
 )
 from captioning.self_critical import SelfCritical
@@ -218,10 +219,11 @@ class ImageBatches:
         return math.ceil(len(self.dataset) / self.batch_size)
 
     def epoch(self, seed):
-        """Return an iterable of Batches."""
-        return data_loader.build_loader(
+        """Return an iterator over Batches."""
+        loader = data_loader.build_loader(
             self.dataset, batch_size=self.batch_size, num_workers=self.num_workers, shuffle=True, seed=seed
         )
+        return start_workers(loader)
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@
 """
 
 import contextlib
+import pickle
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -107,6 +108,10 @@ def load_resume(path):
         raise ValueError(f"{path}: nothing to resume; start the run once without --train.resume")
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:  # its text is a page about how to run the code after all
+        raise ValueError(
+            f"{path}: not a readable resume file (it is damaged, or carries code, which was not run)"
+        ) from None
     except Exception as error:  # a damaged archive raises from zipfile, pickle or torch
         raise ValueError(f"{path}: not a readable resume file ({' '.join(str(error).split())[:160]})") from None
 

@@ -21,7 +21,7 @@ from captioning.annotations import Example
 from captioning.cli import one_line
 from captioning.decoding import beam_search
 from captioning.images import check_unreadable, load_image
-from captioning.runtime import autocast
+from captioning.runtime import autocast, start_workers
 from captioning.sequences import Paths
 
 FEWEST_FOR_CIDER = 20  # images; with fewer, CIDEr's document frequencies say nothing
@@ -93,7 +93,7 @@ def encode_images(network, paths, transform, *, device, batch_size=64, num_worke
     )
     kept, rows, failed = [], [], []
     with tqdm(total=len(paths), desc=bar, unit="image", disable=not bar) as progress:
-        for index, images, lines in loader:
+        for index, images, lines in start_workers(loader):
             failed += lines
             if index:
                 images = images.to(device, memory_format=torch.channels_last, non_blocking=True)

@@ -75,7 +75,8 @@ def cached(folder, key, compute, max_bytes=MAX_BYTES):
     try:
         store(path, tensors, max_bytes)
     except (SafetensorError, OSError) as error:
-        print(f"warning: {path}: not stored ({' '.join(str(error).split())})")
+        reason = getattr(error, "strerror", None) or error  # without the name of the file, which stands there already
+        print(f"warning: {path}: not stored ({' '.join(str(reason).split())})")
     return tensors
 
 

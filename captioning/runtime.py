@@ -4,6 +4,8 @@ import contextlib
 import os
 import platform
 import random
+import signal
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -93,6 +95,32 @@ def autocast(device, dtype):
     Weights are not cached in `dtype`: in older torch versions what a no_grad pass had cached got no gradient later.
     """
     return torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32, cache_enabled=False)
+
+
+@contextlib.contextmanager
+def hold_interrupts():
+    """Keep a Ctrl-C that comes inside the block until its end.
+
+    Python drops one that comes while a process forks: the hooks of its libraries run then, and what is raised in them
+    is ignored. Processes forked inside leave Ctrl-C, which a terminal sends to all of them, to this one.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield  # no other thread is asked
+        return
+    pressed = []
+    before = signal.signal(signal.SIGINT, lambda *_: pressed.append(True))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if pressed and callable(before):
+        before(signal.SIGINT, None)
+
+
+def start_workers(loader):
+    """Return an iterator over a DataLoader whose workers are started, so that no Ctrl-C is lost on the way."""
+    with hold_interrupts():
+        return iter(loader)
 
 
 def versions():

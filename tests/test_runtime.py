@@ -1,16 +1,22 @@
 """The tracker never stops a run, the generators can be put back, and unknown names list the legal ones."""
 
+import os
 import random
+import signal
+import subprocess
 import sys
 import types
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from captioning.checkpoint import load_resume, save_resume
 from captioning.runtime import (
     Tracker,
+    hold_interrupts,
     pick_device,
     pick_precision,
     random_state,
@@ -105,3 +111,56 @@ def test_unknown_names_list_the_legal_ones(tmp_path):
         pick_precision("int8", torch.device("cpu"))
     with pytest.raises(ValueError, match="wandb: got 'on', allowed are auto, online, offline, off"):
         Tracker("on", folder=tmp_path, **TRACKED)
+
+
+@pytest.mark.parametrize("consumer", ["encode_images", "ImageBatches"])
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_ctrl_c_while_workers_are_forked_is_not_lost(tmp_path, consumer):
+    """Python ignores what a hook of fork raises: training once went on, or ended in a traceback of its workers."""
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    script = """
+import os, signal, sys
+import torch
+from PIL import Image
+from captioning.evaluation import encode_images
+from data_loader import CaptionDataset, eval_transform
+from captioning.annotations import Example
+from captioning import cli
+from train import ImageBatches
+from vocab import SPECIALS, Vocabulary
+
+forks = []
+def press():
+    forks.append(os.kill(os.getpid(), signal.SIGINT))
+signal.signal(signal.SIGINT, signal.default_int_handler)
+os.register_at_fork(after_in_parent=press)
+torch.multiprocessing.set_start_method("fork")
+
+def main(config):
+    transform = eval_transform(8)
+    if config["what"]["consumer"] == "encode_images":
+        encode_images(torch.nn.Flatten(), ["a.png"] * 4, transform, device=torch.device("cpu"), num_workers=2)
+    else:
+        examples = [Example("a.png", ["a sun"], "", "train")] * 4
+        list(ImageBatches(CaptionDataset(examples, Vocabulary([*SPECIALS, "sun"]), transform), 2, 2).epoch(0))
+    print("went on")
+
+try:
+    cli.run(main, what={"consumer": "encode_images"})
+finally:
+    print(len(forks), "forks")
+"""
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[1])}
+    command = [sys.executable, "-c", script, "--consumer", consumer]
+    result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
+    assert (result.returncode, result.stdout) == (130, "2 forks\n"), result.stderr
+    assert result.stderr == "interrupted\n"
+
+
+def test_interrupts_are_held_until_the_end_of_the_block():
+    reached = []
+    with pytest.raises(KeyboardInterrupt), hold_interrupts():
+        os.kill(os.getpid(), signal.SIGINT)
+        reached.append("the end")
+    assert reached == ["the end"]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler

@@ -122,9 +122,12 @@ def test_resuming_equals_the_uninterrupted_run(folder, stages):
 
 def test_resuming_behind_a_fine_tuned_backbone(folder):
     """The features of a stage behind it are those of the backbone as fine-tuned, not as the run began with it."""
-    flags = [*TINY, "--train.epochs", "1", "--train.finetune_epochs", "2", "--train.finetune_blocks", "19",
-             "--train.encoder_lr", "0.01", "--train.self_critical_epochs", "8", "--train.wandb", "off"]  # fmt: skip
+    flags = [*TINY, "--train.epochs", "1", "--train.lr", "1e-9", "--train.finetune_epochs", "2",
+             "--train.finetune_blocks", "19", "--train.encoder_lr", "0.001", "--train.finetune_lr", "0.01",
+             "--train.self_critical_epochs", "8", "--train.wandb", "off"]  # fmt: skip
     run("train.py", *flags, "--train.run", "whole_tuned", cwd=folder)
+    scores = pd.read_csv(folder / "runs" / "whole_tuned" / "history.csv")["cider_d"]
+    assert scores[1:3].max() > scores[0]  # so the last stage begins from a fine-tuned epoch
     interrupt(flags, "parts_tuned", folder, num_epochs=3)
     assert 3 <= num_rows(folder, "parts_tuned") < 11
     run("train.py", *flags, "--train.run", "parts_tuned", "--train.resume", cwd=folder)
