@@ -24,13 +24,13 @@ import numpy as np
 import pandas as pd
 
 from caption import Captioner, TorchModel, model_name
-from captioning import audit, bootstrap, cli, decoding, document, findings, plots, report, sections, yardsticks
+from captioning import audit, bootstrap, cli, document, findings, plots, report, search_options, sections, yardsticks
 from captioning.annotations import check_split, dataset_name, dataset_root, load_aliases, load_examples
-from captioning.decoding import SETTINGS, SearchOptions
 from captioning.evaluation import caption_examples, caption_scores, encode_images, java_scores, recipe
 from captioning.grounding import confusion
 from captioning.images import load_image
 from captioning.runtime import pick_device
+from captioning.search_options import SETTINGS, SearchOptions
 from captioning.tokenizer import tokenize
 from data_loader import eval_transform
 from model import image_vector
@@ -43,7 +43,7 @@ CONFIG = {
     "data_dir": "data/pictograms",  # folder or annotation file
     "split": "val",  # train | val | test
     "output": "",  # folder; "" = reports/<run>, for another split than val reports/<run>_<split>
-    # decoding: beam_size, max_len, min_len, length_penalty, no_repeat_ngram, as captioning/decoding.py tells
+    # decoding: beam_size, max_len, min_len, length_penalty, no_repeat_ngram, as captioning/search_options.py tells
     **SETTINGS,
     # scores
     "java_metrics": False,  # True: METEOR and SPICE too, as far as java and pycocoevalcap are there; minutes
@@ -360,10 +360,8 @@ def report_on(model_path, config):
         probed=probed,
     )
     if grounder:
-        rows, more = (
-            [],
-            ["ImageNet's own classifier was left out: checkpoints do not hold it, and imagenet_weights is empty."],
-        )
+        rows = []
+        more = ["ImageNet's own classifier was left out: checkpoints do not hold it, and imagenet_weights is empty."]
         if config["imagenet_weights"]:
             rows, more = imagenet_rows(config["imagenet_weights"], grounder, captioned, **reading)
         tables["yardsticks"] = report.yardstick_table([*yardstick_rows(predictions, grounder, probed, train), *rows])
@@ -476,5 +474,5 @@ def main(config):
 
 
 if __name__ == "__main__":
-    limits = decoding.LIMITS | {"batch_size": (1, 65536), "num_workers": (0, 256), "probe_images": (0, 100_000)}
+    limits = search_options.LIMITS | {"batch_size": (1, 65536), "num_workers": (0, 256), "probe_images": (0, 100_000)}
     cli.run(main, {"report": limits}, report=CONFIG)

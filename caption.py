@@ -20,7 +20,6 @@ import csv
 import glob
 import itertools
 import json
-import math
 import os
 import sys
 import warnings
@@ -37,7 +36,7 @@ from captioning.downloads import fetch_model
 from captioning.files import replace_file
 from captioning.images import read_image, to_pixels
 from captioning.onnx_model import OnnxModel
-from captioning.search_options import SETTINGS, SearchOptions
+from captioning.search_options import SETTINGS, SearchOptions, confidence
 from vocab import Vocabulary
 
 CONFIG = {
@@ -83,8 +82,8 @@ class Caption:
 
     @property
     def confidence(self):
-        """The model's mean probability of a token, 0..1 (the geometric mean, <end> included)."""
-        return math.exp(self.log_prob / (len(self.tokens) + 1))
+        """The model's mean probability of a token, 0..1, as captioning.search_options.confidence."""
+        return confidence(self.log_prob, len(self.tokens))
 
 
 class TorchModel:

@@ -124,7 +124,6 @@ class CaptionDataset(Dataset):
     """Images with the ids of their captions.
 
     captions_per_image: how many captions an item draws at random; 0 = all
-    classes: names, in the order of their index
     paths:  Paths of the N images; tokens: Captions of them; labels: (N,) int32, class index, -1 = no class
 
     A worker gets these arrays and nothing else: 27 MB for the 591,753 captions of COCO's train split.
@@ -132,7 +131,7 @@ class CaptionDataset(Dataset):
     """
 
     def __init__(self, examples, vocabulary, transform, *, classes=(), captions_per_image=0, image_size=0):
-        self.transform, self.image_size, self.classes = transform, image_size, list(classes)
+        self.transform, self.image_size = transform, image_size
         self.paths = Paths(example.image for example in examples)
         self.tokens = Captions(map(vocabulary.encode, example.captions) for example in examples)
         position = {name: index for index, name in enumerate(classes)}

@@ -23,7 +23,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from captioning import cli
-from captioning.checkpoint import load_checkpoint, load_weights
+from captioning.checkpoint import load_checkpoint, load_state_dict, load_weights
 from captioning.downloads import fetch_model
 from captioning.runtime import pick_device
 from vocab import SPECIALS, Vocabulary
@@ -56,7 +56,6 @@ LIMITS = {
 ENCODERS = ("mobilenet_v2", "resnet18")
 DECODERS = ("lstm", "attention")
 IMAGE_INPUTS = ("first", "state", "every")
-MAX_WEIGHTS_BYTES = 2**30  # a state_dict of either encoder has under 50 MB
 
 
 class Positions(nn.Module):
@@ -336,22 +335,12 @@ def load_encoder_weights(encoder, name, source):
         weights = {k.removeprefix(prefix): v for k, v in checkpoint.weights.items() if k.startswith(prefix)}
         load_weights(encoder, weights, source)
         return checkpoint.transform["image_size"]
-    if path.stat().st_size > MAX_WEIGHTS_BYTES:
-        raise ValueError(
-            f"{source}: {path.stat().st_size} bytes, a state_dict of {name} has at most {MAX_WEIGHTS_BYTES}"
-        )
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged archive raises from zipfile, pickle or torch
-        raise ValueError(f"{source}: not a readable state_dict ({cli.one_line(error)[:160]})") from None
-    load_torchvision(encoder, state, source)
+    load_torchvision(encoder, load_state_dict(path, source), source)
     return 224
 
 
 def load_torchvision(encoder, state, source):
     """Load a torchvision state_dict, without its classifier, into the CNN of an EncoderCNN."""
-    if not isinstance(state, dict) or not all(isinstance(k, str) and torch.is_tensor(v) for k, v in state.items()):
-        raise ValueError(f"{source}: holds a {type(state).__name__}, must be a state_dict (name -> tensor)")
     if any(name.startswith("features.") for name in state):
         state = {f"0.{k.removeprefix('features.')}": v for k, v in state.items() if k.startswith("features.")}
     else:

@@ -25,12 +25,12 @@ from pathlib import Path
 from PIL import Image
 
 from caption import Captioner, model_name
-from captioning import cli, decoding, plots
+from captioning import cli, plots, search_options
 from captioning.annotations import check_split, dataset_name, load_aliases, load_examples
-from captioning.decoding import SETTINGS, SearchOptions
 from captioning.evaluation import caption_examples
 from captioning.images import load_image
 from captioning.report import build_grounders
+from captioning.search_options import SETTINGS, SearchOptions
 
 CONFIG = {
     # what
@@ -43,7 +43,7 @@ CONFIG = {
     "dpi": 300,  # pixels per inch: 300 for print, 120 for a screen
     "attention": False,  # a second picture: where the model looked for each word; needs a model with attention
     "show": True,  # open the picture, where there is a display
-    # decoding: beam_size, max_len, min_len, length_penalty, no_repeat_ngram, as captioning/decoding.py tells
+    # decoding: beam_size, max_len, min_len, length_penalty, no_repeat_ngram, as captioning/search_options.py tells
     **SETTINGS,
     # machine
     "device": "",  # "" = cuda, mps or cpu, the first there is
@@ -163,5 +163,5 @@ def main(config):
 
 
 if __name__ == "__main__":
-    limits = decoding.LIMITS | {"num_classes": (1, 10_000), "seed": (0, 2**32 - 1), "dpi": (40, 1200)}
+    limits = search_options.LIMITS | {"num_classes": (1, 10_000), "seed": (0, 2**32 - 1), "dpi": (40, 1200)}
     cli.run(main, {"inference": limits}, inference=CONFIG)

@@ -53,7 +53,6 @@ from captioning.checkpoint import (
     save_checkpoint,
     save_resume,
 )
-from captioning.decoding import SearchOptions
 from captioning.evaluation import (
     FEWEST_FOR_CIDER,
     caption_scores,
@@ -77,6 +76,7 @@ from captioning.runtime import (
     start_workers,
     versions,
 )
+from captioning.search_options import SearchOptions
 from captioning.self_critical import SelfCritical
 from captioning.tokenizer import tokenize
 from data_loader import PAD_ID

@@ -28,7 +28,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from timing import rate
 
 from captioning import cli
-from captioning.decoding import SearchOptions, beam_search
+from captioning.decoding import beam_search
+from captioning.search_options import SearchOptions
 from model import DecoderRNN
 
 CONFIG = {

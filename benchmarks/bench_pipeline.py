@@ -30,9 +30,9 @@ from timing import rate
 import data_loader
 from captioning import cli
 from captioning.annotations import load_examples
-from captioning.decoding import SearchOptions
 from captioning.evaluation import decode_embeddings, encode_images
 from captioning.images import load_image
+from captioning.search_options import SearchOptions
 from captioning.sequences import Captions
 from captioning.tokenizer import tokenize
 from model import CNNtoRNN

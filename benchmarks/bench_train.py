@@ -50,7 +50,6 @@ CONFIG = {
     "num_workers": 2,
     "runs": 3,
 }
-OPTIONS = train.CONFIG | {"accumulate": 1}
 
 
 class Padded:
@@ -94,7 +93,7 @@ def one_epoch(model, name, batches, encode, dtype, num_blocks):
     for index, block in enumerate(blocks):
         block.requires_grad_(index >= len(blocks) - num_blocks)
     optimizer = train.build_optimizer(model, stage.lr, 0.01, stage.encoder_lr)
-    source = train.Source(batches, encode, partial(train.caption_loss, config=OPTIONS))
+    source = train.Source(batches, encode, partial(train.caption_loss, config=train.CONFIG))
     device = torch.device("cpu")
     train.train_one_epoch(
         stage,
@@ -103,7 +102,7 @@ def one_epoch(model, name, batches, encode, dtype, num_blocks):
         optimizer,
         train.build_scheduler(optimizer, len(batches), 0.0),
         torch.amp.GradScaler(device.type, enabled=False),
-        config=OPTIONS,
+        config=train.CONFIG,
         device=device,
         dtype=dtype,
         seed=0,

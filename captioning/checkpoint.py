@@ -106,14 +106,37 @@ def load_resume(path):
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"{path}: nothing to resume; start the run once without --train.resume")
+    return read_tensors(path, f"{path}: not a readable resume file")
+
+
+MAX_STATE_DICT_BYTES = 2**30  # of a file of another's weights; either network has under 50 MB
+
+
+def load_state_dict(path, named=""):
+    """Read a state_dict as torch and torchvision save it: name -> tensor.
+
+    named: what errors call it; "" = its path
+
+    Raises ValueError if it is damaged, would need code to read, or is something else.
+    """
+    named = named or path
+    size = Path(path).stat().st_size
+    if size > MAX_STATE_DICT_BYTES:
+        raise ValueError(f"{named}: {size} bytes, a state_dict has at most {MAX_STATE_DICT_BYTES}")
+    state = read_tensors(path, f"{named}: not a readable state_dict")
+    if not isinstance(state, dict) or not all(isinstance(k, str) and torch.is_tensor(v) for k, v in state.items()):
+        raise ValueError(f"{named}: holds a {type(state).__name__}, which is no state_dict (name -> tensor)")
+    return state
+
+
+def read_tensors(path, problem):
+    """Read what torch.save wrote of tensors and built-in types. Raises ValueError beginning with `problem`."""
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:  # its text is a page about how to run the code after all
-        raise ValueError(
-            f"{path}: not a readable resume file (it is damaged, or carries code, which was not run)"
-        ) from None
+        raise ValueError(f"{problem} (it is damaged, or carries code, which was not run)") from None
     except Exception as error:  # a damaged archive raises from zipfile, pickle or torch
-        raise ValueError(f"{path}: not a readable resume file ({' '.join(str(error).split())[:160]})") from None
+        raise ValueError(f"{problem} ({' '.join(str(error).split())[:160]})") from None
 
 
 def load_weights(module, weights, source, *, assign=False):

@@ -12,14 +12,7 @@ from typing import NamedTuple
 
 import torch
 
-from captioning.search_options import (  # the scripts take these names from here
-    LIMITS,  # noqa: F401
-    SETTINGS,  # noqa: F401
-    Hypothesis,
-    SearchOptions,  # noqa: F401
-    check_lengths,
-    require,
-)
+from captioning.search_options import Hypothesis, check_lengths, require
 
 
 @dataclass(frozen=True)

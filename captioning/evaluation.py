@@ -22,6 +22,7 @@ from captioning.cli import one_line
 from captioning.decoding import beam_search
 from captioning.images import check_unreadable, load_image
 from captioning.runtime import autocast, start_workers
+from captioning.search_options import confidence
 from captioning.sequences import Paths
 
 FEWEST_FOR_CIDER = 20  # images; with fewer, CIDEr's document frequencies say nothing
@@ -44,8 +45,8 @@ class Prediction:
 
     @property
     def confidence(self):
-        """The geometric mean of the probabilities of its words and of <end>, 0..1: no lower for a longer caption."""
-        return math.exp(self.log_prob / (len(self.caption.split()) + 1))
+        """As captioning.search_options.confidence."""
+        return confidence(self.log_prob, len(self.caption.split()))
 
 
 class ImageDataset(Dataset):

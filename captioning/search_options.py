@@ -60,6 +60,14 @@ def check_lengths(options):
     require(options.no_repeat_ngram >= 0, "no_repeat_ngram", options.no_repeat_ngram, "1 or more, or 0 for off")
 
 
+def confidence(log_prob, num_words):
+    """Return the geometric mean of the probabilities of a caption's words and of <end>, 0..1: no lower for a long one.
+
+    log_prob: nats, <end> included
+    """
+    return math.exp(log_prob / (num_words + 1))
+
+
 class Hypothesis(NamedTuple):
     """One caption that the search found; log-probabilities in nats."""
 

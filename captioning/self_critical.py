@@ -12,8 +12,9 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from captioning.decoding import SamplingOptions, SearchOptions, beam_search, sample
+from captioning.decoding import SamplingOptions, beam_search, sample
 from captioning.metrics import CiderD
+from captioning.search_options import SearchOptions
 
 
 class SelfCritical:

@@ -9,17 +9,14 @@ import warnings
 from collections import Counter, defaultdict
 from pathlib import Path
 
-import torch
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torchvision import models
 
-from captioning.checkpoint import load_weights
-from captioning.cli import one_line
+from captioning.checkpoint import load_state_dict, load_weights
 
-MAX_WEIGHTS_BYTES = 2**30  # a state_dict of either network has under 50 MB
 IMAGENET_SIZE = 224  # pixels a side that the weights were trained at
 NETWORKS = {"mobilenet_v2": models.MobileNet_V2_Weights, "resnet18": models.ResNet18_Weights}
 
@@ -86,14 +83,6 @@ def load_imagenet(path, name="mobilenet_v2"):
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"imagenet_weights: {path}: no such file; give a torchvision {name} state_dict")
-    if path.stat().st_size > MAX_WEIGHTS_BYTES:
-        raise ValueError(f"imagenet_weights: {path}: {path.stat().st_size} bytes, at most {MAX_WEIGHTS_BYTES} are read")
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged archive raises from zipfile, pickle or torch
-        raise ValueError(f"imagenet_weights: {path}: not a readable state_dict ({one_line(error)[:160]})") from None
-    if not isinstance(state, dict) or not all(torch.is_tensor(value) for value in state.values()):
-        raise ValueError(f"imagenet_weights: {path}: holds no state_dict (name -> tensor)")
     network = getattr(models, name)(weights=None)
-    load_weights(network, state, path)
+    load_weights(network, load_state_dict(path, f"imagenet_weights: {path}"), path)
     return network.eval()

@@ -8,7 +8,8 @@ import torch
 from scipy import stats
 from torch.overrides import TorchFunctionMode
 
-from captioning.decoding import SETTINGS, SamplingOptions, SearchOptions, beam_search, ensemble, sample
+from captioning.decoding import SamplingOptions, beam_search, ensemble, sample
+from captioning.search_options import SETTINGS, SearchOptions
 
 START, END = 0, 1
 

@@ -14,7 +14,6 @@ import torch
 
 from caption import Captioner, TorchModel
 from captioning.annotations import load_examples
-from captioning.decoding import SearchOptions
 from captioning.evaluation import (
     RECIPES,
     attention_maps,
@@ -26,6 +25,7 @@ from captioning.evaluation import (
     recipe,
     teacher_forced,
 )
+from captioning.search_options import SearchOptions
 from data_loader import MEAN, STD, eval_transform, load_image
 from model import IMAGE_INPUTS, CNNtoRNN
 from vocab import build_vocabulary, count_words

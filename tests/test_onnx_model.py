@@ -9,11 +9,11 @@ import torch
 
 from caption import TorchModel
 from captioning.checkpoint import load_checkpoint
-from captioning.decoding import SearchOptions
 from captioning.images import load_image, to_pixels
 from captioning.metadata import PARTS, dump_metadata
 from captioning.onnx_export import export_onnx
 from captioning.onnx_model import OnnxModel
+from captioning.search_options import SearchOptions
 from model import CONFIG, build_model
 
 WORDS = {"start": 1, "end": 2, "banned": (0, 1, 3)}

@@ -5,8 +5,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from captioning.decoding import SamplingOptions, SearchOptions, beam_search, sample
+from captioning.decoding import SamplingOptions, beam_search, sample
 from captioning.metrics import cider_d
+from captioning.search_options import SearchOptions
 from captioning.self_critical import SelfCritical
 from model import CNNtoRNN
 
