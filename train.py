@@ -295,7 +295,9 @@ def compute_views(trunk, paths, transforms, loading, seed, what):
                 views[:, number] = outputs
         return {"kept": kept, "views": views}
 
+    # The shape too: with attention the same weights give positions, where they are pooled without it.
     described = f"{transforms} {sorted((name, str(value)) for name, value in loading.items())} {seed}"
+    described += f" {tuple(output.shape[1:])}"
     key = features.fingerprint(trunk.state_dict(), described, paths)
     tensors = features.cached(FEATURES_DIR, key, compute)
     return tensors["kept"], tensors["views"]

@@ -289,6 +289,22 @@ def test_more_views_than_fit_into_memory_are_refused_before_the_first(tmp_path):
         compute_views(trunk, paths, [eval_transform(64)] * 64, loading, 0, "train images")
 
 
+def test_the_cache_tells_positions_from_pooled_features(tmp_path, monkeypatch):
+    """With attention the same weights, images and settings give a grid; it once got pooled features from the cache."""
+    monkeypatch.chdir(tmp_path)
+    write_dataset(Path("data"), per_class=3, progress=False)
+    paths = sorted(Path("data/train").rglob("*.jpg"))[:3]
+    loading = {"device": torch.device("cpu"), "dtype": torch.float32, "num_workers": 0}
+    pooled = CNNtoRNN(6, embed_size=4, hidden_size=4).encoder
+    grid = CNNtoRNN(6, embed_size=4, hidden_size=4, decoder="attention").encoder
+    grid.load_state_dict(pooled.state_dict())
+    _, first = compute_views(pooled.backbone, paths, [eval_transform(64)], loading, 0, "train images")
+    _, second = compute_views(grid.backbone, paths, [eval_transform(64)], loading, 0, "train images")
+    assert first.shape == (3, 1, 1280)
+    assert second.shape == (3, 1, 4, 1280)
+    torch.testing.assert_close(second.float().mean(dim=2), first, rtol=1e-2, atol=1e-3)
+
+
 def test_scheduled_sampling_replaces_words_but_not_start_or_padding():
     logits = torch.zeros(1, 4, 5)
     logits[0, :, 4] = 1.0  # the model always guesses word 4
