@@ -29,7 +29,7 @@ from captioning.annotations import check_split, dataset_name, dataset_root, load
 from captioning.evaluation import caption_examples, caption_scores, encode_images, java_scores, recipe
 from captioning.grounding import confusion
 from captioning.images import load_image
-from captioning.runtime import pick_device
+from captioning.runtime import pick_device, pick_workers
 from captioning.search_options import SETTINGS, SearchOptions
 from captioning.tokenizer import tokenize
 from data_loader import eval_transform
@@ -341,7 +341,8 @@ def report_on(model_path, config):
     more_scores, skipped = java_scores(*report.token_lists(predictions)) if config["java_metrics"] else ({}, {})
 
     train = [example for example in everything if example.split == "train"]
-    reading = {"device": device, "batch_size": config["batch_size"], "num_workers": config["num_workers"]}
+    num_workers = pick_workers(config["num_workers"], device)
+    reading = {"device": device, "batch_size": config["batch_size"], "num_workers": num_workers}
     captioned = [prediction.example for prediction in predictions]
     probed, lines = None, []
     if grounder:

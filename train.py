@@ -70,6 +70,7 @@ from captioning.runtime import (
     flush_denormals,
     pick_device,
     pick_precision,
+    pick_workers,
     random_state,
     restore_random_state,
     seed_everything,
@@ -911,7 +912,7 @@ def main(config):
         image_size=size,
     )
     del train_examples  # the batches hold all that an epoch needs, and much smaller
-    loading = {"device": device, "dtype": dtype, "num_workers": data["num_workers"]}
+    loading = {"device": device, "dtype": dtype, "num_workers": pick_workers(data["num_workers"], device)}
     grounder = Grounder(classes, load_aliases(data["data_dir"])) if classes else None
     named = remember_named(grounder, vocabulary, classes) if classes else None
     sources = Sources(model.encoder, stages, train_set, val_examples, vocabulary, named, transforms, loading, config)

@@ -32,6 +32,7 @@ from captioning import cli
 from captioning.annotations import load_examples
 from captioning.evaluation import decode_embeddings, encode_images
 from captioning.images import load_image
+from captioning.runtime import pick_workers
 from captioning.search_options import SearchOptions
 from captioning.sequences import Captions
 from captioning.tokenizer import tokenize
@@ -79,6 +80,7 @@ def bench_features(model, examples, config):
     device, network = torch.device("cpu"), model.encoder.backbone
     images = torch.stack([transform(load_image(example.image)) for example in examples[:256]])
     images = images.contiguous(memory_format=torch.channels_last)
+    num_workers = pick_workers(config["num_workers"], device)  # as train.py and analysis_report.py do
 
     @torch.inference_mode()
     def bare():
@@ -91,7 +93,7 @@ def bench_features(model, examples, config):
             [example.image for example in examples],
             transform,
             device=device,
-            num_workers=config["num_workers"],
+            num_workers=num_workers,
         )
 
     return rate(ours, len(examples), config["runs"]), rate(bare, len(images), config["runs"])

@@ -35,7 +35,7 @@ import train
 from captioning import cli
 from captioning.annotations import load_examples
 from captioning.evaluation import encode_images
-from captioning.runtime import autocast, flush_denormals, pick_precision
+from captioning.runtime import autocast, flush_denormals, pick_precision, pick_workers
 from model import CNNtoRNN
 from vocab import build_vocabulary, count_words
 
@@ -167,7 +167,7 @@ def main(config):
 
     def cache(blocks):
         trunk = model.encoder.eval().split(blocks)[0]
-        loading = {"device": device, "dtype": dtype, "num_workers": config["num_workers"]}
+        loading = {"device": device, "dtype": dtype, "num_workers": pick_workers(config["num_workers"], device)}
         return encode_images(trunk, dataset.paths, transform, **loading)[1][:, None]
 
     def decoder_batches():

@@ -97,6 +97,17 @@ def autocast(device, dtype):
     return torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32, cache_enabled=False)
 
 
+def pick_workers(num_workers, device):
+    """Return how many of `num_workers` processes should read images while a network computes on `device`.
+
+    On a CPU they take from the network the cores that it computes on, and each layer waits for its slowest thread: on
+    two cores, two readers made it slower than reading between the batches. So two cores are left to it.
+    """
+    if device.type != "cpu":
+        return num_workers
+    return min(num_workers, max(0, (os.cpu_count() or 1) - 2))
+
+
 @contextlib.contextmanager
 def hold_interrupts():
     """Keep a Ctrl-C that comes inside the block until its end.

@@ -19,6 +19,7 @@ from captioning.runtime import (
     hold_interrupts,
     pick_device,
     pick_precision,
+    pick_workers,
     random_state,
     restore_random_state,
     seed_everything,
@@ -164,3 +165,11 @@ def test_interrupts_are_held_until_the_end_of_the_block():
         reached.append("the end")
     assert reached == ["the end"]
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+@pytest.mark.parametrize(
+    ("cores", "device", "expected"), [(1, "cpu", 0), (2, "cpu", 0), (3, "cpu", 1), (16, "cpu", 4), (2, "cuda", 4)]
+)
+def test_a_network_on_the_cpu_keeps_two_cores_from_the_readers(monkeypatch, cores, device, expected):
+    monkeypatch.setattr(os, "cpu_count", lambda: cores)
+    assert pick_workers(4, torch.device(device)) == expected
