@@ -34,6 +34,7 @@ CONFIG = {
     "crop_scale": 0.6,  # smallest share of the area that a random crop keeps, 0..1; 1 = no cropping
     "flip": 0.5,  # probability of a horizontal flip; 0 where captions say left and right
     "vertical_flip": 0.0,  # probability of a vertical one; 0.5 suits pictures from above
+    "quarter_turn": 0.0,  # probability of a turn by 90 degrees; with both flips all eight orientations are seen
     "jitter": 0.2,  # brightness, contrast, saturation, +- this share
     "hue": 0.0,  # +- share of the colour circle, 0..0.5; 0 where captions name colours
     # loading
@@ -48,6 +49,7 @@ LIMITS = {
     "crop_scale": (0.01, 1),
     "flip": (0, 1),
     "vertical_flip": (0, 1),
+    "quarter_turn": (0, 1),
     "jitter": (0, 1),
     "hue": (0, 0.5),
     "batch_size": (1, 65536),
@@ -61,19 +63,23 @@ DEFAULT_IMAGE_SIZE = 224
 PAD_ID = 0  # <pad> is the first of vocab.SPECIALS
 
 
-AUGMENTATION = ("crop_scale", "flip", "vertical_flip", "jitter", "hue")  # keys of CONFIG that train_transform takes
+# Keys of CONFIG that train_transform takes.
+AUGMENTATION = ("crop_scale", "flip", "vertical_flip", "quarter_turn", "jitter", "hue")
 
 
 def train_transform(
-    image_size, *, crop_scale=0.6, flip=0.5, vertical_flip=0.0, jitter=0.2, hue=0.0, mean=MEAN, std=STD
-):
-    """Return a transform PIL -> (3, S, S) float: random crop, flips and colour jitter, then normalised."""
+    image_size, *, crop_scale=0.6, flip=0.5, vertical_flip=0.0, quarter_turn=0.0, jitter=0.2, hue=0.0, mean=MEAN,
+    std=STD,
+):  # fmt: skip
+    """Return a transform PIL -> (3, S, S) float: random crop, flips, a turn and colour jitter, then normalised."""
     steps = [v2.PILToTensor()]
     if crop_scale < 1:
         steps.append(v2.RandomResizedCrop(image_size, scale=(crop_scale, 1.0), antialias=True))
     else:
         steps.append(v2.Resize((image_size, image_size), antialias=True))
     steps += [v2.RandomHorizontalFlip(flip), v2.RandomVerticalFlip(vertical_flip)]
+    if quarter_turn:
+        steps.append(v2.RandomApply([v2.RandomRotation((90, 90))], quarter_turn))
     if jitter or hue:
         steps.append(v2.ColorJitter(jitter, jitter, jitter, hue))
     return v2.Compose([*steps, v2.ToDtype(torch.float32, scale=True), v2.Normalize(mean, std)])

@@ -134,6 +134,17 @@ def test_eval_transform_crops_the_centre_and_normalises():
         torch.testing.assert_close(pixels[channel], expected)
 
 
+def test_flips_and_a_quarter_turn_show_all_eight_orientations_of_a_picture():
+    pixels = np.arange(4 * 4 * 3, dtype=np.uint8).reshape(4, 4, 3)
+    transform = train_transform(
+        4, crop_scale=1, vertical_flip=0.5, quarter_turn=0.5, jitter=0, mean=(0,), std=(1 / 255,)
+    )
+    torch.manual_seed(0)
+    seen = {tuple(transform(Image.fromarray(pixels))[0].round().int().flatten().tolist()) for _ in range(200)}
+    turned = [np.rot90(each, turns) for each in (pixels, pixels[::-1]) for turns in range(4)]
+    assert seen == {tuple(each[..., 0].ravel().tolist()) for each in turned}
+
+
 def test_train_transform_without_augmentation_is_the_resized_picture():
     picture = Image.fromarray(np.random.default_rng(0).integers(0, 255, (20, 20, 3), dtype=np.uint8))
     plain = train_transform(20, crop_scale=1, flip=0, jitter=0)(picture)
