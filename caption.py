@@ -90,14 +90,18 @@ class TorchModel:
     """A CNNtoRNN behind `search`, as captioning.onnx_model.OnnxModel is."""
 
     def __init__(self, network, vocab, transform, config, classes=()):
+        import torch  # takes seconds, and an .onnx model needs none
+
         self.network = network.eval()
+        with torch.inference_mode():
+            self.step = network.decoder.make_step()
         self.vocab, self.transform, self.config, self.classes = vocab, transform, config, list(classes)
 
     @classmethod
     def load(cls, path, device=""):
         """Read a checkpoint. Raises ValueError, one line naming the file, if that cannot be done."""
         try:
-            from captioning.runtime import pick_device  # torch takes seconds to import, and ONNX needs none
+            from captioning.runtime import pick_device
             from model import load_captioner
         except ModuleNotFoundError as error:
             raise ValueError(f"{path}: needs torch and torchvision ({error}); an .onnx model does not") from None
@@ -106,7 +110,7 @@ class TorchModel:
 
     def search(self, images, options, *, start, end, banned):
         """Caption images (B, 3, S, S) float32: B lists of Hypothesis."""
-        return search_together([self.network], images, options, start=start, end=end, banned=banned)
+        return search_together([self], images, options, start=start, end=end, banned=banned)
 
 
 class Ensemble:
@@ -117,7 +121,7 @@ class Ensemble:
 
     def __init__(self, models):
         first = models[0]
-        self.networks = [model.network for model in models]
+        self.models = models
         self.vocab, self.transform, self.config = first.vocab, first.transform, first.config
         for number, model in enumerate(models[1:], start=2):
             if model.vocab != first.vocab:
@@ -131,22 +135,23 @@ class Ensemble:
 
     def search(self, images, options, *, start, end, banned):
         """Caption images (B, 3, S, S) float32: B lists of Hypothesis."""
-        return search_together(self.networks, images, options, start=start, end=end, banned=banned)
+        return search_together(self.models, images, options, start=start, end=end, banned=banned)
 
 
-def search_together(networks, images, options, **special):
-    """Caption images (B, 3, S, S) float32 by one CNNtoRNN or by several as one: B lists of Hypothesis."""
+def search_together(models, images, options, **special):
+    """Caption images (B, 3, S, S) float32 by one TorchModel or by several as one: B lists of Hypothesis."""
     import torch
 
     from captioning.decoding import beam_search, ensemble
 
+    networks = [model.network for model in models]
     device = next(networks[0].parameters()).device
     with torch.inference_mode():
         images = torch.from_numpy(images).to(device, memory_format=torch.channels_last)
         states = [network.decoder.start(network.encoder(images)) for network in networks]
-        step, state = networks[0].decoder.step, states[0]
-        if len(networks) > 1:
-            step, state = ensemble([network.decoder.step for network in networks], states)
+        step, state = models[0].step, states[0]
+        if len(models) > 1:
+            step, state = ensemble([model.step for model in models], states)
         return beam_search(step, state, options, **special)
 
 

@@ -72,7 +72,7 @@ def build_decoder(vocab_size, num_words):
 def search(decoder, images):
     """Our search on image embeddings (B, E), in the precision of the decoder."""
     images = images.to(decoder.embedding.weight.dtype)
-    return beam_search(decoder.step, decoder.start(images), OPTIONS, start=START, end=END)
+    return beam_search(decoder.make_step(), decoder.start(images), OPTIONS, start=START, end=END)
 
 
 def search_one(decoder, image):

@@ -114,11 +114,11 @@ def decode_embeddings(model, embeddings, vocabulary, options, *, batch_size=128)
     """
     model.eval()
     banned = (vocabulary.pad_id, vocabulary.start_id, vocabulary.unk_id)
-    device = next(model.parameters()).device
+    device, step = next(model.parameters()).device, model.decoder.make_step()
     captions = []
     for chunk in embeddings.split(batch_size):
         found = beam_search(
-            model.decoder.step,
+            step,
             model.decoder.start(chunk.to(device)),
             options,
             start=vocabulary.start_id,

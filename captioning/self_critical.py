@@ -55,12 +55,14 @@ class SelfCritical:
         """
         decoder, end, indices = model.decoder, self.special["end"], images.tolist()
         state = tuple(part.detach() for part in decoder.start(embeddings))
-        drawn = sample(decoder.step, state, self.sampling, **self.special)
+        with torch.no_grad():
+            step = decoder.make_step()
+        drawn = sample(step, state, self.sampling, **self.special)
         tokens, lengths = drawn.tokens.flatten(0, 1), drawn.lengths.flatten()  # (B*S, T), (B*S,)
         num_samples = self.sampling.num_samples
         sequences = [ids[:length] for ids, length in zip(tokens.tolist(), lengths.tolist(), strict=True)]
         reward = self.reward(sequences, [i for i in indices for _ in range(num_samples)])
-        greedy = [found[0].ids for found in beam_search(decoder.step, state, self.greedy, **self.special)]
+        greedy = [found[0].ids for found in beam_search(step, state, self.greedy, **self.special)]
         greedy = [[*ids, end] if len(ids) < self.greedy.max_len else ids for ids in greedy]
         baseline = self.reward(greedy, indices).repeat(num_samples)
         advantage = torch.from_numpy(reward - baseline).float().to(embeddings.device)  # (B*S,)

@@ -402,13 +402,9 @@ def test_an_ensemble_is_named_by_its_checkpoints_with_commas_between(captioner, 
     special = {"start": 1, "end": 2, "banned": (0, 1, 3)}
     found = [one[0] for one in both.model.search(images, options, **special)]
     with torch.inference_mode():
-        steps = [
-            network.decoder.step(torch.ones(len(images), dtype=torch.long), network.decoder.start(network.encoder(x)))[
-                0
-            ]
-            for network in both.model.networks
-            for x in [torch.from_numpy(images)]
-        ]
+        starts, x = torch.ones(len(images), dtype=torch.long), torch.from_numpy(images)
+        networks = [model.network for model in both.model.models]
+        steps = [network.decoder.step(starts, network.decoder.start(network.encoder(x)))[0] for network in networks]
     mean = torch.stack([log_probs.exp() for log_probs in steps]).mean(dim=0)
     mean[:, [0, 1, 3]] = 0
     assert [one.ids[0] for one in found] == mean.argmax(dim=1).tolist()

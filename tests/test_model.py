@@ -61,10 +61,11 @@ def test_step_by_step_equals_teacher_forcing(kind):
     decoder, image = build_small(kind)
     tokens = torch.randint(1, 11, (3, 5))
     at_once = decoder(image, tokens).log_softmax(dim=2)
-    state = decoder.start(image)
-    for t in range(tokens.shape[1]):
-        log_probs, state = decoder.step(tokens[:, t], state)
-        torch.testing.assert_close(log_probs, at_once[:, t], rtol=1e-4, atol=1e-5)
+    for step in (decoder.step, decoder.make_step()):
+        state = decoder.start(image)
+        for t in range(tokens.shape[1]):
+            log_probs, state = step(tokens[:, t], state)
+            torch.testing.assert_close(log_probs, at_once[:, t], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", DECODERS)
