@@ -56,7 +56,7 @@ class Beams(NamedTuple):
 
     def pick(self, index):
         """Return the groups at `index` (M',)."""
-        return Beams(*(part[index] for part in self))
+        return Beams(*(part.index_select(0, index) for part in self))
 
 
 @torch.no_grad()
@@ -107,7 +107,7 @@ def beam_search(step, state, options, *, start, end, banned=()):
         if not num_going:
             break
         tokens, parent = beams.sequences[:, :, t].flatten(), parent.flatten()  # (M*W,)
-        state = tuple(part[parent] for part in state)
+        state = tuple(part.index_select(0, parent) for part in state)
 
     return collect([*left, keep_unfinished(beams, options)], batch_size, options, end)
 
@@ -197,19 +197,31 @@ def choose(total, num_candidates, vocab_size, options, end):
     Later groups pay for the words that the beams of earlier ones go on with (Vijayakumar et al. 2016, algorithm 1).
     """
     groups, size = options.num_groups, options.beam_size // options.num_groups
-    if groups == 1:
-        return total.topk(num_candidates, dim=1).indices
     by_group = total.view(-1, groups, total.shape[1] // vocab_size, vocab_size)  # (R, G, W, V)
+    if groups == 1:
+        return best_positions(by_group[:, 0], num_candidates)[1]
     counts = total.new_zeros(len(by_group), vocab_size)
     chosen = []
     for group in by_group.unbind(dim=1):
-        score, flat = (group - options.diversity * counts[:, None]).flatten(1).topk(num_candidates, dim=1)
+        score, flat = best_positions(group - options.diversity * counts[:, None], num_candidates)
         token = flat % vocab_size
         lives = (token != end) & (score > -torch.inf)
         lives &= lives.cumsum(dim=1) <= size
         counts.scatter_add_(1, token, lives.to(counts.dtype))
         chosen.append(flat)
     return torch.stack(chosen, dim=1).flatten(0, 1)
+
+
+def best_positions(scores, count):
+    """Return the `count` largest of scores (R, W, V), largest first, and their positions (R, count) in (R, W*V).
+
+    They are scores of the `count` words whose largest scores are largest, so the rest need not be sorted.
+    """
+    vocab_size = scores.shape[2]
+    words = scores.amax(dim=1).topk(min(count, vocab_size), dim=1).indices  # (R, C)
+    values, place = scores.gather(2, words[:, None].expand(-1, scores.shape[1], -1)).flatten(1).topk(count, dim=1)
+    num_words = words.shape[1]
+    return values, place // num_words * vocab_size + words.gather(1, place % num_words)
 
 
 def keep_unfinished(beams, options):

@@ -8,7 +8,7 @@ import torch
 from scipy import stats
 from torch.overrides import TorchFunctionMode
 
-from captioning.decoding import SamplingOptions, beam_search, ensemble, sample
+from captioning.decoding import SamplingOptions, beam_search, best_positions, ensemble, sample
 from captioning.search_options import SETTINGS, SearchOptions
 
 START, END = 0, 1
@@ -121,6 +121,19 @@ def test_rows_do_not_touch_each_other(options):
         (alone,) = search(step, (row[i : i + 1],), max_len=8, **options)
         assert [h.ids for h in found] == [h.ids for h in alone]
         assert [h.score for h in found] == pytest.approx([h.score for h in alone], abs=1e-5)
+
+
+@pytest.mark.parametrize(("beams", "words", "count"), [(1, 40, 10), (5, 40, 10), (5, 3, 10), (4, 2, 8), (3, 30, 1)])
+def test_the_best_positions_are_those_of_a_whole_sort(beams, words, count):
+    scores = torch.randn(6, beams, words, generator=torch.Generator().manual_seed(0))
+    scores[0, 0] = -torch.inf
+    scores[1] = -torch.inf
+    values, positions = best_positions(scores, count)
+    expected, order = scores.flatten(1).sort(dim=1, descending=True)
+    assert torch.equal(values, expected[:, :count])
+    assert torch.equal(scores.flatten(1).gather(1, positions), values)
+    assert all(len(set(row)) == count for row in positions.tolist())
+    assert torch.equal(positions[2:], order[2:, :count])
 
 
 def test_rows_that_are_done_leave_the_batch():
