@@ -113,12 +113,12 @@ CONFIG = {
     "weight_decay": 0.01,
     "grad_clip": 5.0,  # largest norm of the gradient
     "accumulate": 1,  # batches whose gradients are averaged for a step
-    "ema": 0.0,  # decay of an average of the weights, which is validated and saved; 0 = the weights themselves
+    "ema": 0.99,  # decay of an average of the weights, which is validated and saved; 0 = the weights themselves
     "scheduled_sampling": 0.0,  # share of input words that the model's own guesses replace, 0..1
     "label_smoothing": 0.1,
     "attention_penalty": 0.1,  # weight of what keeps attention from staying at a few places; for decoder attention
-    "class_emphasis": 0.0,  # captions that name their image's class weigh 1 + this, the others 1
-    "class_loss": 0.0,  # weight of an auxiliary class loss on the image embedding; 0 = none
+    "class_emphasis": 1.0,  # captions that name their image's class weigh 1 + this, the others 1
+    "class_loss": 1.0,  # weight of an auxiliary class loss on the image embedding; 0 = none
     "word_loss": 0.0,  # weight of an auxiliary loss that detects the captions' words in the embedding; 0 = none
     "patience": 8,  # epochs without a better validation score before stopping; 0 = never stop early
     "precision": "auto",  # auto | float32 | bfloat16 | float16 (CUDA)
@@ -331,6 +331,20 @@ def build_scheduler(optimizer, num_steps, warmup):
         return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - rise) / max(1, num_steps - rise))))
 
     return torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
+
+
+def moving_average(decay):
+    """Return what AveragedModel averages with: an exponential average that at first looks back less far.
+
+    With `decay` alone a run of fewer than 1 / (1 - decay) steps would hardly leave the weights that it began with. The
+    cap on it, (1 + steps) / (10 + steps), is that of TensorFlow's ExponentialMovingAverage.
+    """
+
+    def update(averaged, current, num_averaged):
+        steps = int(num_averaged)
+        get_ema_multi_avg_fn(min(decay, (1 + steps) / (10 + steps)))(averaged, current, num_averaged)
+
+    return update
 
 
 def word_detection_loss(logits, tokens, owner):
@@ -571,11 +585,12 @@ def check_options(options, data):
         raise ValueError(f"--train.run: got {options['run']!r}, allowed are letters, digits, and . _ - within")
 
 
-def check_classes(options, classes, data_dir):
-    """Raise ValueError for a setting that needs classes where the data have none."""
-    for key in ("class_loss", "class_emphasis", "class_reward"):
-        if options[key] and not classes:
-            raise ValueError(f"train.{key}: {data_dir} has no classes; set it to 0")
+def drop_class_terms(options, classes, data_dir):
+    """Set what needs classes to 0, and say so, where the data have none."""
+    keys = [key for key in ("class_loss", "class_emphasis", "class_reward") if options[key]]
+    if keys and not classes:
+        options.update(dict.fromkeys(keys, 0.0))
+        print(f"note: {data_dir} has no classes, so train.{', train.'.join(keys)} are left out")
 
 
 def describe_run(config, vocabulary, classes, train_examples):
@@ -822,8 +837,7 @@ def train_stage(number, stage, model, sources, record, score, resumed, *, option
         "scaler": torch.amp.GradScaler(device.type, enabled=dtype == torch.float16),
     }
     if options["ema"]:
-        average = get_ema_multi_avg_fn(options["ema"])
-        parts["averaged"] = AveragedModel(model, multi_avg_fn=average, use_buffers=True)
+        parts["averaged"] = AveragedModel(model, multi_avg_fn=moving_average(options["ema"]), use_buffers=True)
     if done:
         for name, part in parts.items():
             part.load_state_dict(resumed[name])
@@ -877,7 +891,7 @@ def main(config):
     # Data and model
     vocabulary = load_vocabulary(data["vocab_path"])
     train_examples, val_examples, classes = load_data(data["data_dir"], vocabulary)
-    check_classes(options, classes, data["data_dir"])
+    drop_class_terms(options, classes, data["data_dir"])
     model, native_size = start_model(vocabulary, classes, options, model_config)
     num_blocks = len(model.encoder.blocks()[0])
     if not 1 <= options["finetune_blocks"] <= num_blocks:

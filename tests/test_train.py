@@ -14,6 +14,7 @@ from types import SimpleNamespace
 import pandas as pd
 import pytest
 import torch
+from torch.optim.swa_utils import AveragedModel
 
 from captioning.checkpoint import load_checkpoint
 from captioning.pictograms import write_dataset
@@ -28,7 +29,9 @@ from train import (
     build_scheduler,
     caption_loss,
     compute_views,
+    drop_class_terms,
     mix_guesses,
+    moving_average,
     train_one_epoch,
     word_detection_loss,
 )
@@ -194,6 +197,40 @@ def test_a_stage_goes_on_from_the_end_of_the_one_before_or_where_that_stopped_ea
     assert losses[1] != pytest.approx(losses[2], rel=2e-3)
 
 
+def test_the_moving_average_by_hand_and_its_short_memory_at_first():
+    """A run of 20 steps once ended, at a decay of 0.99, with an average near the weights that it began with."""
+    weight = torch.nn.Linear(1, 1, bias=False)
+    averaged = AveragedModel(weight, multi_avg_fn=moving_average(0.5))
+    values, expected = [4.0, 1.0, 2.0, 8.0, 5.0, 3.0, 7.0, 6.0, 9.0, 0.0, 1.0], None
+    for step, value in enumerate(values):
+        with torch.no_grad():
+            weight.weight.fill_(value)
+        averaged.update_parameters(weight)
+        decay = min(0.5, (1 + step) / (10 + step))
+        expected = value if expected is None else decay * expected + (1 - decay) * value
+        assert averaged.module.weight.item() == pytest.approx(expected)
+    assert decay == 0.5
+
+    slow = AveragedModel(weight, multi_avg_fn=moving_average(0.99))
+    for value in [0.0] + [1.0] * 20:
+        with torch.no_grad():
+            weight.weight.fill_(value)
+        slow.update_parameters(weight)
+    assert slow.module.weight.item() > 0.99
+
+
+def test_what_needs_classes_is_left_out_where_the_data_have_none(capsys):
+    options = {"class_loss": 1.0, "class_emphasis": 2.0, "class_reward": 0.0, "lr": 1.0}
+    drop_class_terms(options, ["cat"], "birds")
+    assert options["class_loss"] == 1
+    assert not capsys.readouterr().out
+    drop_class_terms(options, [], "birds")
+    assert options == {"class_loss": 0.0, "class_emphasis": 0.0, "class_reward": 0.0, "lr": 1.0}
+    assert capsys.readouterr().out == (
+        "note: birds has no classes, so train.class_loss, train.class_emphasis are left out\n"
+    )
+
+
 def test_a_loss_that_is_not_finite_stops_the_training():
     model = CNNtoRNN(6, embed_size=4, hidden_size=4)
     tokens = Captions([[[1, 4, 2]], [[1, 5, 2]]])
@@ -235,7 +272,7 @@ def test_a_resumed_run_must_be_the_same(folder):
     flags = [*TINY, "--train.epochs", "2", "--train.run", "same", "--train.wandb", "off"]
     run("train.py", *flags, cwd=folder)
     for change, line in (
-        (["--train.ema", "0.9"], "its train.ema was 0.0, now it is 0.9"),
+        (["--train.ema", "0.9"], "its train.ema was 0.99, now it is 0.9"),
         (["--data.image_size", "48"], "its data.image_size was 32, now it is 48"),
     ):
         result = run("train.py", *flags, *change, "--train.resume", cwd=folder, code=2)

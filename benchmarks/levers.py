@@ -1,0 +1,97 @@
+"""What each setting of training is worth in stage 1: train.py's default, and with one setting changed at a time.
+
+    python benchmarks/levers.py --data_dir data/birds --vocab_path vocab_5.pkl --encoder_weights imagenet
+
+Every row is `seeds` runs of train.py, which differ in their seed alone; a run's scores are those of its best epoch by
+CIDEr-D on the validation split. Mean and standard deviation. A row within about one of these of the default shows no
+difference. Writes checkpoints/levers.safetensors, again and again. The last line is JSON.
+"""
+
+import json
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+from tqdm import tqdm
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from captioning import cli
+
+CONFIG = {
+    "data_dir": "data/pictograms",  # folder or annotation file
+    "vocab_path": "vocab_2.pkl",
+    "encoder_weights": "checkpoints/pictograms.safetensors",
+    "seeds": 3,
+    "vertical_flip": 0.0,
+    "lr": 1e-3,
+    "epochs": 20,
+}
+LEVERS = [  # settings that each row changes
+    "",
+    "train.ema=0",
+    "train.class_loss=0",
+    "train.class_emphasis=0",
+    "train.class_emphasis=2",
+    "train.label_smoothing=0",
+    "train.scheduled_sampling=0.2",
+    "train.weight_decay=0",
+    "train.feature_views=1",
+    "train.feature_views=10",
+    "model.dropout=0",
+    "model.dropout=0.3",
+    "model.tie_weights=true",
+    "model.num_layers=2 model.layer_dropout=0.3",
+    "model.image_input=state",
+    "model.image_input=every",
+    "model.decoder=attention",
+]
+METRICS = {"bleu4": "BLEU-4", "cider_d": "CIDEr-D", "class_accuracy": "class accuracy", "seconds": "seconds an epoch"}
+
+
+def train(config, lever, seed):
+    """Run train.py and return {name in METRICS: of its best epoch}."""
+    settings = {
+        "data.data_dir": config["data_dir"],
+        "data.vocab_path": config["vocab_path"],
+        "data.vertical_flip": config["vertical_flip"],
+        "model.encoder_weights": config["encoder_weights"],
+        "train.lr": config["lr"],
+        "train.epochs": config["epochs"],
+        "train.seed": seed,
+        "train.run": "levers",
+        "train.wandb": "off",
+        **dict(pair.split("=") for pair in lever.split()),
+    }
+    command = [sys.executable, "train.py", *(f"--{name}={value}" for name, value in settings.items())]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise ValueError(f"train.py with {lever or 'the default'}: {cli.one_line(done.stderr[-300:])}")
+    history = pd.read_csv(Path("runs", "levers", "history.csv"))
+    best = history.loc[history["cider_d"].idxmax()]
+    return {name: float(best[name]) for name in METRICS if name in history} | {"seconds": history["seconds"].median()}
+
+
+def main(config):
+    """Print the table in Markdown, and its numbers as JSON."""
+    config = config["levers"]
+    results = {}
+    for lever in tqdm(LEVERS):
+        results[lever] = [train(config, lever, seed) for seed in range(config["seeds"])]
+    metrics = list(results[""][0])
+    print("| setting | " + " | ".join(METRICS[name] for name in metrics) + " |")
+    print("|---" * (len(metrics) + 1) + "|")
+    for lever, runs in results.items():
+        cells = []
+        for name in metrics:
+            values = [run[name] for run in runs]
+            mean, spread = statistics.mean(values), f" ± {statistics.stdev(values):.3f}" if len(values) > 1 else ""
+            cells.append(f"{mean:.1f}" if name == "seconds" else f"{mean:.3f}{spread}")
+        print(f"| {f'`{lever}`' if lever else 'the default'} | " + " | ".join(cells) + " |")
+    print(json.dumps({"bench": "levers", "levers": results}))
+
+
+if __name__ == "__main__":
+    cli.run(main, levers=CONFIG)
