@@ -37,15 +37,11 @@ LEVERS = [  # settings that each row changes
     "train.class_emphasis=2",
     "train.label_smoothing=0",
     "train.scheduled_sampling=0.2",
-    "train.weight_decay=0",
     "train.feature_views=1",
-    "train.feature_views=10",
     "model.dropout=0",
-    "model.dropout=0.3",
     "model.tie_weights=true",
     "model.num_layers=2 model.layer_dropout=0.3",
     "model.image_input=state",
-    "model.image_input=every",
     "model.decoder=attention",
 ]
 METRICS = {"bleu4": "BLEU-4", "cider_d": "CIDEr-D", "class_accuracy": "class accuracy", "seconds": "seconds an epoch"}
