@@ -117,7 +117,7 @@ CONFIG = {
     "scheduled_sampling": 0.0,  # share of input words that the model's own guesses replace, 0..1
     "label_smoothing": 0.1,
     "attention_penalty": 0.1,  # weight of what keeps attention from staying at a few places; for decoder attention
-    "class_emphasis": 1.0,  # captions that name their image's class weigh 1 + this, the others 1
+    "class_emphasis": 2.0,  # captions that name their image's class weigh 1 + this, the others 1
     "class_loss": 1.0,  # weight of an auxiliary class loss on the image embedding; 0 = none
     "word_loss": 0.0,  # weight of an auxiliary loss that detects the captions' words in the embedding; 0 = none
     "patience": 8,  # epochs without a better validation score before stopping; 0 = never stop early
