@@ -14,6 +14,7 @@ import hashlib
 import importlib.util
 import os
 import re
+import ssl
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -100,7 +101,12 @@ def download(source, part):
             return receive(source.partition("#")[0], part)
         except urllib.error.HTTPError as error:
             raise ValueError(f"{source}: the server answers {error.code} {error.reason}") from None
-        except (OSError, HTTPException):
+        except (OSError, HTTPException) as error:
+            if isinstance(getattr(error, "reason", None), ssl.SSLCertVerificationError):
+                raise ValueError(
+                    f"{source}: the server's certificate is not trusted ({error.reason.verify_message}); "
+                    "SSL_CERT_FILE names a file of others to trust"
+                ) from None
             if attempt == ATTEMPTS:
                 raise
 

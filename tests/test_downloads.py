@@ -3,6 +3,8 @@
 import hashlib
 import os
 import re
+import shutil
+import ssl
 import subprocess
 import sys
 import threading
@@ -84,6 +86,22 @@ def one_line(source, message):
     assert source.partition("#")[0] in str(error.value)
 
 
+@pytest.fixture
+def certificate(server, tmp_path):
+    """The file of a certificate for 127.0.0.1 that no one has signed; `server` answers over TLS with it."""
+    key, path = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    subject = ["-subj", "/CN=test", "-addext", "subjectAltName=IP:127.0.0.1"]
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", *subject, "-keyout", key, "-out", path],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(path, key)
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    server.address = server.address.replace("http:", "https:")
+    return path
+
+
 def test_a_path_is_itself(tmp_path):
     assert fetch_model("some/model.onnx") == Path("some/model.onnx")
     assert fetch_model(tmp_path / "a.onnx") == tmp_path / "a.onnx"
@@ -150,6 +168,28 @@ def test_what_is_wrong_is_one_line_and_nothing_is_kept(server, cache, path, mess
     server.files |= {"/page.onnx": page, "/page.safetensors": page, "/empty.onnx": b""}
     one_line(server.address + path, message)
     assert not [found for found in cache.rglob("*") if found.is_file()]
+
+
+@pytest.mark.skipif(not shutil.which("openssl"), reason="no openssl, which makes the certificate")
+def test_https_takes_a_file_from_a_server_that_is_trusted_alone(server, certificate, cache):
+    """The command itself: an untrusted certificate is not asked a second time, and "call again" would not help."""
+    source = f"{server.address}/a.onnx#sha256={hashlib.sha256(CONTENT).hexdigest()}"
+    code = (
+        f"import sys; sys.path.insert(0, {str(ROOT)!r})\n"
+        "from captioning import cli, downloads\n"
+        f"cli.run(lambda config: print(downloads.fetch_model({source!r})))\n"
+    )
+    for trusted, line in (
+        (False, f"error: {source}: the server's certificate is not trusted ("),
+        (True, str(cache)),
+    ):
+        environment = {**os.environ, "SSL_CERT_FILE": str(certificate)} if trusted else os.environ
+        result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+        assert result.returncode == (0 if trusted else 2), result.stderr
+        [found] = (result.stdout if trusted else result.stderr).splitlines()
+        assert found.startswith(line)
+        assert len(kept(cache)) == len(server.requests) == trusted
+    assert Path(found).read_bytes() == CONTENT
 
 
 def test_too_large_a_file_is_refused_before_it_is_read(server, cache, monkeypatch):
