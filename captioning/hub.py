@@ -149,13 +149,13 @@ def upload(folder, owner_name):
     except ModuleNotFoundError:
         return "not uploaded: huggingface_hub is not installed"
     if not get_token():
-        return "not uploaded: log in with `hf auth login`, then run this again"
+        return f"not uploaded: log in with `hf auth login`, then `hf upload {owner_name} {folder}`"
     try:
         api = HfApi()
-        api.create_repo(owner_name, exist_ok=True)
+        address = api.create_repo(owner_name, exist_ok=True)
         api.upload_folder(folder_path=folder, repo_id=owner_name, commit_message="Model exported by export.py")
     except Exception as error:  # it raises classes of its own, of httpx, OSError and ValueError
         raise ValueError(
             f"{owner_name}: not uploaded ({' '.join(str(error).split())[:200]}); {folder} is whole"
         ) from None
-    return f"uploaded to https://huggingface.co/{owner_name}"
+    return f"uploaded to {address}"

@@ -1,9 +1,15 @@
 """The folder for the Hub holds every form, and its card the numbers of the report; nothing is sent without a login."""
 
+import base64
 import hashlib
 import json
+import os
+import subprocess
+import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
-import huggingface_hub
 import pytest
 import yaml
 from PIL import Image
@@ -12,6 +18,7 @@ from caption import Captioner
 from captioning import hub
 from captioning.checkpoint import load_checkpoint
 
+ROOT = Path(__file__).resolve().parents[1]
 SUMMARY = 'metric,value,recipe\nBLEU-4,0.930123,bleu4|corpus|refs:4\n"CIDEr-D, here",6.331,cider_d|df:this-split\n'
 
 
@@ -89,31 +96,107 @@ def test_a_name_that_is_none_is_refused(name):
         hub.check_name(name)
 
 
-class Api:
-    """What is called instead of the Hub."""
+class Hub(BaseHTTPRequestHandler):
+    """Answers as the Hub does: large files are put by their hash, then a commit names them and holds the small ones."""
 
-    calls = ()
-    fails = False
+    protocol_version = "HTTP/1.1"
 
-    def create_repo(self, name, exist_ok):
-        Api.calls = [("create", name, exist_ok)]
+    def do_POST(self):
+        body, state = self.body(), self.server
+        state.tokens.add(self.headers["Authorization"])
+        if state.refuses:
+            self.answer({"error": "no way\nthere"}, 403)
+        elif self.path == "/api/repos/create":
+            state.created.append(json.loads(body))
+            self.answer({"url": f"{state.address}/someone/captions"})
+        elif self.path == "/api/validate-yaml":
+            self.answer({"errors": [], "warnings": []})
+        elif self.path == "/api/models/someone/captions/preupload/main":
+            names = [file["path"] for file in json.loads(body)["files"]]
+            modes = {name: "lfs" if name.endswith((".onnx", ".safetensors")) else "regular" for name in names}
+            files = [{"path": name, "uploadMode": mode, "shouldIgnore": False} for name, mode in modes.items()]
+            self.answer({"files": files})
+        elif self.path == "/someone/captions.git/info/lfs/objects/batch":
+            objects = json.loads(body)["objects"]
+            for one in objects:
+                one["actions"] = {"upload": {"href": f"{state.address}/large/{one['oid']}"}}
+            self.answer({"transfer": "basic", "objects": objects})
+        elif self.path == "/api/models/someone/captions/commit/main":
+            for line in map(json.loads, body.splitlines()):
+                value = line["value"]
+                if line["key"] == "file":
+                    state.files[value["path"]] = base64.b64decode(value["content"])
+                elif line["key"] == "lfsFile":
+                    state.files[value["path"]] = state.large[value["oid"]]
+            self.answer({"commitUrl": f"{state.address}/someone/captions/commit/0", "commitOid": "0" * 40})
+        else:
+            self.answer({}, 404)
 
-    def upload_folder(self, *, folder_path, repo_id, commit_message):
-        if Api.fails:
-            raise OSError("no way\nthere")
-        Api.calls.append(("upload", folder_path, repo_id))
+    def do_PUT(self):
+        self.server.large[self.path.rpartition("/")[2]] = self.body()
+        self.answer({})
+
+    def do_GET(self):
+        self.answer({}, 404)
+
+    def body(self):
+        return self.rfile.read(int(self.headers["Content-Length"]))
+
+    def answer(self, content, status=200):
+        content = json.dumps(content).encode()
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, *arguments):
+        """Say nothing."""
 
 
-def test_upload_needs_a_login(tmp_path, monkeypatch):
-    monkeypatch.setattr(huggingface_hub, "HfApi", Api)
-    monkeypatch.setattr(huggingface_hub, "get_token", lambda: None)
-    assert "not uploaded: log in with `hf auth login`" in hub.upload(tmp_path, "a/b")
-    assert Api.calls == ()
+@pytest.fixture
+def server():
+    with ThreadingHTTPServer(("127.0.0.1", 0), Hub) as found:
+        found.address = f"http://127.0.0.1:{found.server_port}"
+        found.created, found.large, found.files, found.tokens, found.refuses = [], {}, {}, set(), False
+        threading.Thread(target=found.serve_forever, daemon=True).start()
+        yield found
+        found.shutdown()
 
-    monkeypatch.setattr(huggingface_hub, "get_token", lambda: "token")
-    assert hub.upload(tmp_path, "a/b") == "uploaded to https://huggingface.co/a/b"
-    assert Api.calls == [("create", "a/b", True), ("upload", tmp_path, "a/b")]
 
-    monkeypatch.setattr(Api, "fails", True)
-    with pytest.raises(ValueError, match=r"a/b: not uploaded \(no way there\)"):
-        hub.upload(tmp_path, "a/b")
+def upload(folder, server, tmp_path, **environment):
+    """What hub.upload says and prints in a process whose Hub is `server`, over plain HTTP instead of Xet's protocol."""
+    code = (
+        f"import sys; sys.path.insert(0, {str(ROOT)!r})\n"
+        "from captioning import cli, hub\n"
+        f"cli.run(lambda config: print(hub.upload({str(folder)!r}, 'someone/captions')))\n"
+    )
+    environment |= {"HF_ENDPOINT": server.address, "HF_HOME": str(tmp_path / "home"), "HF_HUB_DISABLE_XET": "1"}
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("HF_")} | environment
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+
+
+def test_the_whole_folder_is_uploaded_and_the_token_goes_to_the_hub_alone(folder, server, tmp_path):
+    result = upload(folder, server, tmp_path, HF_TOKEN="hf_secret")
+    assert (result.returncode, result.stdout) == (0, f"uploaded to {server.address}/someone/captions\n"), result.stderr
+    assert server.created == [{"name": "captions", "organization": "someone"}]
+    on_disk = {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    assert server.files == on_disk
+    assert server.tokens == {"Bearer hf_secret"}
+    assert "hf_secret" not in result.stdout + result.stderr
+
+
+def test_without_a_login_nothing_is_sent_and_a_line_says_how_to_go_on(server, tmp_path):
+    result = upload(tmp_path, server, tmp_path)
+    said = f"not uploaded: log in with `hf auth login`, then `hf upload someone/captions {tmp_path}`\n"
+    assert (result.returncode, result.stdout) == (0, said), result.stderr
+    assert server.tokens == set()
+
+
+def test_a_refusal_of_the_hub_is_one_line(server, tmp_path):
+    server.refuses = True
+    result = upload(tmp_path, server, tmp_path, HF_TOKEN="hf_secret")
+    assert (result.returncode, result.stdout) == (2, "")
+    [line] = result.stderr.splitlines()
+    assert line.startswith("error: someone/captions: not uploaded (")
+    assert line.endswith(f"; {tmp_path} is whole")
+    assert "hf_secret" not in line
