@@ -30,6 +30,7 @@ ACCEPTED = (
 
 _IMAGE_FOLDERS = ("", "images", "Images", "Flicker8k_Dataset", "Flickr8k_Dataset")
 _SPLIT_NAMES = {"train": "train", "restval": "train", "val": "val", "dev": "val", "test": "test"}
+MAX_CAPTION = 5000  # characters, about 900 words; one long caption makes its whole batch as long
 MAX_AREA = 10**10  # pixels of an object; a number too large for a float would end in an error of its own
 _ID = int | str  # COCO's ids are numbers, those of sets made after its pattern often text
 
@@ -57,7 +58,8 @@ def load_examples(data_dir: str | Path, split: str = "", silent: list[str] | Non
     split:    "train", "val", "test" or "" = all
     silent:   a list that takes the names of images without a caption, which are an error otherwise
     Raises ValueError or FileNotFoundError, in one line that names the file (and row or key): unknown format,
-    malformed file, image that is not there, image without caption, empty caption, split without an example.
+    malformed file, image that is not there or has two entries, image without caption, empty or endless caption,
+    split without an example.
     """
     if split:
         check_split(split)
@@ -67,6 +69,7 @@ def load_examples(data_dir: str | Path, split: str = "", silent: list[str] | Non
     examples = reader(files, silent)
     if not examples:
         raise ValueError(f"{files[0]}: holds no captioned image")
+    refuse_second_entries(files[0], examples)
     if not split:
         return examples
     chosen = [example for example in examples if example.split == split]
@@ -80,6 +83,16 @@ def check_split(split: str) -> None:
     """Raise ValueError unless `split` is the name of one."""
     if split not in SPLITS:
         raise ValueError(f"split: got {split!r}, allowed are {', '.join(SPLITS)}")
+
+
+def refuse_second_entries(path: Path, examples: list[Example]) -> None:
+    """Raise ValueError if two examples have one image file, as two spellings of its name: it may be in two splits."""
+    splits = {}
+    for example in examples:
+        if example.image in splits:
+            both = f"one in {splits[example.image]}, one in {example.split}"
+            raise ValueError(f"{path}: {example.image} has two entries ({both}); allowed is one for each image")
+        splits[example.image] = example.split
 
 
 def dataset_name(data_dir: str | Path) -> str:
@@ -392,7 +405,13 @@ def list_names(folder: str) -> set[str]:
 
 
 def checked_caption(caption: str, path: Path, where: str) -> str:
-    """Return the caption without outer blanks. Raises ValueError if it has no letter or digit, or half a character."""
+    """Return the caption without outer blanks.
+
+    Raises ValueError if it has no letter or digit, half a character, or more of them than MAX_CAPTION.
+    """
+    if len(caption) > MAX_CAPTION:
+        got = f"{caption[:40]!r}... has {len(caption):,} characters"
+        raise ValueError(f"{path}: {where}: caption {got}, allowed are {MAX_CAPTION:,}")
     if not any(character.isalnum() for character in caption):
         raise ValueError(f"{path}: {where}: empty caption {caption!r}")
     if any("\ud800" <= character <= "\udfff" for character in caption):  # JSON can spell it; no file can hold it

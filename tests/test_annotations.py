@@ -330,6 +330,14 @@ def test_image_without_caption(tmp_path):
             [karpathy_image("1.jpg", "train", "a"), karpathy_image("1.jpg", "test", "a")],
             "1.jpg stands in it twice",
         ),
+        (
+            [karpathy_image("1.jpg", "train", "a"), karpathy_image("./1.jpg", "test", "a")],
+            r"1.jpg has two entries \(one in train, one in test\); allowed is one for each image",
+        ),
+        (
+            [karpathy_image("1.jpg", "train", "a word " * 60_000)],
+            r"images\[0\]: caption 'a word .*'... has 420,000 characters, allowed are 5,000",
+        ),
         ([karpathy_image("2.jpg", "train", "x")], r"names 2.jpg, which is not in .* \(1 image missing\)"),
         ([karpathy_image("../1.jpg", "train", "x")], "allowed is a path inside the dataset's folder"),
         ([karpathy_image("/1.jpg", "train", "x")], "allowed is a path inside the dataset's folder"),
@@ -379,6 +387,15 @@ def test_bad_coco(tmp_path, name, change, message):
     with pytest.raises(ValueError, match=message) as caught:
         load_examples(tmp_path)
     assert str(caught.value).startswith(str(path))
+
+
+def test_coco_files_that_share_an_image_are_refused(tmp_path):
+    """Two files, two splits: the model would be tested on what it was trained on."""
+    folder = write_coco(tmp_path)
+    path = folder / "annotations/captions_val2017.json"
+    path.write_text(path.read_text().replace("3.jpg", "train2017/1.jpg"))
+    with pytest.raises(ValueError, match=r"train2017/1.jpg has two entries \(one in train, one in val\)"):
+        load_examples(folder)
 
 
 def test_coco_split_names(tmp_path):
