@@ -15,6 +15,7 @@ import importlib.util
 import os
 import re
 import ssl
+import string
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -98,13 +99,15 @@ def download(source, part):
     """
     for attempt in range(1, ATTEMPTS + 1):
         try:
-            return receive(source.partition("#")[0], part)
-        except urllib.error.HTTPError as error:
-            raise ValueError(f"{source}: the server answers {error.code} {error.reason}") from None
+            url = source.partition("#")[0]
+            return receive(urllib.parse.quote(url, safe=string.punctuation), part)  # blanks and letters beyond ASCII
         except (OSError, HTTPException) as error:
-            if isinstance(getattr(error, "reason", None), ssl.SSLCertVerificationError):
+            reason = getattr(error, "reason", "")
+            if isinstance(error, urllib.error.HTTPError) and error.code < 500:
+                raise ValueError(f"{source}: the server answers {error.code} {' '.join(reason.split())}") from None
+            if isinstance(reason, ssl.SSLCertVerificationError):
                 raise ValueError(
-                    f"{source}: the server's certificate is not trusted ({error.reason.verify_message}); "
+                    f"{source}: the server's certificate is not trusted ({reason.verify_message}); "
                     "SSL_CERT_FILE names a file of others to trust"
                 ) from None
             if attempt == ATTEMPTS:
@@ -154,8 +157,7 @@ def receive(url, part):
     with urllib.request.build_opener(CheckedRedirect).open(request, timeout=TIMEOUT) as response:
         if response.status != 206:
             have = 0
-        expected = response.headers.get("Content-Length")
-        total = have + int(expected) if expected else 0
+        total = 0 if response.length is None else have + response.length
         if max(have, total) > MAX_BYTES:
             raise ValueError(f"{url}: {total} bytes, at most {MAX_BYTES} are read")
         tag = response.headers.get("ETag") or response.headers.get("Last-Modified") or ""

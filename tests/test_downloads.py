@@ -37,6 +37,9 @@ class Server(BaseHTTPRequestHandler):
         if path not in state.files:
             self.send_error(404)
             return
+        if state.busy:
+            self.send_error(503)
+            return
         content = state.files[path]
         tag = f'"{hashlib.md5(content).hexdigest()}"'
         begin, wanted = 0, re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
@@ -45,8 +48,9 @@ class Server(BaseHTTPRequestHandler):
         self.send_response(206 if begin else 200)
         if state.tags:
             self.send_header("ETag", tag)
-        self.send_header("Content-Length", str(len(content) - begin))
+        self.send_header("Content-Length", state.length or str(len(content) - begin))
         self.end_headers()
+        self.close_connection = bool(state.length)
         if state.cuts:
             state.cuts -= 1
             self.wfile.write(content[begin : begin + len(content) // 4])
@@ -62,6 +66,7 @@ class Server(BaseHTTPRequestHandler):
 def server():
     with ThreadingHTTPServer(("127.0.0.1", 0), Server) as found:
         found.files, found.redirects, found.requests, found.cuts, found.tags = {"/a.onnx": CONTENT}, {}, [], 0, True
+        found.busy, found.length = False, ""
         found.address = f"http://127.0.0.1:{found.server_port}"
         threading.Thread(target=found.serve_forever, daemon=True).start()
         yield found
@@ -135,6 +140,27 @@ def test_the_next_call_goes_on_where_the_last_gave_up(server, cache):
     assert server.requests == [("/a.onnx", f"bytes={3 * (len(CONTENT) // 4)}-")]
 
 
+def test_a_busy_server_costs_nothing_that_has_come(server, cache):
+    server.cuts = 99
+    source = f"{server.address}/a.onnx"
+    one_line(source, "cut")
+    server.cuts, server.busy = 0, True
+    one_line(source, "the download was cut .Service Unavailable.; call again to go on")
+    server.busy, server.requests[:] = False, []
+    assert fetch_model(source).read_bytes() == CONTENT
+    assert server.requests == [("/a.onnx", f"bytes={3 * (len(CONTENT) // 4)}-")]
+
+
+def test_a_length_that_is_no_number_is_none(server):
+    server.length = "abc"
+    assert fetch_model(f"{server.address}/a.onnx").read_bytes() == CONTENT
+
+
+def test_an_address_as_a_person_writes_it(server):
+    server.files["/my%20models/%EB%AA%A8%EB%8D%B8.onnx"] = CONTENT
+    assert fetch_model(f"{server.address}/my models/모델.onnx").read_bytes() == CONTENT
+
+
 def test_pieces_of_two_files_are_never_joined(server, cache):
     server.cuts = 99
     source = f"{server.address}/a.onnx"
@@ -153,6 +179,7 @@ def test_a_server_without_tags_is_asked_anew(server):
     ("path", "message"),
     [
         ("/missing.onnx", "the server answers 404"),
+        ("/circle.onnx", "the server answers 302"),
         ("/page.onnx", "what came is not a model"),
         ("/page.safetensors", "what came is not a model"),
         ("/empty.onnx", "what came is not a model"),
@@ -166,6 +193,7 @@ def test_a_server_without_tags_is_asked_anew(server):
 def test_what_is_wrong_is_one_line_and_nothing_is_kept(server, cache, path, message):
     page = b"<!DOCTYPE html><html>please log in</html>"
     server.files |= {"/page.onnx": page, "/page.safetensors": page, "/empty.onnx": b""}
+    server.redirects["/circle.onnx"] = "/circle.onnx"
     one_line(server.address + path, message)
     assert not [found for found in cache.rglob("*") if found.is_file()]
 
