@@ -73,7 +73,8 @@ def normalise_arguments(arguments, configs, positional=""):
         flag = flag.replace("-", "_")
         key, negated = find_key(flag, prefix, defaults)
         values = [inline] if equals else []
-        while not equals and rest and not is_flag(rest[0]):
+        many = isinstance(defaults[key], list | tuple) or not positional  # else what comes next has no flag
+        while not equals and rest and not is_flag(rest[0]) and (many or not values):
             values.append(rest.pop(0))
         normal += spell(key, negated, values, defaults[key])
     return normal + (spell(positional, False, unnamed, defaults[positional]) if unnamed else [])

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from captioning.cli import normalise_arguments
+
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPT = """
 import sys
@@ -77,6 +79,14 @@ def test_a_mistake_is_one_line_and_exit_code_2(script, flags, two, line):
     assert result.stderr.startswith(line)
     assert len(result.stderr.splitlines()) == 1
     assert result.stdout == ""
+
+
+def test_a_setting_before_the_names_takes_one_value():
+    """`caption.py --model_path m.onnx photo.jpg` once took the picture for a second model."""
+    configs = {"caption": {"images": ["-"], "beam_size": 5}}
+    for arguments in (["a", "b", "--beam_size", "3"], ["--beam_size", "3", "a", "b"], ["a", "--beam_size", "3", "b"]):
+        found = normalise_arguments(arguments, configs, "caption.images")
+        assert found == ["--caption.beam_size=3", "--caption.images", "a", "b"]
 
 
 def test_a_defect_of_ours_keeps_its_traceback(script):
