@@ -15,8 +15,9 @@ def replace_file(path):
     the block that names no file, as that of a full disk, gets its name.
     """
     path = Path(path)
-    if path.is_dir():
-        raise ValueError(f"{path}: is a folder, the name of a file is needed")
+    if path.exists() and not path.is_file():
+        kind = "folder" if path.is_dir() else "device or a pipe"
+        raise ValueError(f"{path}: is a {kind}, the name of a file is needed")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         # The suffix stays, since Pillow and matplotlib choose the format by it.

@@ -48,6 +48,15 @@ def test_others_may_read_the_file(old):
     assert stat.S_IMODE(old.stat().st_mode) == 0o644
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="Windows has no such files")
+def test_a_device_or_a_pipe_is_not_replaced(tmp_path):
+    """`--output /dev/null` of a superuser would leave a file in the place of /dev/null."""
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ValueError, match="pipe: is a device or a pipe"), replace_file(tmp_path / "pipe"):
+        pytest.fail("gave a path to write")
+    assert stat.S_ISFIFO((tmp_path / "pipe").stat().st_mode)
+
+
 def write_then_raise(path, error):
     """Fail in the middle of writing."""
     with replace_file(path) as temporary:
