@@ -45,7 +45,9 @@ def check_transform(path, transform):
     size = transform["image_size"]
     if not isinstance(size, int) or not 1 <= size <= MAX_IMAGE_SIZE:
         raise ValueError(f"{path}: image_size is {size!r}, allowed is 1 to {MAX_IMAGE_SIZE}")
-    for name in ("mean", "std"):
+    for name, least in (("mean", -1000), ("std", 1e-6)):  # NaN lies outside any limits
         values = transform[name]
         if not isinstance(values, list) or len(values) != 3 or not all(isinstance(v, int | float) for v in values):
             raise ValueError(f"{path}: {name} is {str(values)[:60]}, must be three numbers")
+        if not all(least <= value <= 1000 for value in values):
+            raise ValueError(f"{path}: {name} is {str(values)[:60]}, allowed is {least:g} to 1000")

@@ -41,7 +41,9 @@ class OnnxModel:
         options.log_severity_level = 3  # errors come as exceptions
         try:
             # From memory: a model cannot name other files to be read as its weights.
-            self.session = onnxruntime.InferenceSession(path.read_bytes(), options, providers=["CPUExecutionProvider"])
+            self.session = onnxruntime.InferenceSession(
+                path.read_bytes(), options, providers=["CPUExecutionProvider"], enable_fallback=False
+            )  # a fallback is told on standard output, among the captions
         except Exception as error:  # onnxruntime's classes derive from Exception and RuntimeError alone
             raise ValueError(f"{path}: not a readable ONNX model ({' '.join(str(error).split())[:160]})") from None
         parts = parse_metadata(path, self.session.get_modelmeta().custom_metadata_map)
@@ -52,10 +54,20 @@ class OnnxModel:
         self.state_names = [one.name for one in inputs if one.name.startswith(STATE)]
         if not self.state_names or {one.name for one in inputs} != names | set(self.state_names):
             raise ValueError(f"{path}: its inputs are not those of a captioner of this project")
-        self.nothing = {
-            one.name: np.zeros([size if isinstance(size, int) else 0 for size in one.shape], TYPES[one.type])
-            for one in inputs
-        }
+        side = self.transform["image_size"]
+        try:
+            self.nothing = {
+                one.name: np.zeros([size if isinstance(size, int) else 0 for size in one.shape], TYPES[one.type])
+                for one in inputs
+            }
+            state = self.encode(np.zeros((1, 3, side, side), np.float32))
+            log_probs, _ = self.step(np.zeros(1, np.int64), state)
+        except Exception as error:  # of a type or a size without end, or onnxruntime's
+            reason = " ".join(str(error).split())[:160]
+            raise ValueError(f"{path}: its graph does not caption pictures of {side} pixels ({reason})") from None
+        if log_probs.shape != (1, len(self.vocab)):
+            words = f"{log_probs.shape[-1]} words, its vocabulary has {len(self.vocab)}"
+            raise ValueError(f"{path}: its graph chooses among {words}")
 
     def search(self, images, options, *, start, end, banned):
         """Caption images (B, 3, S, S) float32: B lists of Hypothesis, as captioning.decoding.beam_search."""

@@ -114,6 +114,16 @@ def test_a_full_disk_leaves_the_old_file_and_is_an_os_error(tmp_path, checkpoint
         ("transform", {"image_size": "64", "mean": [0.5] * 3, "std": [0.5] * 3}, "image_size is '64', allowed is 1 to"),
         ("transform", {"image_size": -1, "mean": [0.5] * 3, "std": [0.5] * 3}, "image_size is -1"),
         ("transform", {"image_size": 64, "mean": 0.5, "std": [0.5] * 3}, "mean is 0.5, must be three numbers"),
+        (
+            "transform",
+            {"image_size": 64, "mean": [10**400] * 3, "std": [0.5] * 3},
+            "mean is .*, allowed is -1000 to 1000",
+        ),
+        (
+            "transform",
+            {"image_size": 64, "mean": [0.5] * 3, "std": [0.5, 0.5, 0]},
+            "std is .*, allowed is 1e-06 to 1000",
+        ),
         ("config", {"model": []}, "'config' does not describe a model"),
         ("classes", [1, 2], "'classes' holds something other than words"),
     ],

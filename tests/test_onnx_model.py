@@ -128,6 +128,15 @@ def foreign(path, change):
         (lambda m: onnx.helper.set_model_props(m, metadata() | {"vocab": "[" * 10**5}), "its metadata is not JSON"),
         (lambda m: setattr(m.graph.input[1], "name", "pictures"), "not a readable ONNX model|not those of a captioner"),
         (lambda m: m.graph.ClearField("node"), "not a readable ONNX model"),
+        (lambda m: m.graph.output.pop(), "not a readable ONNX model|does not caption pictures of 32 pixels"),
+        (
+            lambda m: onnx.helper.set_model_props(m, metadata(transform=TRANSFORM | {"image_size": 33})),
+            "foreign.onnx: its graph does not caption pictures of 33 pixels",
+        ),
+        (
+            lambda m: onnx.helper.set_model_props(m, metadata(vocab=VOCAB[:-1])),
+            "foreign.onnx: its graph chooses among 34 words, its vocabulary has 33",
+        ),
     ],
 )
 def test_a_foreign_graph_is_one_line(pair, change, message):
