@@ -31,7 +31,7 @@ import numpy as np
 from PIL import Image
 
 from captioning import cli, search_options
-from captioning.annotations import IMAGE_SUFFIXES
+from captioning.annotations import IMAGE_SUFFIXES, is_image_name
 from captioning.downloads import fetch_model
 from captioning.files import replace_file
 from captioning.images import read_image, to_pixels
@@ -295,14 +295,17 @@ def is_one(images):
 def find_images(names):
     """Yield the paths that the command line names, in order; a folder stands for the pictures below it.
 
-    Raises ValueError if a folder has no picture or nothing fits a glob.
+    Raises ValueError if a name is empty, a folder has no picture, or nothing fits a glob.
     """
     for name in names:
         path = Path(name)
+        if not name:
+            raise ValueError("the name of a picture is empty")
         if name == "-":
+            sys.stdin.reconfigure(errors="surrogateescape")  # a name on a disk may be any bytes
             yield from (line for line in map(str.rstrip, sys.stdin) if line)
         elif path.is_dir():
-            paths = sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.name[0] != ".")
+            paths = pictures_below(path)
             if not paths:
                 raise ValueError(f"{name}: no picture in this folder (looked for {', '.join(IMAGE_SUFFIXES)})")
             yield from map(str, paths)
@@ -313,6 +316,17 @@ def find_images(names):
             yield from paths
         else:
             yield name
+
+
+def pictures_below(folder):
+    """Return the paths of the pictures below a folder, sorted; what cannot be listed is named on standard error."""
+
+    def warn(error):
+        print(f"warning: {cli.message(error)}; skipped", file=sys.stderr)
+
+    walk = os.walk(folder, onerror=warn)
+    paths = [Path(parent, name) for parent, _, names in walk for name in names if is_image_name(name)]
+    return sorted(path for path in paths if path.is_file())  # a pipe would be waited for
 
 
 class TextWriter:
@@ -356,11 +370,18 @@ WRITERS = dict(zip(FORMATS, (TextWriter, JsonLinesWriter, CsvWriter), strict=Tru
 
 @contextlib.contextmanager
 def open_output(path):
-    """Give the text file to write: standard output, or a file that is there when it is complete."""
+    """Give the text file to write: standard output, or a file that is there when it is complete.
+
+    What its encoding lacks, as a byte of a name that is no UTF-8, is escaped: \\udcff, which JSON reads as it was.
+    """
     if not path:
+        sys.stdout.reconfigure(errors="backslashreplace")
         yield sys.stdout
         return
-    with replace_file(path) as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:
+    with (
+        replace_file(path) as temporary,
+        open(temporary, "w", encoding="utf-8", errors="backslashreplace", newline="") as file,
+    ):
         yield file
 
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
-from caption import Captioner, model_name
+from caption import Captioner, find_images, model_name
 from captioning.annotations import load_examples
 from captioning.checkpoint import load_checkpoint, save_checkpoint
 from captioning.evaluation import caption_examples
@@ -245,6 +245,7 @@ def test_command_line_writes_each_format_and_skips_what_it_cannot_read(
         ([str(ROOT / "captioning")], "no picture in this folder"),
         (["missing.jpg"], "none of 1 pictures could be read"),
         (["-"], "no pictures given"),
+        ([""], "the name of a picture is empty"),
         (["a.jpg", "--format", "xml"], "--format: got 'xml', allowed are text, jsonl, csv"),
         (["a.jpg", "--num_best", "7"], "num_best: got 7, allowed is 1 to beam_size (5)"),
         (["a.jpg", "--model_path", "missing.onnx"], "missing.onnx: no such model"),
@@ -263,6 +264,41 @@ def test_a_mistake_on_the_command_line_is_one_line_and_writes_nothing(model_file
     assert message in errors[0]
     assert "Traceback" not in result.stderr
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names are text there")
+def test_a_name_that_is_no_utf8_is_captioned(model_files, pictures, tmp_path):
+    """One byte of another encoding once ended the whole list; JSON gives it back as it was."""
+    names = [os.fsencode(tmp_path) + b"/caf\xe9.jpg", os.fsencode(pictures[0])]
+    Path(os.fsdecode(names[0])).write_bytes(pictures[0].read_bytes())
+    command = [sys.executable, ROOT / "caption.py", "-", "--model_path", model_files.int8, "--max_len", "6"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONIOENCODING": "utf-8:strict"}
+    for output in ([], ["--output", tmp_path / "out"]):
+        result = subprocess.run(
+            [*command, "--format", "jsonl", *output], input=b"\n".join(names), capture_output=True, env=environment
+        )
+        assert result.returncode == 0, result.stderr
+        text = (tmp_path / "out").read_bytes() if output else result.stdout
+        assert [os.fsencode(json.loads(line)["image"]) for line in text.decode("utf-8").splitlines()] == names
+
+
+def test_of_a_folder_the_pictures_are_taken_and_what_cannot_be_listed_is_named(tmp_path, monkeypatch, capsys):
+    """A pipe would be waited for without end, a folder that is closed was left out in silence."""
+    for name in ("b.jpg", "deep/a.PNG", "closed/c.jpg", "folder.jpg/d.jpg"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    os.mkfifo(tmp_path / "pipe.jpg")
+    scandir = os.scandir
+
+    def closed(folder):
+        if str(folder).endswith("closed"):
+            raise PermissionError(13, "Permission denied", str(folder))
+        return scandir(folder)
+
+    monkeypatch.setattr(os, "scandir", closed)
+    found = list(find_images([str(tmp_path)]))
+    assert found == [str(tmp_path / name) for name in ("b.jpg", "deep/a.PNG", "folder.jpg/d.jpg")]
+    assert capsys.readouterr().err == f"warning: {tmp_path / 'closed'}: Permission denied; skipped\n"
 
 
 def rewrite_header(path, change):
