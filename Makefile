@@ -39,7 +39,7 @@ lint: .venv/installed-dev
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 
-app: .venv/installed-app
+app: .venv/installed-app data/pictograms/captions.csv
 	$(BIN)/python app.py
 
 data/pictograms/captions.csv: | .venv/installed

@@ -125,6 +125,7 @@ def test_the_space_is_one_as_it_stands():
     front = yaml.safe_load((ROOT / "space/README.md").read_text("utf-8").split("---\n")[1])
     start = (ROOT / "space" / front["app_file"]).read_text("utf-8")
     assert front["sdk"] == "gradio"
+    assert front["python_version"] == "3.11"  # the Hub's own default is older
     assert set(re.findall(r'"(\w+)": "', start)) <= app.CONFIG.keys()
     requirements = (ROOT / "requirements-app.txt").read_text("utf-8")
     assert f"gradio>={front['sdk_version'].rpartition('.')[0]}" in requirements
@@ -132,6 +133,12 @@ def test_the_space_is_one_as_it_stands():
     makefile = (ROOT / "Makefile").read_text("utf-8")
     assert f"space/{front['app_file']}" in makefile
     assert "requirements-app.txt $(SPACE)/requirements.txt" in makefile
+
+
+def test_make_app_has_example_pictures_to_show():
+    """In a fresh clone there are none, and the shipped model knows no others."""
+    [prerequisites] = re.findall("^app:(.*)", (ROOT / "Makefile").read_text("utf-8"), flags=re.MULTILINE)
+    assert f"{Path(app.CONFIG['examples']).parent}/captions.csv" in prerequisites.split()
 
 
 @pytest.fixture(scope="module")
