@@ -394,7 +394,8 @@ def load_captioner(path, device="cpu"):
     try:
         vocabulary = Vocabulary(checkpoint.vocab)
         for key, (least, most) in LIMITS.items():
-            if not least <= (value := checkpoint.config["model"].get(key, least)) <= most:
+            value = checkpoint.config["model"].get(key, least)
+            if isinstance(value, bool) or not least <= value <= most:
                 raise ValueError(f"{key} is {value}, allowed is {least} to {most}")
         with torch.device("meta"):  # no memory for weights that the file may not have
             model = build_model(len(vocabulary), checkpoint.config["model"])

@@ -356,6 +356,7 @@ HOSTILE_HEADERS = {
     "a model of 4 TB": (config(hidden_size=10**6), "hidden_size is 1000000, allowed is 1 to 8192"),
     "a model of 40 GB": (config(hidden_size=8192, num_layers=8, embed_size=8192), "has no weights|has shape"),
     "layers without end": (config(num_layers=10**9), "num_layers is 1000000000"),
+    "a number that is a boolean": (config(num_layers=True), "num_layers is True, allowed is 1 to"),
     "a size that is no number": (config(hidden_size="8"), "its config does not describe a model"),
     "an unknown key": (config(run="rm -rf"), "its config does not describe a model"),
 }  # fmt: skip
