@@ -6,6 +6,8 @@ printed in grey says the same.
 """
 
 import math
+import re
+import warnings
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -16,7 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, fontManager
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
-from captioning.files import replace_file
+from captioning.files import check_file, replace_file
 from captioning.images import highlight
 
 DPI = 120  # pixels per inch of every PNG, unless another number is asked for
@@ -26,10 +28,15 @@ COLORS = [BLUE, ORANGE, BLACK, "#CC79A7", GREEN, "#D55E00"]
 MARKERS = ["o", "s", "^", "D", "v", "P"]
 DASHES = ["-", "--", "-.", ":"]
 HATCHES = ["", "///", "...", "xxx", "\\\\\\", "+++"]
-# matplotlib's own font has no Hangul; the first of these that the machine has lends it.
-HANGUL = ["Noto Sans CJK KR", "Noto Sans KR", "NanumGothic", "Malgun Gothic", "Apple SD Gothic Neo"]
+# matplotlib's own font has neither Hangul nor Chinese characters nor kana; those of these that the machine has lend
+# them: Noto's and Google's, then those of Linux distributions, of Windows and of macOS.
+FALLBACKS = [
+    *("Noto Sans CJK KR", "Noto Sans CJK SC", "Noto Sans CJK JP", "Noto Sans KR", "Noto Sans SC", "Noto Sans JP"),
+    *("NanumGothic", "WenQuanYi Zen Hei", "IPAGothic", "Malgun Gothic", "Microsoft YaHei", "Yu Gothic"),
+    *("Apple SD Gothic Neo", "PingFang SC", "Hiragino Sans"),
+]
 STYLE = {
-    "font.family": ["DejaVu Sans", *[name for name in HANGUL if name in fontManager.get_font_names()][:1]],
+    "font.family": ["DejaVu Sans", *[name for name in FALLBACKS if name in fontManager.get_font_names()]],
     "font.size": 9,
     "axes.titlesize": 11,
     "axes.grid": True,
@@ -44,18 +51,40 @@ LEAST_DPI = 40  # text of fewer pixels per inch cannot be read
 MAX_SIDE = 60.0  # inches; a wider figure takes more memory than it is worth
 
 
+def check_figure(path):
+    """Raise ValueError if no figure can be written to `path`."""
+    if Path(path).suffix.lower() != ".png":
+        raise ValueError(f"{path}: figures are written as PNG, give a name that ends in .png")
+    check_file(path)
+
+
 @contextmanager
 def new_figure(path, width, height, layout="constrained", dpi=DPI):
     """Give a Figure of width x height inches, `dpi` pixels each; write it to `path` when the block ends well."""
-    if Path(path).suffix.lower() != ".png":
-        raise ValueError(f"{path}: figures are written as PNG, give a name that ends in .png")
-    with matplotlib.rc_context(STYLE):
+    check_figure(path)
+    with matplotlib.rc_context(STYLE), missing_glyphs_told_once(path):
         figure = Figure(figsize=(width, height), dpi=dpi, layout=layout, facecolor="white")
         FigureCanvasAgg(figure)
         yield figure
         with replace_file(path) as temporary:
             tight = "tight" if layout == "constrained" else None
             figure.savefig(temporary, format="png", bbox_inches=tight, pad_inches=0.15)
+
+
+@contextmanager
+def missing_glyphs_told_once(path):
+    """Name the characters that no font draws in one line; matplotlib warns of each, each time that it measures it."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.filterwarnings("always", r"Glyph \d+ ")
+        yield
+    missing = {}
+    for warning in caught:
+        if match := re.match(r"Glyph (\d+) ", str(warning.message)):
+            missing[chr(int(match[1]))] = True
+        else:
+            warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
+    if missing:
+        print(f"warning: {path}: no font of this machine draws {' '.join([*missing][:10])}; they are shown as boxes")
 
 
 def number(value):
@@ -380,20 +409,25 @@ def class_scatter(table, path, *, title, named=8):
 
 
 def _write_beside(axes, table):
-    """Write the class beside each point, with a line to it from further down where the place is taken."""
+    """Write the classes beside each point, with a line to it from further down where the place is taken."""
     (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
-    taken = []  # (x, y) of the names, as shares of the axes
-    for row in table.sort_values(["accuracy", "bleu4"], ascending=[False, True]).to_dict("records"):
-        x, y = (row["bleu4"] - left) / (right - left), (row["accuracy"] - bottom) / (top - bottom)
-        # The end of the first name would otherwise run into the second, and the last over the edge.
-        side = -1 if x > 0.82 else 1
+    taken = []  # (from x, to x, y) of the names, as shares of the axes
+    # Rounded, since equal scores of different classes may differ in their last bits.
+    spots = table.groupby([table["accuracy"].round(6), table["bleu4"].round(6)])["class"].apply(list)
+    for (accuracy, bleu4), names in spots.sort_index(ascending=[False, True]).items():
+        text = ", ".join(names[:2]) + (f" and {len(names) - 2} more" if len(names) > 2 else "")
+        x, y = (bleu4 - left) / (right - left), (accuracy - bottom) / (top - bottom)
+        # The last name would otherwise run over the edge.
+        width = 0.02 + 0.009 * len(text)
+        side = -1 if x + width > 1 else 1
+        begin, end = sorted((x, x + side * width))
         level = 0
-        while any(abs(x - other_x) < 0.2 and abs(y - 0.035 * level - other_y) < 0.034 for other_x, other_y in taken):
+        while any(begin < stop and start < end and abs(y - 0.035 * level - at) < 0.034 for start, stop, at in taken):
             level += 1
-        taken.append((x, y - 0.035 * level))
+        taken.append((begin, end, y - 0.035 * level))
         axes.annotate(
-            row["class"],
-            (row["bleu4"], row["accuracy"]),
+            text,
+            (bleu4, accuracy),
             (8 * side, -10 - 12 * level),
             textcoords="offset points",
             ha="left" if side == 1 else "right",

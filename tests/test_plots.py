@@ -1,5 +1,6 @@
 """Figures are written whole, at a size that holds what they show; how they look is for eyes."""
 
+import itertools
 import logging
 import warnings
 from collections import Counter
@@ -7,6 +8,7 @@ from collections import Counter
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.text import Text
 from PIL import Image
 
 from captioning import plots
@@ -200,8 +202,30 @@ def test_calibration_figure(tmp_path, names):
     assert read(tmp_path / "c.png").shape[1] > 400 * len(names)
 
 
-def test_names_beside_points_do_not_run_into_each_other(tmp_path, monkeypatch):
-    """Eight classes on one spot: each name has a height of its own."""
+def test_characters_that_no_font_draws_are_named_once(tmp_path, capsys):
+    """Of the plane for private use, which no font that is lent has."""
+    plots.curve({"\U000f0001": [1, 2]}, tmp_path / "c.png", title="\U000f0000 and \U000f0000", ylabel="y")
+    assert read(tmp_path / "c.png").shape[1] > 600
+    plots.curve({"a": [1, 2], "\U000f0001": [1, 2]}, tmp_path / "d.png", title="\U000f0000 again", ylabel="y")
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(": ", 2)[0] for line in lines] == ["warning", "warning"]
+    assert "c.png: no font of this machine draws \U000f0000; " in lines[0]  # one curve has no legend
+    assert set(lines[1].split("draws ")[1].split(";")[0]) == {"\U000f0000", " ", "\U000f0001"}
+
+
+def test_other_warnings_pass(tmp_path):
+    with pytest.raises(UserWarning, match="heed this"), plots.new_figure(tmp_path / "a.png", 2, 2):
+        warnings.warn("heed this", UserWarning, stacklevel=1)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        with plots.new_figure(tmp_path / "a.png", 2, 2):
+            warnings.warn("heed this", UserWarning, stacklevel=1)
+    assert [str(warning.message) for warning in caught] == ["heed this"]
+
+
+@pytest.fixture
+def written(monkeypatch):
+    """The names that class_scatter writes, as matplotlib's texts."""
     texts = []
     annotate = plots.Figure().add_subplot().annotate.__func__
 
@@ -210,9 +234,27 @@ def test_names_beside_points_do_not_run_into_each_other(tmp_path, monkeypatch):
         return texts[-1]
 
     monkeypatch.setattr("matplotlib.axes.Axes.annotate", record)
-    table = class_scores(CLASSES[:8], accuracy=0.5).assign(group="")
+    return texts
+
+
+def overlapping(texts):
+    """Pairs of texts of a drawn figure whose boxes have a point in common."""
+    boxes = [(text.get_text(), Text.get_window_extent(text)) for text in texts]
+    return [(a, b) for (a, one), (b, other) in itertools.combinations(boxes, 2) if one.overlaps(other)]
+
+
+def test_names_beside_points_do_not_run_into_each_other(tmp_path, written):
+    """Eight classes, side by side and closer than their names are long."""
+    table = class_scores(CLASSES[:8], accuracy=0.5).assign(group="", bleu4=0.5 + 0.003 * np.arange(8))
     plots.class_scatter(table, tmp_path / "s.png", title="t")
-    assert len({text.get_position()[1] for text in texts}) == 8
+    assert len(written) == 8
+    assert not overlapping(written)
+
+
+def test_classes_on_one_spot_share_one_text(tmp_path, written):
+    table = class_scores(CLASSES[:8], accuracy=0.5).assign(group="", bleu4=0.1 + np.array([0.2, 0.2 + 1e-16] * 4))
+    plots.class_scatter(table, tmp_path / "s.png", title="t")
+    assert [text.get_text() for text in written] == [f"{CLASSES[0]}, {CLASSES[1]} and 6 more"]
 
 
 def test_a_full_disk_leaves_the_old_file(tmp_path, monkeypatch):
