@@ -27,6 +27,7 @@ from caption import Captioner, TorchModel, model_name
 from captioning import audit, bootstrap, cli, document, findings, plots, report, search_options, sections, yardsticks
 from captioning.annotations import check_split, dataset_name, dataset_root, load_aliases, load_examples
 from captioning.evaluation import caption_examples, caption_scores, encode_images, java_scores, recipe
+from captioning.files import check_folder
 from captioning.grounding import confusion
 from captioning.images import load_image
 from captioning.runtime import pick_device, pick_workers
@@ -59,11 +60,10 @@ CONFIG = {
 
 
 def report_folder(output, run, split):
-    """Return the folder of the report. Raises ValueError if a file stands in its place."""
+    """Return the folder of the report. Raises ValueError if no report can be written there."""
     folder = Path(output or Path("reports", run if split == "val" else f"{run}_{split}"))
-    for path in (folder, *folder.parents):
-        if path.exists() and not path.is_dir():
-            raise ValueError(f"output: {path} is a file, give another folder")
+    check_folder(folder)
+    check_folder(folder.parent)  # where the new report is made
     return folder
 
 

@@ -221,6 +221,8 @@ def build_loader(dataset, *, batch_size, num_workers=0, shuffle=False, seed=0):
 def main(config):
     """Save a picture of one augmented batch with its captions."""
     config = config["data"]
+    path = Path("graphs/batch.png")
+    plots.check_figure(path)
     vocabulary = load_vocabulary(config["vocab_path"])
     examples = load_examples(config["data_dir"], "train")
     size = config["image_size"] or DEFAULT_IMAGE_SIZE
@@ -249,7 +251,6 @@ def main(config):
     mean, std = torch.tensor(MEAN)[:, None, None], torch.tensor(STD)[:, None, None]
     shown = (batch.images[:12] * std + mean).clamp(0, 1)
     first_caption = [(batch.owner == row).nonzero()[0, 0] for row in range(len(shown))]
-    path = Path("graphs/batch.png")
     plots.caption_grid(
         [v2.functional.to_pil_image(image) for image in shown],
         [[(vocabulary.decode(batch.tokens[row].tolist()), "caption")] for row in first_caption],

@@ -27,7 +27,7 @@ from captioning import cli, hub, report, search_options
 from captioning.annotations import check_split, load_aliases, load_examples
 from captioning.downloads import fetch_model
 from captioning.evaluation import caption_examples, caption_scores
-from captioning.files import replace_file
+from captioning.files import check_folder, replace_file
 from captioning.images import load_image
 from captioning.metadata import dump_metadata
 from captioning.onnx_export import OPSET, CalibrationImages, export_onnx
@@ -141,6 +141,8 @@ def main(config):
     if config["hub"]:
         hub.check_name(config["hub"])
         hub.read_scores(config["report"])
+    folder = Path(config["output_dir"])
+    check_folder(folder)
     path = fetch_model(config["model_path"])
     if path.suffix != ".safetensors":
         raise ValueError(f"{path}: a .safetensors checkpoint is exported")
@@ -149,7 +151,6 @@ def main(config):
     calibration = CalibrationImages(
         [example.image for example in draw(train, config["calibration_images"], config["seed"])], checkpoint.transform
     )
-    folder = Path(config["output_dir"])
     paths = {
         FORMS[0]: path,
         FORMS[1]: folder / f"{path.stem}.onnx",

@@ -25,6 +25,7 @@ from torch.nn import functional as F
 from captioning import cli
 from captioning.checkpoint import load_checkpoint, load_state_dict, load_weights
 from captioning.downloads import fetch_model
+from captioning.files import check_folder
 from captioning.runtime import pick_device
 from vocab import SPECIALS, Vocabulary
 
@@ -436,6 +437,7 @@ def main(config):
     from captioning import plots
 
     config = config["model"]
+    check_folder("graphs")
     build_model(len(SPECIALS), config)  # names a setting that no model can have
     devices = [torch.device("cpu")] + ([pick_device()] if pick_device().type == "cuda" else [])
     # The last row is the setting in which ResNet-18 was first published beside this model.

@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 from captioning import audit, class_folders, cli, pictograms, plots
 from captioning.annotations import DEFAULT_DATA_DIR, SPLITS, dataset_name, load_examples
-from captioning.files import replace_file
+from captioning.files import check_folder, replace_file
 from captioning.images import load_image
 
 CONFIG = {
@@ -247,6 +247,7 @@ def prepare_photographs(source, output, *, classes, captions_path, captioner, de
 
 def audit_dataset(data_dir, output, num_workers):
     """Look through a dataset, print what an evaluation has to know, and write it as CSV."""
+    check_folder(output)
     silent = []
     examples = load_examples(data_dir, silent=silent)
     found = audit.audit_examples(examples, silent, num_workers=num_workers)

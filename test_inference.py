@@ -123,6 +123,8 @@ def main(config):
     run, data_dir, split = model_name(config["model_path"]), config["data_dir"], config["split"]
     options = SearchOptions(**{name: config[name] for name in SETTINGS})
     check_split(split)
+    path = Path(config["output"] or Path("reports", run, f"{split}_inference.png"))
+    plots.check_figure(path)
     captioner = Captioner.load(config["model_path"], device=config["device"])
     if config["attention"] and not captioner.has_attention:
         raise ValueError(f"attention: {config['model_path']} has none; train one with --model.decoder attention")
@@ -138,7 +140,6 @@ def main(config):
     title = f"{what} of the {split} split of {dataset_name(data_dir)}, captioned by {run}"
     right = sum(style == "right" for line in lines for _, style in line)
     title += f" (✓ names the true class, ✗ does not: {right} of {len(lines)} do)" if classes else ""
-    path = Path(config["output"] or Path("reports", run, f"{split}_inference.png"))
     images = [load_image(prediction.example.image) for prediction in predictions]
     plots.caption_grid(images, lines, path, columns=COLUMNS, title=title, dpi=config["dpi"])
 

@@ -60,7 +60,7 @@ from captioning.evaluation import (
     encode_images,
     teacher_forced,
 )
-from captioning.files import replace_file
+from captioning.files import check_file, check_folder, replace_file
 from captioning.grounding import Grounder, remember_named
 from captioning.images import check_unreadable
 from captioning.runtime import (
@@ -886,6 +886,10 @@ def main(config):
     if Path(start).resolve() == best_path(run).resolve():
         key = "train.init" if options["init"] else "model.encoder_weights"
         raise ValueError(f"--{key}: {start} is what this run writes; give another --train.run")
+    check_file(best_path(run))
+    check_file(last_path(run))
+    for folder in ("graphs", f"runs/{run}"):
+        check_folder(folder)
     seed_everything(options["seed"])
 
     # Data and model

@@ -16,7 +16,7 @@ from collections import Counter
 from pathlib import Path
 
 from captioning import cli
-from captioning.files import replace_file
+from captioning.files import check_file, replace_file
 from captioning.tokenizer import tokenize
 
 CONFIG = {
@@ -146,6 +146,8 @@ def main(config):
     path = Path(config["vocab_path"] or f"vocab_{config['min_count']}.pkl")
     if path.exists():
         load_vocabulary(path)  # refuses to let anything else be overwritten
+    check_file(path)
+    plots.check_figure(config["graph_path"])
     examples = load_examples(config["data_dir"])
     captions = {
         split: [caption for example in group for caption in example.captions]

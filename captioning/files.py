@@ -15,9 +15,7 @@ def replace_file(path):
     the block that names no file, as that of a full disk, gets its name.
     """
     path = Path(path)
-    if path.exists() and not path.is_file():
-        kind = "folder" if path.is_dir() else "device or a pipe"
-        raise ValueError(f"{path}: is a {kind}, the name of a file is needed")
+    check_kind(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         # The suffix stays, since Pillow and matplotlib choose the format by it.
@@ -40,3 +38,33 @@ def replace_file(path):
         raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def check_file(path):
+    """Raise ValueError if `replace_file(path)` could not write: asked before an hour of work, not told after it.
+
+    Nothing is changed: a folder that is missing stays so until there is a file to write.
+    """
+    check_kind(Path(path))
+    check_folder(Path(path).parent)
+
+
+def check_folder(folder):
+    """Raise ValueError if no file can be made in `folder`, or in the nearest of its parents that is there."""
+    folder = Path(folder)
+    nearest = next(path for path in (folder, *folder.parents) if path.exists())
+    if not nearest.is_dir():
+        raise ValueError(f"{folder}: {nearest} is a file, a folder is needed")
+    try:
+        # Tried, not asked: modes say nothing of a file system that is read-only, and nothing to a superuser.
+        with tempfile.TemporaryFile(dir=nearest):
+            pass
+    except OSError as error:
+        raise ValueError(f"{folder}: cannot be written ({error.strerror})") from None
+
+
+def check_kind(path):
+    """Raise ValueError if something other than a file stands at `path`."""
+    if path.exists() and not path.is_file():
+        kind = "folder" if path.is_dir() else "device or a pipe"
+        raise ValueError(f"{path}: is a {kind}, the name of a file is needed")

@@ -8,7 +8,7 @@ import stat
 import pytest
 
 from captioning import files
-from captioning.files import replace_file
+from captioning.files import check_file, check_folder, replace_file
 
 
 @pytest.fixture
@@ -119,3 +119,29 @@ def test_a_path_that_cannot_be_a_file_is_named_as_the_user_wrote_it(old):
         with pytest.raises(ValueError, match=f"{re.escape(str(path))}: {message}"), replace_file(path):
             pass
     assert_untouched(old)
+
+
+@pytest.mark.parametrize("target", ["a.csv", "a.csv/b.csv", "a.csv/b/c.csv", "sub", "pipe"])
+def test_what_cannot_be_written_is_told_beforehand(old, target):
+    """`check_file` refuses what `replace_file` would refuse, and makes nothing."""
+    (old.parent / "sub").mkdir()
+    if hasattr(os, "mkfifo"):
+        os.mkfifo(old.parent / "pipe")
+    before = sorted(old.parent.rglob("*"))
+    path = old.parent / target
+    if target == "a.csv":
+        check_file(path)
+    else:
+        with pytest.raises(ValueError, match=re.escape(str(path.parent if "b" in target else path))):
+            check_file(path)
+        with pytest.raises(ValueError, match=re.escape(str(path))), replace_file(path):
+            pytest.fail("gave a path to write")
+    assert sorted(old.parent.rglob("*")) == before
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc"), reason="a folder that even a superuser cannot write to")
+def test_a_folder_that_takes_no_files(tmp_path):
+    check_folder(tmp_path / "new" / "newer")
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(ValueError, match=r"^/proc/new: cannot be written \(.+\)$"):
+        check_folder("/proc/new")
