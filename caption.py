@@ -303,7 +303,8 @@ def find_images(names):
             raise ValueError("the name of a picture is empty")
         if name == "-":
             sys.stdin.reconfigure(errors="surrogateescape")  # a name on a disk may be any bytes
-            yield from (line for line in map(str.rstrip, sys.stdin) if line)
+            # Windows puts a mark before the first line of a text.
+            yield from (line for line in (line.removeprefix("\ufeff").rstrip() for line in sys.stdin) if line)
         elif path.is_dir():
             paths = pictures_below(path)
             if not paths:

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from captioning import cli
 from captioning.files import check_file, replace_file
+from captioning.metadata import CONTROL
 from captioning.tokenizer import tokenize
 
 CONFIG = {
@@ -72,10 +73,14 @@ def count_words(captions):
 
 
 def build_vocabulary(counts, min_count):
-    """Return the Vocabulary of the words seen at least `min_count` times, most frequent first."""
+    """Return the Vocabulary of the words seen at least `min_count` times, most frequent first.
+
+    A word with control characters, which a damaged file may hold, becomes <unk>: checkpoints with such are refused.
+    """
     if min_count < 1:
         raise ValueError(f"min_count: got {min_count}, allowed is 1 or more")
-    words = sorted((word for word, count in counts.items() if count >= min_count), key=lambda w: (-counts[w], w))
+    known = [word for word, count in counts.items() if count >= min_count and not CONTROL.search(word)]
+    words = sorted(known, key=lambda word: (-counts[word], word))
     return Vocabulary(SPECIALS + words)
 
 

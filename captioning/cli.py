@@ -10,11 +10,13 @@ changed. `--train.epochs 5` sets a key; a script with a single dict also takes t
 """
 
 import difflib
+import os
 import sys
 
 TRUE, FALSE = ("true", "yes", "1"), ("false", "no", "0")
 USER_ERROR = 2  # exit code of a mistake that the user can mend
 INTERRUPTED = 130  # 128 + SIGINT, as shells count it
+PIPE_CLOSED = 141  # 128 + SIGPIPE
 
 
 def run(main, limits=None, positional="", **configs):
@@ -24,8 +26,9 @@ def run(main, limits=None, positional="", **configs):
     positional: "name.key" of a list that takes the arguments without a flag; "" = they are refused
     configs:    name -> dict of str, int, float, bool (and non-empty lists of these); the values are the defaults
 
-    ValueError and OSError are a user's mistake: one line on standard error, exit code 2. Ctrl-C ends with 130.
-    Everything else is a defect of ours and keeps its traceback.
+    ValueError and OSError are a user's mistake: one line on standard error, exit code 2. Ctrl-C ends with 130, and
+    quietly with 141 a reader of the output that has enough (`| head`). Everything else is a defect of ours and keeps
+    its traceback.
     """
     try:
         arguments = normalise_arguments(sys.argv[1:], configs, positional)
@@ -34,6 +37,11 @@ def run(main, limits=None, positional="", **configs):
         config = tyro.cli(dict, default=configs, args=arguments, description=sys.modules["__main__"].__doc__)
         check_limits(config, limits or {})
         main(config)
+        sys.stdout.flush()  # here, where a closed pipe is caught
+    except BrokenPipeError:
+        # Python flushes once more at its end, and would complain of the pipe.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(PIPE_CLOSED)
     except (ValueError, OSError) as error:
         print(f"error: {message(error)}", file=sys.stderr)
         sys.exit(USER_ERROR)

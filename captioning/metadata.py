@@ -1,8 +1,10 @@
 """What stands beside the weights in a checkpoint or an ONNX model, as JSON: vocabulary, config, transform, history."""
 
 import json
+import re
 
 FORMAT = 1
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 MAX_IMAGE_SIZE = 4096  # pixels a side
 PARTS = {"config": dict, "vocab": list, "transform": dict, "classes": list, "history": list, "best": dict}
 PARTS |= {"versions": dict, "data": dict}
@@ -32,6 +34,8 @@ def parse_metadata(path, metadata):
     for name in ("vocab", "classes"):
         if not all(isinstance(word, str) for word in parts[name]):
             raise ValueError(f"{path}: {name!r} holds something other than words")
+    if any(CONTROL.search(word) for word in parts["vocab"]):
+        raise ValueError(f"{path}: 'vocab' holds control characters, which a terminal would obey")
     if not isinstance(parts["config"].get("model"), dict):
         raise ValueError(f"{path}: 'config' does not describe a model")
     check_transform(path, parts["transform"])

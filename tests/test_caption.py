@@ -197,6 +197,7 @@ def test_command_line_takes_files_folders_globs_and_standard_input(model_files, 
         ([tmp_path / "in" / "*.jpg", names[3]], "", [*names[:2], names[3]]),
         (["-"], "".join(f"{name}\n" for name in names), names),
         ([], f"{names[2]}\n\n", [names[2]]),
+        (["-"], f"\ufeff{names[2]}\r\n", [names[2]]),
         (["--images", names[0]], "", [names[0]]),
     ):
         result = run(*arguments, *model, stdin=stdin)

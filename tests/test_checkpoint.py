@@ -63,6 +63,7 @@ def test_a_foreign_file_is_named(tmp_path):
     [
         ({"vocab": "not json"}, "not JSON"),
         ({"vocab": "{}"}, "'vocab' is a dict, must be a list"),
+        ({"vocab": json.dumps(["a", "\x1b]0;title\x07"])}, "'vocab' holds control characters"),
         ({"format": "99"}, "format 99, this version reads 1"),
         ({"config": "[" * 100_000}, "not JSON"),
     ],

@@ -95,6 +95,16 @@ def test_a_defect_of_ours_keeps_its_traceback(script):
     assert "Traceback" in result.stderr
 
 
+@pytest.mark.parametrize("words", ["", "x" * 100_000])  # caught when it is written, or at the end
+def test_a_reader_that_has_enough_is_no_error(script, tmp_path, words):
+    script("--run", words[:1])  # writes script.py
+    process = subprocess.Popen(
+        [sys.executable, str(tmp_path / "script.py"), f"--run={words}"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    process.stdout.close()
+    assert (process.stderr.read(), process.wait()) == (b"", 141)
+
+
 def test_help_lists_every_key(script):
     result = script("--help", two=True)
     assert result.returncode == 0

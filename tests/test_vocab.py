@@ -30,6 +30,12 @@ def test_words_by_count_then_alphabet():
     assert lengths == {3: 2, 2: 1}
 
 
+def test_a_word_with_control_characters_is_unknown():
+    """A terminal would obey it when a caption is printed."""
+    counts, _ = count_words(["a \x1bred \x9b31m cup"])
+    assert build_vocabulary(counts, 1).itos == [*SPECIALS, "a", "cup"]
+
+
 def test_encode_and_decode():
     vocabulary = build_vocabulary(count_words(CAPTIONS)[0], 1)
     ids = vocabulary.encode("A red moon!")
