@@ -53,6 +53,7 @@ from captioning.checkpoint import (
     save_checkpoint,
     save_resume,
 )
+from captioning.downloads import fetch_model
 from captioning.evaluation import (
     FEWEST_FOR_CIDER,
     caption_scores,
@@ -88,7 +89,7 @@ CONFIG = {
     # the run
     "run": "",  # name of what it writes; "" = mobile or resnet, by the encoder
     "resume": False,  # go on from checkpoints/<run>_last.pt
-    "init": "",  # one of our checkpoints, whose weights all the model starts from; "" = none
+    "init": "",  # one of our checkpoints (path, https://..., hf://...) that all the model starts from; "" = none
     "seed": 0,
     "device": "",  # cuda | mps | cpu; "" = the best there is
     # stage 1: the decoder on a frozen encoder
@@ -460,6 +461,7 @@ def train_one_epoch(
     train_mode(model, stage)
     totals, count, rows, failed, pending, began = Counter(), 0, 0, [], False, time.perf_counter()
     accumulate = config["accumulate"]
+    rest = len(source.batches) % accumulate  # batches of the last group, where it is smaller
     with tqdm(desc=bar, unit="row", leave=False) as progress:  # closed before an error line is printed
         for number, batch in enumerate(source.batches.epoch(seed), start=1):
             failed += batch.failed
@@ -472,7 +474,8 @@ def train_one_epoch(
                 if not torch.isfinite(objective):
                     rates = " and ".join(RATES[stage.name])
                     raise ValueError(f"{stage.name}: the loss became {objective.item()}; lower {rates}")
-                scaler.scale(objective / accumulate).backward()
+                size = rest if number > len(source.batches) - rest else accumulate
+                scaler.scale(objective / size).backward()
                 num_tokens = int((batch.tokens[:, 1:] != PAD_ID).sum())
                 totals.update({name: value * num_tokens for name, value in measured.items()})
                 count, rows, pending = count + num_tokens, rows + len(batch.index), True
@@ -506,9 +509,10 @@ def validate(model, embeddings, examples, vocabulary, grounder, *, beam_size, ma
     scores = caption_scores([caption.split() for caption in captions], references)
     result = {"val_loss": forced["loss"], "token_accuracy": forced["token_accuracy"]}
     result |= {"bleu4": scores["bleu4"], "cider_d": scores["cider_d"]}
-    if grounder:
-        named = [grounder.name(caption) == e.label for caption, e in zip(captions, examples, strict=True)]
-        result["class_accuracy"] = sum(named) / len(named)
+    # An image without a class is neither right nor wrong.
+    pairs = [(caption, e.label) for caption, e in zip(captions, examples, strict=True) if e.label]
+    if grounder and pairs:
+        result["class_accuracy"] = sum(grounder.name(caption) == label for caption, label in pairs) / len(pairs)
     return result
 
 
@@ -562,7 +566,7 @@ def start_model(vocabulary, classes, options, model_config):
     if not options["init"]:
         name, source = model_config["encoder"], model_config["encoder_weights"]
         return model, model_script.load_encoder_weights(model.encoder, name, source)
-    checkpoint = load_checkpoint(options["init"])
+    checkpoint = load_checkpoint(fetch_model(options["init"]))
     if checkpoint.vocab != vocabulary.itos:
         pairs = itertools.zip_longest(checkpoint.vocab, vocabulary.itos, fillvalue="nothing")
         first = next(
@@ -908,7 +912,7 @@ def main(config):
     free = {"resume", "device", "half", "wandb", "wandb_project", "data_dir", "vocab_path", "num_workers"}
     identity = {f"{part}.{key}": v for part, keys in config.items() for key, v in keys.items() if key not in free}
     identity |= {"vocabulary": vocabulary.itos, "data": fixed["data"], "validation data": fingerprint(val_examples)}
-    identity["first weights' sha256"] = file_digest(start)
+    identity["first weights' sha256"] = file_digest(fetch_model(start))
     resumed = load_run(last_path(run), identity) if options["resume"] else {}
     if resumed:  # before anything is computed with the encoder
         model.load_state_dict(resumed["model"])
@@ -932,7 +936,9 @@ def main(config):
     )
     del train_examples  # the batches hold all that an epoch needs, and much smaller
     loading = {"device": device, "dtype": dtype, "num_workers": pick_workers(data["num_workers"], device)}
-    grounder = Grounder(classes, load_aliases(data["data_dir"])) if classes else None
+    # Of all splits: val may have classes that train lacks, and aliases may belong to them.
+    labels = sorted({example.label for example in load_examples(data["data_dir"])} - {""}) if classes else []
+    grounder = Grounder(labels, load_aliases(data["data_dir"])) if classes else None
     named = remember_named(grounder, vocabulary, classes) if classes else None
     sources = Sources(model.encoder, stages, train_set, val_examples, vocabulary, named, transforms, loading, config)
 

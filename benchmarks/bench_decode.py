@@ -4,9 +4,9 @@
     python benchmarks/bench_decode.py --batch_sizes 32 --runs 9
 
 ours        captioning.decoding.beam_search with the project's LSTM decoder, in float32, and in bfloat16, which
-            processors with AMX or AVX512_BF16 multiply several times as fast
-loop        the same decoder in float32, stepped as torch's nn.LSTM steps, and the same search, one image at a time, with
-            its beams kept in Python lists
+            processors with AMX multiply several times as fast; the scripts decode in float32
+loop        the same decoder in float32, stepped as torch's nn.LSTM steps, and the same search, one image at a time,
+            with its beams kept in Python lists
 generate    transformers' `generate` with a GPT-2 of about as many parameters and as many tokens a caption
 
 Weights are random, but <end> grows likelier from word to word and from image to image at another rate, so that

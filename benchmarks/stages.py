@@ -3,8 +3,8 @@
     python benchmarks/stages.py --runs ucm_0 ucm_1 ucm_2
 
 Reads runs/<run>/history.csv. A stage stands for the epochs up to its end: its row is the best of them by validation
-CIDEr-D, which is what the next stage begins from and what the checkpoint holds at the end. The scores are those of
-the validation split, decoded freely with train.py's beam. The last line is JSON.
+CIDEr-D, which is what the checkpoint would hold if training ended there. The scores are those of the validation split,
+decoded freely with train.py's beam. The last line is JSON.
 """
 
 import json

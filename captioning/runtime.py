@@ -75,7 +75,11 @@ def restore_random_state(state):
 
 
 def pick_precision(name, device):
-    """Return the torch dtype of autocast: "auto" is bfloat16 where the hardware multiplies it, else float32."""
+    """Return the torch dtype of autocast: "auto" is bfloat16 where the hardware multiplies its matrices, else float32.
+
+    On a processor that is AMX. AVX512_BF16 alone made every training step slower than float32: 1.7 times for the
+    decoder, 1.4 to 1.9 times for the encoder's last blocks, and only a frozen encoder 1.3 times faster.
+    """
     if name not in PRECISIONS:
         raise ValueError(f"precision: got {name!r}, allowed are {', '.join(PRECISIONS)}")
     if name == "float16" and device.type != "cuda":
@@ -84,7 +88,7 @@ def pick_precision(name, device):
         return getattr(torch, name)
     if device.type == "cuda" and torch.cuda.is_bf16_supported():
         return torch.bfloat16
-    if device.type == "cpu" and torch.cpu._is_avx512_bf16_supported():
+    if device.type == "cpu" and torch.cpu._is_amx_tile_supported():
         return torch.bfloat16
     return torch.float32
 

@@ -6,8 +6,10 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,7 +18,9 @@ import pytest
 import torch
 from torch.optim.swa_utils import AveragedModel
 
+from captioning.annotations import Example
 from captioning.checkpoint import load_checkpoint
+from captioning.grounding import Grounder
 from captioning.pictograms import write_dataset
 from captioning.sequences import Captions
 from data_loader import eval_transform
@@ -32,9 +36,12 @@ from train import (
     drop_class_terms,
     mix_guesses,
     moving_average,
+    start_model,
     train_one_epoch,
+    validate,
     word_detection_loss,
 )
+from vocab import SPECIALS, Vocabulary
 
 KEYS = ("scheduled_sampling", "class_emphasis", "class_loss", "word_loss", "label_smoothing")  # of caption_loss
 ROOT = Path(__file__).resolve().parents[1]
@@ -265,6 +272,62 @@ def test_a_batch_of_one_row_costs_no_step():
     assert scheduler.last_epoch == 1
     assert not torch.equal(model.decoder.output.weight, before)
     assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_gradients_are_averaged_over_the_batches_there_are():
+    """Of three batches in groups of two the last stands alone: once its gradient was halved."""
+    model = CNNtoRNN(6, embed_size=4, hidden_size=4)
+    bias = model.decoder.output.bias
+    batches = CachedBatches(torch.randn(6, 1, 1280), Captions([[[1, 4, 2]]] * 6), torch.zeros(6).long(), 2,
+                            by_caption=False)  # fmt: skip
+    gradient_one = lambda model, embeddings, batch: (bias.sum(), {"train_loss": 0.0})  # noqa: E731
+    source = Source(batches, lambda model, features: features, gradient_one)
+    optimizer, before = torch.optim.SGD([bias], lr=1.0), bias.detach().clone()
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0)
+    train_one_epoch(Stage("decoder", 1, 1.0, 0.0), source, model, optimizer, scheduler,
+                    torch.amp.GradScaler("cpu", enabled=False), config={"accumulate": 2, "grad_clip": 1e9},
+                    device=torch.device("cpu"), dtype=torch.float32, seed=0, bar="")  # fmt: skip
+    torch.testing.assert_close(before - bias.detach(), torch.full((6,), 2.0))
+
+
+def test_an_image_without_a_class_is_neither_right_nor_wrong():
+    """Where the caption names no class, an empty label once counted as right."""
+    vocabulary = Vocabulary([*SPECIALS, "red", "cup"])
+    model = CNNtoRNN(len(vocabulary), embed_size=4, hidden_size=4)
+    examples = [Example(Path(f"{n}.jpg"), ["red cup"], label, "val") for n, label in enumerate(["", "cat", "", ""])]
+    score = partial(validate, model, torch.randn(4, 4), vocabulary=vocabulary, beam_size=1, max_len=4)
+    assert score(examples=examples, grounder=Grounder(["cat"]))["class_accuracy"] == 0
+    assert score(examples=examples, grounder=Grounder(["red", "cup", "cat"]))["class_accuracy"] == 0
+    assert "class_accuracy" not in score(examples=examples[2:] * 2, grounder=Grounder(["cat"]))
+
+
+def test_aliases_of_a_class_that_train_lacks(folder, tmp_path):
+    """The report takes such data; training once refused them."""
+    shutil.copytree(folder / "data", tmp_path / "data")
+    shutil.copy(folder / "vocab.pkl", tmp_path)
+    label = sorted((tmp_path / "data" / "train").iterdir())[0].name
+    shutil.rmtree(tmp_path / "data" / "train" / label)
+    captions = pd.read_csv(tmp_path / "data" / "captions.csv")
+    captions[~captions["image"].str.startswith(f"train/{label}/")].to_csv(tmp_path / "data/captions.csv", index=False)
+    (tmp_path / "data" / "aliases.csv").write_text(f"class,alias\n{label},thing\n")
+    run("train.py", *TINY, "--train.epochs", "1", "--train.run", "a", "--train.wandb", "off", cwd=tmp_path)
+    assert 0 <= pd.read_csv(tmp_path / "runs/a/history.csv")["class_accuracy"][0] <= 1
+
+
+def test_weights_to_start_from_may_have_an_address(tmp_path, monkeypatch):
+    """As wherever else a checkpoint is named."""
+    monkeypatch.setenv("CAPTIONING_CACHE", str(tmp_path / "cache"))
+    shipped = ROOT / "checkpoints" / "pictograms.safetensors"
+    checkpoint = load_checkpoint(shipped)
+    handler = partial(SimpleHTTPRequestHandler, directory=shipped.parent)
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        options = {"init": f"http://127.0.0.1:{server.server_port}/{shipped.name}", "class_loss": 0, "word_loss": 0}
+        model, size = start_model(Vocabulary(checkpoint.vocab), [], options, checkpoint.config["model"])
+        server.shutdown()
+    assert size == checkpoint.transform["image_size"]
+    for name, tensor in model.decoder.state_dict().items():
+        torch.testing.assert_close(tensor, checkpoint.weights[f"decoder.{name}"].float())
 
 
 def test_a_resumed_run_must_be_the_same(folder):
