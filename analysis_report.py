@@ -28,7 +28,7 @@ from captioning import audit, bootstrap, cli, document, findings, plots, report,
 from captioning.annotations import check_split, dataset_name, dataset_root, load_aliases, load_examples
 from captioning.evaluation import caption_examples, caption_scores, encode_images, java_scores, recipe
 from captioning.files import check_folder
-from captioning.grounding import confusion
+from captioning.grounding import Grounder, confusion
 from captioning.images import load_image
 from captioning.runtime import pick_device, pick_workers
 from captioning.search_options import SETTINGS, SearchOptions
@@ -92,13 +92,7 @@ def build_tables(
     probed:          the class that a plain classifier names for each prediction
     """
     hypotheses, references = report.token_lists(predictions)
-    fewest, most = min(map(len, references)), max(map(len, references))
-
-    def recipe_of(metric, count, aliases="yes"):
-        number = f"{most}" if fewest == most else f"{fewest}-{most}"
-        text = recipe(metric, references=number, beam_size=beam_size, count=count)
-        return f"{text}|aliases:{aliases}" if plain_grounder and metric in report.CLASS_METRICS else text
-
+    recipe_of = recipe_writer(references, beam_size, has_aliases=bool(plain_grounder))
     images = report.image_table(predictions, root, grounder)
     counts = report.count_scores(images, hypotheses, references)
     draws = bootstrap.resample(lambda weights: bootstrap.all_scores(counts, weights), len(images))
@@ -137,6 +131,21 @@ def build_tables(
         "relations": report.relation_table(by_class),
         "diagnosis": report.diagnosis_table(by_class, images),
     }
+
+
+def recipe_writer(references, beam_size, *, has_aliases):
+    """Return a function (metric, number of images, aliases "yes" or "no") -> what a score of it depends on.
+
+    references: for each image a list; has_aliases: whether the data have some, which class metrics depend on
+    """
+    fewest, most = min(map(len, references)), max(map(len, references))
+    number = f"{most}" if fewest == most else f"{fewest}-{most}"
+
+    def recipe_of(metric, count, aliases="yes"):
+        text = recipe(metric, references=number, beam_size=beam_size, count=count)
+        return f"{text}|aliases:{aliases}" if has_aliases and metric in report.CLASS_METRICS else text
+
+    return recipe_of
 
 
 def reference_accuracy(predictions, grounder):
@@ -294,12 +303,15 @@ def caption_split(model_path, examples, options, config):
     return predictions, captioner
 
 
-def learn_classes(captioner, train, captioned, num_images, reading):
+def learn_classes(captioner, train, captioned, num_images, reading, split):
     """Ask a plain classifier on the encoder's features: (its class of each example or None, what to say about it).
 
     train:      the examples that it may learn from, of which it takes `num_images` of each class
+    captioned:  the examples of `split`
     reading:    device, batch_size and num_workers
     """
+    if split == "train":
+        return None, "The plain classifier was left out: it would be asked about the images that it learned from."
     learned = yardsticks.draw_per_class(train, num_images)
     has_encoder = isinstance(captioner.model, TorchModel)
     if not num_images or not learned or not has_encoder:
@@ -346,7 +358,7 @@ def report_on(model_path, config):
     captioned = [prediction.example for prediction in predictions]
     probed, lines = None, []
     if grounder:
-        probed, line = learn_classes(captioner, train, captioned, config["probe_images"], reading)
+        probed, line = learn_classes(captioner, train, captioned, config["probe_images"], reading, split)
         lines.append(line)
 
     tables = build_tables(
@@ -371,12 +383,12 @@ def report_on(model_path, config):
     if found:
         tables |= {"audit": found.table, "copies": found.copies}
 
-    read = {prediction.example.image for prediction in predictions}
+    read, taught = {prediction.example.image for prediction in predictions}, Grounder(captioner.model.classes)
     words = [word for p in predictions for caption in p.example.captions for word in tokenize(caption)]
     notes = findings.reservations(
         tables,
         unreadable=[report.relative_path(e.image, root) for e in examples if e.image not in read],
-        unseen=sorted({example.label for example in examples} - {*captioner.model.classes, ""}),
+        unseen=sorted({example.label for example in examples if example.label and not taught.label(example.label)}),
         absent=sorted(labels - {example.label for example in examples}),
         known_words=sum(word in captioner.vocabulary.stoi for word in words) / max(1, len(words)),
         skipped=skipped,
@@ -432,14 +444,17 @@ def compare(model_paths, config):
         sides.append(predictions)
         classes += captioner.model.classes
     labels = {example.label for example in load_examples(data_dir)}
-    grounder, _ = report.build_grounders(labels, list(dict.fromkeys(classes)), load_aliases(data_dir))
+    grounder, plain_grounder = report.build_grounders(labels, list(dict.fromkeys(classes)), load_aliases(data_dir))
     if not any(example.label for example in examples):
         grounder = None
 
     root = dataset_root(Path(data_dir))
     images = [report.image_table(predictions, root, grounder) for predictions in sides]
     counts = report.count_both(images, *(report.token_lists(predictions) for predictions in sides))
-    table = report.comparison_table(bootstrap.paired_differences(*counts))
+    recipe_of = recipe_writer(
+        report.token_lists(sides[0])[1], options.beam_size, has_aliases=grounder is not None and bool(plain_grounder)
+    )
+    table = report.comparison_table(bootstrap.paired_differences(*counts), images[0], recipe_of)
     lines = findings.verdicts(table, *names)
     lines += findings.disagreement(*images, *names)
     title = f"{names[0]} against {names[1]} on {dataset_name(data_dir)}, {split} split"

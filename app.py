@@ -23,7 +23,7 @@ from PIL import Image
 from caption import Captioner
 from captioning import cli
 from captioning.annotations import IMAGE_SUFFIXES
-from captioning.images import highlight, load_image
+from captioning.images import highlight
 from captioning.search_options import SETTINGS, SearchOptions
 
 CONFIG = {
@@ -141,32 +141,20 @@ def caption_pictures(captioner, paths, options, *, max_pixels, max_pictures, tex
     """Return the HTML of the captions of picture files, a card each; a sentence where there is none."""
     if not paths:
         return f'<div class="captions">{problem(text["empty"])}</div>'
-    pictures = [read_picture(path, max_pixels) for path in paths[:max_pictures]]
-    readable = [picture for picture in pictures if picture]
-    captions = captioner(readable, **vars(options))
-    looked = [()] * len(captions)
-    if captioner.has_attention and captions:
-        looked = captioner.attend(readable, [caption.text for caption in captions])
-    captioned = iter(zip(captions, looked, strict=True))
-    cards = []
-    for number, picture in enumerate(pictures, start=1):
-        title = text["picture"].format(number=number) if len(pictures) > 1 else ""
-        if picture:
-            cards.append(card(*next(captioned), title, text))
-        else:
+    found = list(captioner.stream(paths[:max_pictures], options, max_pixels=max_pixels))
+    cards, captioned = [], False
+    for number, (path, caption) in enumerate(found, start=1):
+        title = text["picture"].format(number=number) if len(found) > 1 else ""
+        if isinstance(caption, ValueError):  # its reason would name a path of the server
             cards.append(problem(text["unreadable"].format(megapixels=max_pixels / 1e6), title))
+        else:
+            captioned = True
+            looked = captioner.attend([path], [caption.text])[0] if captioner.has_attention else ()
+            cards.append(card(caption, looked, title, text))
     if len(paths) > max_pictures:
         cards.append(problem(text["too_many"].format(count=max_pictures)))
-    note = f"<small>{html.escape(text['confidence_info'])}</small>" if any(pictures) else ""
+    note = f"<small>{html.escape(text['confidence_info'])}</small>" if captioned else ""
     return f'<div class="captions">{"".join(cards)}{note}</div>'
-
-
-def read_picture(path, max_pixels):
-    """Return the RGB picture of a file, or None if it cannot be read: the reason would name a path of the server."""
-    try:
-        return load_image(path, max_pixels=max_pixels)
-    except ValueError:
-        return None
 
 
 def card(caption, looked, title, text):

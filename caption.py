@@ -34,7 +34,7 @@ from captioning import cli, search_options
 from captioning.annotations import IMAGE_SUFFIXES, is_image_name
 from captioning.downloads import fetch_model
 from captioning.files import replace_file
-from captioning.images import read_image, to_pixels
+from captioning.images import MAX_PIXELS, read_image, to_pixels
 from captioning.onnx_model import OnnxModel
 from captioning.search_options import SETTINGS, SearchOptions, confidence
 from vocab import Vocabulary
@@ -198,17 +198,18 @@ class Captioner:
             captions.append(caption)
         return captions
 
-    def stream(self, images, options, *, batch_size=16, num_workers=2):
+    def stream(self, images, options, *, batch_size=16, num_workers=2, max_pixels=MAX_PIXELS):
         """Yield (image, Caption) of each of any number of images in order; a ValueError instead of an unreadable one's.
 
-        Two batches of pixels are held at a time, one being read while the other is captioned.
+        An image of more than `max_pixels` is not read, and large ones are decoded one at a time. Two batches of pixels
+        are held at a time, one being read while the other is captioned.
         """
         images = iter(images)
         with ThreadPoolExecutor(num_workers) as pool:
 
             def read_batch():
                 chunk = list(itertools.islice(images, batch_size))
-                return [(image, pool.submit(self.read, image)) for image in chunk]
+                return [(image, pool.submit(self.read, image, max_pixels)) for image in chunk]
 
             batch = read_batch()
             while batch:
@@ -216,10 +217,10 @@ class Captioner:
                 yield from self.caption_batch([(image, future.result()) for image, future in batch], options)
                 batch = following
 
-    def read(self, image):
+    def read(self, image, max_pixels=MAX_PIXELS):
         """Return the pixels (3, S, S) of an image, or the ValueError that tells why there are none."""
         try:
-            return to_pixels(read_image(image), **self.model.transform)
+            return to_pixels(read_image(image, max_pixels), **self.model.transform)
         except ValueError as error:
             return error
 

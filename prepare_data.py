@@ -254,11 +254,11 @@ def audit_dataset(data_dir, output, num_workers):
     print(audit.overview(found.table).to_string(index=False))
     for copy in found.copies.head(10).itertuples():
         print(f"{copy.kind} copy: {copy.image} of {copy.copy_of}")
-    lines = [line for split in SPLITS[1:] for line in audit.warnings(found, split)]
+    lines = [line for split in SPLITS for line in audit.warnings(found, split)]
     for line in dict.fromkeys(lines):
         print(f"warning: {line}")
     if not lines:
-        print("clean: no copies, no shared captions and no image without a caption")
+        print(f"clean: no copies, {audit.shared_captions(found)} and no image without a caption")
     for name, table in (("audit", found.table), ("copies", found.copies)):
         with replace_file(output / f"{name}.csv") as temporary:
             table.to_csv(temporary, index=False)

@@ -210,6 +210,12 @@ def written(measure, value):
     return f"{value:.1f}" if measure.endswith(("mean", "per_image")) else f"{value:,.0f}"
 
 
+def shared_captions(audit):
+    """Return in words how many captions a split shares with train, where they are too few to warn of."""
+    shares = audit.table[audit.table["measure"] == "captions_in_train"]["value"]
+    return f"{shares.max():.1%} of a split's captions in train at most" if shares.sum() else "no shared captions"
+
+
 def warnings(audit, split):
     """Return a sentence for each thing that flatters the scores of a split, or makes them say less."""
     values = {row.measure: row.value for row in audit.table.itertuples() if row.split == split}
@@ -225,6 +231,8 @@ def warnings(audit, split):
             f"{share:.1%} of the {split} split's captions stand word for word in train: a model that repeats what it "
             "has read scores well here, so BLEU and CIDEr-D flatter it."
         )
+    if number := int(values.get("unreadable", 0)):
+        lines.append(f"{number:,} of the {images:,.0f} images of the {split} split cannot be read.")
     if audit.silent:
         lines.append(f"{counted(len(audit.silent), 'image')} without a caption, the first is {audit.silent[0]}.")
     return lines

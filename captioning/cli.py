@@ -32,7 +32,10 @@ def run(main, limits=None, positional="", **configs):
     """
     try:
         arguments = normalise_arguments(sys.argv[1:], configs, positional)
-        import tyro  # importing this module should be free for those who only quote errors
+        try:
+            import tyro  # importing this module should be free for those who only quote errors
+        except ModuleNotFoundError:
+            raise ValueError("the command line needs tyro and tqdm: pip install tyro tqdm") from None
 
         config = tyro.cli(dict, default=configs, args=arguments, description=sys.modules["__main__"].__doc__)
         check_limits(config, limits or {})

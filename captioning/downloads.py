@@ -10,6 +10,8 @@ stands there under its name when it is complete and checked; until then it is ca
 where it ended. http:// is taken from this machine alone (127.0.0.1), where nobody stands between.
 """
 
+import contextlib
+import errno
 import hashlib
 import importlib.util
 import os
@@ -27,6 +29,8 @@ MAX_BYTES = 4 * 2**30
 ATTEMPTS = 3  # connections, before a download gives up until the next call
 TIMEOUT = 30  # seconds without a byte
 CHUNK = 2**18  # bytes
+TRY_AGAIN = (408, 425, 429)  # answers of a server that is only busy, besides 500 and above
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def fetch_model(source):
@@ -78,24 +82,53 @@ def fetch_url(source):
         return path
     part = path.with_name(f"{path.name}.part")
     part.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        download(source, part)
-        check_content(source, part, digest)
-    except ValueError:  # what is there will never be right
-        part.unlink(missing_ok=True)
-        raise
-    except (OSError, HTTPException) as error:
-        reason = getattr(error, "reason", "") or error
-        raise ValueError(f"{source}: the download was cut ({reason}); call again to go on") from None
-    os.replace(part, path)
+    with one_process(part):
+        if path.is_file():  # another process has just had it
+            return path
+        try:
+            download(source, part)
+            check_content(source, part, digest)
+        except ServerRefusesError:  # today, or to this machine: what has come may still be right
+            if not part.stat().st_size:
+                part.unlink()
+            raise
+        except ValueError:  # what is there will never be right
+            part.unlink(missing_ok=True)
+            raise
+        except (OSError, HTTPException) as error:
+            if getattr(error, "errno", None) in DISK_FULL:
+                raise ValueError(f"{part}: {error.strerror}; make room and call again to go on") from None
+            reason = getattr(error, "reason", "") or error
+            raise ValueError(f"{source}: the download was cut ({reason}); call again to go on") from None
+        os.replace(part, path)
     return path
+
+
+class ServerRefusesError(ValueError):
+    """The server answers that it will not give the file."""
+
+
+@contextlib.contextmanager
+def one_process(part):
+    """Hold the file `part` for this process, and wait for one that holds it; where the system has no such locks, go on.
+
+    Two at once would write over each other's pieces.
+    """
+    try:
+        import fcntl
+    except ModuleNotFoundError:  # Windows
+        yield
+        return
+    with open(part, "ab") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def download(source, part):
     """Write what an address gives to the file `part`, connecting again a few times where it is cut.
 
-    Raises ValueError if the server refuses or sends too much, OSError or HTTPException if it was cut once too often;
-    what has come by then stays in `part`.
+    Raises ServerRefusesError if the server refuses, ValueError if it sends too much, OSError or HTTPException if the
+    disk is full or the connection was cut once too often; what has come by then stays in `part`.
     """
     for attempt in range(1, ATTEMPTS + 1):
         try:
@@ -103,8 +136,13 @@ def download(source, part):
             return receive(urllib.parse.quote(url, safe=string.punctuation), part)  # blanks and letters beyond ASCII
         except (OSError, HTTPException) as error:
             reason = getattr(error, "reason", "")
-            if isinstance(error, urllib.error.HTTPError) and error.code < 500:
-                raise ValueError(f"{source}: the server answers {error.code} {' '.join(reason.split())}") from None
+            code = error.code if isinstance(error, urllib.error.HTTPError) else 0
+            if code == 416:  # nothing is behind what is there: it was complete, or is of another file
+                part.unlink(missing_ok=True)
+            elif 0 < code < 500 and code not in TRY_AGAIN:
+                raise ServerRefusesError(f"{source}: the server answers {code} {' '.join(reason.split())}") from None
+            elif getattr(error, "errno", None) in DISK_FULL:
+                raise
             if isinstance(reason, ssl.SSLCertVerificationError):
                 raise ValueError(
                     f"{source}: the server's certificate is not trusted ({reason.verify_message}); "

@@ -71,7 +71,7 @@ class Grounder:
 
         self._classes: dict[tuple[str, ...], str] = {}  # words of a name -> its class
         for name, label in names:
-            words = _name_words(name)
+            words = name_words(name)
             if not words:
                 raise ValueError(f"classes: got {name!r}, a name needs at least one word")
             if self._classes.setdefault(words, label) != label:
@@ -119,7 +119,7 @@ class Grounder:
 
     def label(self, name: str) -> str:
         """The class that these words as a whole are a name of, "" if none."""
-        return self._classes.get(_name_words(name), "")
+        return self._classes.get(name_words(name), "")
 
     def name(self, caption: str) -> str:
         """The first class that a caption names, "" if none."""
@@ -217,7 +217,7 @@ def _none_named(predicted: list[str]) -> list[str]:
     return [name or NONE for name in predicted]
 
 
-def _name_words(name: str) -> tuple[str, ...]:
+def name_words(name: str) -> tuple[str, ...]:
     """The words of a class name; `_s` at the end of a word is the file-name spelling of 's."""
     caption = re.sub(r"(?<=[^\W_])_s(?![^\W_])", "'s", name).replace("_", " ")
     return tuple(word for token in _tokens(caption) for word in token.split("-") if word)

@@ -85,15 +85,25 @@ def from_array(array):
     return Image.fromarray(array.astype(np.uint8))
 
 
-def read_image(source):
-    """Return the RGB picture of a path, a binary file, a PIL picture, or an array. Raises ValueError."""
+def read_image(source, max_pixels=MAX_PIXELS):
+    """Return the RGB picture of a path, a binary file, a PIL picture, or an array.
+
+    max_pixels: a file or PIL picture that claims more is refused before it is decoded
+
+    Raises ValueError.
+    """
     if isinstance(source, np.ndarray):
         return to_rgb(from_array(source))
     if isinstance(source, Image.Image):
-        if source.width * source.height > MAX_PIXELS:
-            raise ValueError(f"image: {source.width} x {source.height} pixels, at most {MAX_PIXELS:,} are read")
-        return to_rgb(ImageOps.exif_transpose(source))
-    return load_image(source)
+        if source.width * source.height > max_pixels:
+            raise ValueError(f"image: {source.width} x {source.height} pixels, at most {max_pixels:,} are read")
+        try:
+            with _one_large_picture if source.width * source.height > LARGE_PIXELS else contextlib.nullcontext():
+                return to_rgb(ImageOps.exif_transpose(source))
+        except (OSError, *DAMAGED) as error:  # Pillow decodes a picture that was opened when it is first needed
+            name = getattr(source, "filename", "") or "the picture"
+            raise ValueError(f"{name}: not a readable image ({' '.join(str(error).split())})") from None
+    return load_image(source, max_pixels=max_pixels)
 
 
 def to_pixels(image, image_size, mean, std):

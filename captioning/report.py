@@ -14,7 +14,15 @@ import pandas as pd
 from sklearn.metrics import roc_auc_score
 
 from captioning import bootstrap
-from captioning.grounding import CASES, NONE, Grounder, classification_scores, naming_case, per_class_scores
+from captioning.grounding import (
+    CASES,
+    NONE,
+    Grounder,
+    classification_scores,
+    name_words,
+    naming_case,
+    per_class_scores,
+)
 from captioning.metrics import cider_d, corpus_bleu, rouge_l, sentence_bleu
 from captioning.tokenizer import tokenize
 
@@ -62,14 +70,9 @@ def build_grounders(labels, trained_classes, aliases):
     if not classes:
         return None, None
     # Of a class that both spell differently ("Tennis court", tennis_court) the data's spelling counts.
-    known = {class_words(name) for name in classes}
-    classes += [name for name in trained_classes if class_words(name) not in known]
+    known = Grounder(classes, aliases)
+    classes += {name_words(name): name for name in trained_classes if not known.label(name)}.values()
     return Grounder(classes, aliases), Grounder(classes) if aliases else None
-
-
-def class_words(name):
-    """Return the words of a class name, without regard to case, underscores and hyphens."""
-    return tuple(tokenize(name.replace("_", " ").replace("-", " ")))
 
 
 def image_table(predictions, root, grounder=None):
@@ -377,7 +380,7 @@ def typical_words(images, classes, most=4):
         here = Counter(word for row in rows for word in words[row])
         rest = max(1, size - len(rows))
         gap = {word: here[word] / len(rows) - (everywhere[word] - here[word]) / rest for word in here}
-        own = [word for word in gap if gap[word] > 0 and word not in class_words(label)]
+        own = [word for word in gap if gap[word] > 0 and word not in name_words(label)]
         typical[label] = sorted(own, key=lambda word: (-gap[word], word))[:most]
     return typical
 
@@ -558,7 +561,15 @@ def count_both(images, first, second):
     return [count_scores(table, *texts, classes) for table, texts in zip(images, (first, second), strict=True)]
 
 
-def comparison_table(differences):
-    """bootstrap.paired_differences as a DataFrame: metric, first, second, difference, low, high, p."""
-    rows = [(label, *differences[name]) for name, label in METRICS.items() if name in differences]
-    return pd.DataFrame(rows, columns=["metric", "first", "second", "difference", "low", "high", "p"])
+def comparison_table(differences, images, recipe):
+    """bootstrap.paired_differences as a DataFrame: metric, first, second, difference, low, high, p, recipe.
+
+    images: image_table of either model; recipe: as in summary_table
+    """
+    labelled = int((images["class"] != "").sum())
+    rows = [
+        (label, *differences[name], recipe(name, labelled if name in CLASS_METRICS else len(images)))
+        for name, label in METRICS.items()
+        if name in differences
+    ]
+    return pd.DataFrame(rows, columns=["metric", "first", "second", "difference", "low", "high", "p", "recipe"])

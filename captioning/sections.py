@@ -9,7 +9,7 @@ from captioning.grounding import NONE
 from captioning.report import counted
 
 GALLERY_IMAGES = 10  # of the best, and of the worst captions
-MISTAKES_SHOWN, IMAGES_OF_A_MISTAKE = 6, 2
+MISTAKES_SHOWN, IMAGES_OF_A_MISTAKE = 10, 2
 ROWS_SHOWN = 10  # of tables whose CSV may have thousands
 NO_CLASSES = Text(["The data has no classes."])
 
@@ -177,7 +177,8 @@ def class_blocks(tables, texts):
             rows = rows.assign(rank=[rank or "" for rank in rows["rank"]], count=[f"{n:g}" for n in rows["count"]])
             blocks += [Text([f"{word} {counted(len(rows) - 1, 'class')} by BLEU-4:"]), Table(rows)]
     classes = tables["classes"]
-    kept = ["class", "count", "bleu4", "accuracy", "cider_d", "f1", "agreement", "reference_naming", "probe"]
+    kept = ["class", "count", "bleu4", "sentence_bleu4", "cider_d", "accuracy", "f1"]
+    kept += ["agreement", "reference_naming", "probe"]
     shown = classes[[name for name in kept if name in classes]]
     for name in ("bleu4", "accuracy", "f1"):
         place = shown.columns.get_loc(name) + 1
@@ -272,8 +273,8 @@ COMPARISON_FILES = {
     "report.md": "the comparison in words, tables and a figure",
     "report.html": "the same as one page that needs nothing else",
     "comparison.csv": (
-        "one row per metric: both values, their `difference` with its 95 % interval `low` and `high`, and `p`, "
-        "two-sided"
+        "one row per metric: both values, their `difference` with its 95 % interval `low` and `high`, `p`, two-sided, "
+        "and `recipe`, what the values depend on"
     ),
     "comparison.png": "the differences; CIDEr-D, whose scale is another, is in the table alone",
     "images.csv": "one row per image: both captions, the classes they name, and their CIDEr-D and its `difference`",

@@ -143,6 +143,20 @@ def test_a_class_that_only_the_checkpoint_knows_can_be_named():
     assert tables["summary"].set_index("metric")["value"]["precision"] == 0.0
 
 
+def test_a_class_that_data_and_checkpoint_spell_differently_is_one():
+    """Spelling once made two of it, which no grounder takes, or told that the checkpoint never saw it."""
+    trained = ["carpenter's kit", "cafe\u0301", "hound", "buildings", "Carpenter_s-kit", "river"]
+    labels = ["carpenter_s_kit", "caf\u00e9", "dog", "building"]
+    grounder, plain = report.build_grounders(labels, trained, {"dog": ["hound"]})
+    for text, named in (
+        ("a carpenter's kit in a cafe\u0301", ["carpenter_s_kit", "caf\u00e9"]),
+        ("two buildings by a river", ["building", "river"]),
+    ):
+        assert grounder.find(text) == plain.find(text) == named
+    assert grounder.find("a hound") == ["dog"]
+    assert plain.find("a hound") == []
+
+
 def test_references_are_a_yardstick():
     assert analysis_report.reference_accuracy(HAND_MADE, Grounder(["cat", "dog"])) == 1.0
     blind = [predict("cat", "a cat", "a cat", "an animal")]
@@ -571,6 +585,12 @@ def test_script_names_classes_without_an_image_in_the_split(tiny):
     assert pd.read_csv("reports/mobile/classes.csv")["class"].tolist() == ["cat"]
 
 
+def test_a_classifier_is_not_asked_about_what_it_learned_from(tiny):
+    analysis_report.main({"report": {**tiny, "split": "train"}})
+    text = Path("reports/mobile_train/report.md").read_text(encoding="utf-8")
+    assert "plain classifier was left out: it would be asked about the images that it learned from" in text
+
+
 def test_comparing_a_checkpoint_with_itself_tells_no_difference(tiny, capsys):
     path = "checkpoints/mobile.safetensors"
     analysis_report.main({"report": {**tiny, "compare": [path, path]}})
@@ -599,6 +619,8 @@ def test_comparing_two_checkpoints(tiny, capsys):
     assert images["second_caption"].str.contains("bird").all()
     assert len(images) == 4
     rows = pd.read_csv("reports/mobile_vs_birds_test/comparison.csv")
+    recipes = rows.set_index("metric")["recipe"]
+    assert recipes["BLEU-4"] == "bleu4|corpus|refs:2|tok:nltk-coco|smooth:none|beam:5|n:4"
     assert (rows["first"] - rows["second"]).tolist() == pytest.approx(rows["difference"].tolist(), abs=2e-6)
 
 

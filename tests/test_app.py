@@ -2,6 +2,8 @@
 
 import re
 import shutil
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -88,6 +90,31 @@ def test_too_many_and_no_pictures_are_sentences(captioner, pictures):
     assert "Add a picture first." in page_of(captioner, [])
 
 
+def test_pictures_of_one_request_are_not_held_together(model_files, tmp_path):
+    """A dozen flat pictures of 25 megapixels are small files, and 1.2 GB of pixels."""
+    pytest.importorskip("resource")  # Windows has no such measure
+    for number in range(12):
+        Image.new("RGB", (5000, 5000), (number, 9, 9)).save(tmp_path / f"{number}.png")
+    script = f"""
+import resource, sys
+sys.path.insert(0, {str(ROOT)!r})
+import app
+from caption import Captioner
+from captioning.search_options import SearchOptions
+captioner = Captioner.load({str(model_files.int8)!r})
+paths = [{str(tmp_path)!r} + f"/{{number}}.png" for number in range(12)]
+bounds = {{"max_pixels": 10**8, "max_pictures": 16, "text": app.TEXT["en"]}}
+app.caption_pictures(captioner, paths[:1], SearchOptions(), **bounds)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+page = app.caption_pictures(captioner, paths, SearchOptions(), **bounds)
+print(page.count("<article>"), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    number, grown = map(int, result.stdout.split())
+    assert number == 12
+    assert grown * (1 if sys.platform == "darwin" else 1024) < 300e6
+
+
 def test_words_of_a_vocabulary_are_no_html(captioner, pictures):
     """A checkpoint from a stranger may hold any words."""
     words = captioner.vocabulary.itos
@@ -96,11 +123,11 @@ def test_words_of_a_vocabulary_are_no_html(captioner, pictures):
     class Evil:
         has_attention = False
 
-        def __call__(self, images, **options):
-            found = captioner(images, **options)
+        def stream(self, images, options, **bounds):
+            found = list(captioner.stream(images, options, **bounds))
             captioner.vocabulary.itos = evil
             try:
-                return [captioner.to_caption([Hypothesis(list(c.tokens), c.log_prob)]) for c in found]
+                return [(path, captioner.to_caption([Hypothesis(list(c.tokens), c.log_prob)])) for path, c in found]
             finally:
                 captioner.vocabulary.itos = words
 

@@ -133,6 +133,31 @@ def test_script_prints_and_writes_the_audit(data, tmp_path, monkeypatch, capsys)
     assert sorted(path.name for path in data.rglob("*")) == before
 
 
+def test_the_script_calls_clean_what_is(data, tmp_path, monkeypatch, capsys):
+    """A few shared captions or a broken picture were once passed over by "clean: no shared captions"."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("val/cat/copied.jpg", "test/cat/smaller.jpg", "test/cat/recoloured.jpg"):
+        picture(20 + len(name)).save(data / name)
+    config = {"prepare": {**prepare_data.CONFIG, "audit": str(data), "num_workers": 1}}
+
+    def last_words():
+        prepare_data.main(config)
+        return [line for line in capsys.readouterr().out.splitlines() if line.startswith(("clean", "warning"))]
+
+    monkeypatch.setattr(audit, "LEAK", 0.7)
+    shared = "50.0% of a split's captions in train at most"  # two of the four of test
+    assert last_words() == [f"clean: no copies, {shared} and no image without a caption"]
+    (data / "train/cat/2.jpg").write_text("no picture")
+    assert last_words() == ["warning: 1 of the 4 images of the train split cannot be read."]
+    picture(2).save(data / "train/cat/2.jpg")
+    text = (data / "captions.csv").read_text()
+    for shared in ('"a dog"', '"a cat"', '"one small cat"'):
+        head, tail = text.split("val/", 1)
+        text = head + "val/" + tail.replace(shared, '"an owl"')
+    (data / "captions.csv").write_text(text)
+    assert last_words() == ["clean: no copies, no shared captions and no image without a caption"]
+
+
 def test_script_refuses_an_audit_of_nothing(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(FileNotFoundError, match="no such file or folder"):

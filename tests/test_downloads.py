@@ -4,6 +4,7 @@ import hashlib
 import os
 import re
 import shutil
+import signal
 import ssl
 import subprocess
 import sys
@@ -38,13 +39,16 @@ class Server(BaseHTTPRequestHandler):
             self.send_error(404)
             return
         if state.busy:
-            self.send_error(503)
+            self.send_error(state.busy)
             return
         content = state.files[path]
         tag = f'"{hashlib.md5(content).hexdigest()}"'
         begin, wanted = 0, re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
         if wanted and self.headers.get("If-Range") == tag:
             begin = int(wanted[1])
+            if begin >= len(content):
+                self.send_error(416)
+                return
         self.send_response(206 if begin else 200)
         if state.tags:
             self.send_header("ETag", tag)
@@ -66,7 +70,7 @@ class Server(BaseHTTPRequestHandler):
 def server():
     with ThreadingHTTPServer(("127.0.0.1", 0), Server) as found:
         found.files, found.redirects, found.requests, found.cuts, found.tags = {"/a.onnx": CONTENT}, {}, [], 0, True
-        found.busy, found.length = False, ""
+        found.busy, found.length = 0, ""
         found.address = f"http://127.0.0.1:{found.server_port}"
         threading.Thread(target=found.serve_forever, daemon=True).start()
         yield found
@@ -140,15 +144,64 @@ def test_the_next_call_goes_on_where_the_last_gave_up(server, cache):
     assert server.requests == [("/a.onnx", f"bytes={3 * (len(CONTENT) // 4)}-")]
 
 
-def test_a_busy_server_costs_nothing_that_has_come(server, cache):
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        (503, "the download was cut .Service Unavailable.; call again to go on"),
+        (429, "the download was cut .Too Many Requests.; call again to go on"),
+        (403, "the server answers 403 Forbidden"),
+    ],
+)
+def test_a_server_that_is_busy_or_refuses_costs_nothing_that_has_come(server, cache, code, message):
     server.cuts = 99
     source = f"{server.address}/a.onnx"
     one_line(source, "cut")
-    server.cuts, server.busy = 0, True
-    one_line(source, "the download was cut .Service Unavailable.; call again to go on")
-    server.busy, server.requests[:] = False, []
+    server.cuts, server.busy = 0, code
+    one_line(source, message)
+    server.busy, server.requests[:] = 0, []
     assert fetch_model(source).read_bytes() == CONTENT
     assert server.requests == [("/a.onnx", f"bytes={3 * (len(CONTENT) // 4)}-")]
+
+
+def test_a_piece_that_is_the_whole_file_already(server, cache):
+    """As a process leaves it that is killed between the last byte and the renaming."""
+    server.cuts = 99
+    source = f"{server.address}/a.onnx"
+    one_line(source, "cut")
+    [part] = cache.rglob("*.part")
+    part.write_bytes(CONTENT)
+    server.cuts = 0
+    assert fetch_model(source).read_bytes() == CONTENT
+
+
+def test_a_full_disk_is_told_as_one(server, cache):
+    """Under a limit on the size of files, which fails as a full disk does."""
+    resource = pytest.importorskip("resource")  # Windows has no such limit
+    source, limits = f"{server.address}/a.onnx", resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2**19, limits[1]))
+    try:
+        with pytest.raises(ValueError, match=r"a\.onnx\.part: File too large; make room and call again to go on"):
+            fetch_model(source)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert len(server.requests) == 1
+    assert not kept(cache)
+    assert fetch_model(source).read_bytes() == CONTENT
+
+
+def test_two_processes_download_one_file_once(server, cache):
+    pytest.importorskip("fcntl")  # Windows has no such locks
+    code = f"from captioning.downloads import fetch_model; print(fetch_model('{server.address}/a.onnx'))"
+    server.files["/a.onnx"] = CONTENT * 30
+    both = [
+        subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        for _ in range(2)
+    ]
+    assert [process.communicate()[1] for process in both] == [b"", b""]
+    assert [path.read_bytes() for path in kept(cache)] == [CONTENT * 30]
+    assert len(server.requests) == 1
 
 
 def test_a_length_that_is_no_number_is_none(server):

@@ -201,6 +201,17 @@ def test_large_pictures_are_decoded_one_at_a_time(tmp_path, monkeypatch):
         assert limit == 1000 or most > 1
 
 
+def test_an_opened_picture_that_is_cut_is_one_line_that_names_it(photo, tmp_path):
+    """Pillow reads its pixels when they are first needed, and raises errors of its own then."""
+    file = io.BytesIO()
+    photo.save(file, "JPEG")
+    (tmp_path / "a.jpg").write_bytes(file.getvalue()[:-200])
+    with Image.open(tmp_path / "a.jpg") as image, pytest.raises(ValueError, match="not a readable image") as error:
+        images.read_image(image)
+    assert str(error.value).startswith(f"{tmp_path / 'a.jpg'}: ")
+    assert "\n" not in str(error.value)
+
+
 def test_a_huge_jpeg_is_decoded_smaller(tmp_path):
     Image.new("RGB", (8400, 4200), "blue").save(tmp_path / "a.jpg")
     Image.new("RGB", (8000, 4000), "blue").save(tmp_path / "b.jpg")
