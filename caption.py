@@ -112,12 +112,29 @@ class TorchModel:
         """Caption images (B, 3, S, S) float32: B lists of Hypothesis."""
         return search_together([self], images, options, start=start, end=end, banned=banned)
 
+    @property
+    def has_attention(self):
+        """True if `attend` can show where the model looked."""
+        return hasattr(self.network.decoder, "attend")
+
+    def attend(self, images, captions, vocabulary):
+        """Return where it looked for each word of its captions of images (B, 3, S, S): arrays (words, h, w), square."""
+        import torch
+
+        from captioning.evaluation import attention_maps
+
+        with torch.inference_mode():
+            embeddings = self.network.encoder(torch.from_numpy(images).to(next(self.network.parameters()).device))
+        return attention_maps(self.network, embeddings, captions, vocabulary)
+
 
 class Ensemble:
     """Several TorchModels that caption as one: each word has the mean of the probabilities that they give it.
 
     Raises ValueError, naming what differs, unless they have one vocabulary and one transform.
     """
+
+    has_attention = False  # each model looks elsewhere
 
     def __init__(self, models):
         first = models[0]
@@ -247,7 +264,7 @@ class Captioner:
     @property
     def has_attention(self):
         """True if `attend` can show where the model looked."""
-        return isinstance(self.model, TorchModel) and hasattr(self.model.network.decoder, "attend")
+        return self.model.has_attention
 
     def attend(self, images, captions):
         """Show where the model looked for each word of its captions of images, as many of each: (picture, maps) pairs.
@@ -258,15 +275,9 @@ class Captioner:
         """
         if not self.has_attention:
             raise ValueError("attention: this model has none; train one with --model.decoder attention")
-        import torch
-
-        from captioning.evaluation import attention_maps
-
-        network, transform = self.model.network, self.model.transform
+        transform = self.model.transform
         pixels = np.stack([to_pixels(read_image(image), **transform) for image in images])
-        with torch.inference_mode():
-            embeddings = network.encoder(torch.from_numpy(pixels).to(next(network.parameters()).device))
-        maps = attention_maps(network, embeddings, captions, self.vocabulary)
+        maps = self.model.attend(pixels, captions, self.vocabulary)
         pictures = pixels.transpose(0, 2, 3, 1) * transform["std"] + transform["mean"]
         return list(zip(pictures.clip(0, 1), maps, strict=True))
 

@@ -40,7 +40,8 @@ CONFIG = {
     "num_layers": 1,  # attention has 1
     "image_input": "first",  # lstm: its first input | state: its initial state | every: state and every step
     "attention_size": 256,  # attention: width of the comparison of a place with the LSTM's state
-    "dropout": 0.5,  # on word embeddings and LSTM outputs, 0..1
+    "input_dropout": 0.5,  # on the word embeddings, 0..1
+    "dropout": 0.5,  # on the outputs of the LSTM, 0..1
     "layer_dropout": 0.0,  # between the layers of the LSTM, 0..1
     "tie_weights": False,  # one vector a word, read and said; with hidden_size unlike embed_size a Linear lies between
 }
@@ -50,6 +51,7 @@ LIMITS = {
     "hidden_size": (1, 8192),
     "num_layers": (1, 8),
     "attention_size": (1, 8192),
+    "input_dropout": (0, 0.95),
     "dropout": (0, 0.95),
     "layer_dropout": (0, 0.95),
 }
@@ -126,16 +128,17 @@ class Decoder(nn.Module):
     """What both decoders share: word vectors in, word scores out, and one way through teacher forcing and decoding.
 
     output_size: width of what `unroll` returns
+    dropout:     on what `unroll` returns; input_dropout: on the word vectors
     tie_weights: the vector that a word is read by also scores it (Press and Wolf 2017, arXiv:1608.05859)
 
     A decoder adds start(image) -> state and unroll(tokens (N, T), state) -> (outputs (N, T, output_size), state); a
     state is a tuple of tensors (N, ...).
     """
 
-    def __init__(self, vocab_size, embed_size, output_size, dropout, tie_weights):
+    def __init__(self, vocab_size, embed_size, output_size, *, input_dropout=0.5, dropout=0.5, tie_weights=False):
         super().__init__()
         self.embedding = nn.Embedding(vocab_size, embed_size, padding_idx=0)
-        self.dropout = nn.Dropout(dropout)
+        self.input_dropout, self.dropout = nn.Dropout(input_dropout), nn.Dropout(dropout)
         self.tie_weights = tie_weights
         if not tie_weights:
             self.output = nn.Linear(output_size, vocab_size)
@@ -180,13 +183,14 @@ class DecoderRNN(Decoder):
     image_input:   "first", the image is the LSTM's first input, before <start>; "state", it gives the initial state;
                    "every", it gives the initial state and stands beside every word
     layer_dropout: between the LSTM's layers, of which there must be two or more
+    common:        input_dropout, dropout, tie_weights of Decoder
     """
 
     def __init__(
-        self, vocab_size, embed_size=300, hidden_size=512, *, num_layers=1, image_input="first", dropout=0.5,
-        layer_dropout=0.0, tie_weights=False,
+        self, vocab_size, embed_size=300, hidden_size=512, *, num_layers=1, image_input="first", layer_dropout=0.0,
+        **common,
     ):  # fmt: skip
-        super().__init__(vocab_size, embed_size, hidden_size, dropout, tie_weights)
+        super().__init__(vocab_size, embed_size, hidden_size, **common)
         if image_input not in IMAGE_INPUTS:
             raise ValueError(f"model.image_input: got {image_input!r}, allowed are {', '.join(IMAGE_INPUTS)}")
         if layer_dropout and num_layers == 1:
@@ -209,7 +213,7 @@ class DecoderRNN(Decoder):
     def unroll(self, tokens, state):
         """(N, T) tokens from a state -> (N, T, H) LSTM outputs and the state after them."""
         h, c, *image = state
-        inputs = self.dropout(self.embedding(tokens))  # (N, T, E)
+        inputs = self.input_dropout(self.embedding(tokens))  # (N, T, E)
         if image:
             inputs = torch.cat([inputs, image[0][:, None].expand(-1, tokens.shape[1], -1)], dim=2)  # (N, T, 2E)
         outputs, (h, c) = self.lstm(inputs, (h.transpose(0, 1).contiguous(), c.transpose(0, 1).contiguous()))
@@ -244,12 +248,12 @@ class AttentionRNN(Decoder):
 
     The weight of a place is the softmax of v . tanh(keys + query), the comparison of Bahdanau et al. 2015; what is
     seen passes the gate of section 4.2.1, and scores the next word beside the last word and the state (equation 7).
+
+    common: input_dropout, dropout, tie_weights of Decoder
     """
 
-    def __init__(
-        self, vocab_size, embed_size=300, hidden_size=512, *, attention_size=256, dropout=0.5, tie_weights=False
-    ):
-        super().__init__(vocab_size, embed_size, embed_size, dropout, tie_weights)
+    def __init__(self, vocab_size, embed_size=300, hidden_size=512, *, attention_size=256, **common):
+        super().__init__(vocab_size, embed_size, embed_size, **common)
         self.initial = nn.Linear(embed_size, 2 * hidden_size)
         self.key = nn.Linear(embed_size, attention_size)
         self.query = nn.Linear(hidden_size, attention_size, bias=False)
@@ -268,7 +272,7 @@ class AttentionRNN(Decoder):
         """(N, T) tokens from a state -> (N, T, E) outputs, (N, T, P) weights of the places, and the state after."""
         h, c, image, keys = state
         outputs, attention = [], []
-        for word in self.dropout(self.embedding(tokens)).unbind(dim=1):  # (N, E)
+        for word in self.input_dropout(self.embedding(tokens)).unbind(dim=1):  # (N, E)
             weights = self.compare(torch.tanh(keys + self.query(h)[:, None]))[:, :, 0].softmax(dim=1)  # (N, P)
             seen = torch.sigmoid(self.gate(h)) * (weights[:, None].to(image.dtype) @ image)[:, 0]  # (N, E)
             h, c = self.lstm(torch.cat([word, seen], dim=1), (h, c))
@@ -304,13 +308,14 @@ class CNNtoRNN(nn.Module):
 
     def __init__(
         self, vocab_size, num_classes=0, detect_words=False, *, encoder="mobilenet_v2", embed_size=300, decoder="lstm",
-        hidden_size=512, num_layers=1, image_input="first", attention_size=256, dropout=0.5, layer_dropout=0.0,
-        tie_weights=False,
+        hidden_size=512, num_layers=1, image_input="first", attention_size=256, input_dropout=0.5, dropout=0.5,
+        layer_dropout=0.0, tie_weights=False,
     ):  # fmt: skip
         super().__init__()
         if decoder not in DECODERS:
             raise ValueError(f"model.decoder: got {decoder!r}, allowed are {', '.join(DECODERS)}")
-        sizes, both = (vocab_size, embed_size, hidden_size), {"dropout": dropout, "tie_weights": tie_weights}
+        sizes = vocab_size, embed_size, hidden_size
+        both = {"input_dropout": input_dropout, "dropout": dropout, "tie_weights": tie_weights}
         lstm = {"num_layers": num_layers, "image_input": image_input, "layer_dropout": layer_dropout}
         self.encoder = EncoderCNN(encoder, embed_size, grid=decoder == "attention")
         if decoder == "lstm":

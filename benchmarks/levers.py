@@ -38,6 +38,7 @@ LEVERS = [  # settings that each row changes
     "train.label_smoothing=0",
     "train.scheduled_sampling=0.2",
     "train.feature_views=1",
+    "model.input_dropout=0",
     "model.dropout=0",
     "model.tie_weights=true",
     "model.num_layers=2 model.layer_dropout=0.3",

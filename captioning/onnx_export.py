@@ -17,10 +17,11 @@ import torch
 from onnx import TensorProto, compose, helper
 from onnxruntime import quantization
 from onnxruntime.quantization.shape_inference import quant_pre_process
+from torch.nn import functional as F
 
 from captioning.files import replace_file
 from captioning.images import load_image, to_pixels
-from captioning.onnx_model import STATE
+from captioning.onnx_model import ATTENTION, STATE
 
 OPSET = 18
 CALIBRATION_BATCH = 16  # images
@@ -62,15 +63,19 @@ class Start(torch.nn.Module):
 
 
 class Step(torch.nn.Module):
-    """tokens (N,) and a state -> log-probabilities (N, V) and the next state, as tensors."""
+    """tokens (N,) and a state -> log-probabilities (N, V), with attention its weights (N, P), and the next state."""
 
     def __init__(self, network):
         super().__init__()
         self.network = network
 
     def forward(self, tokens, *state):
-        log_probs, state = self.network.decoder.step(tokens, state)
-        return log_probs, *state
+        decoder = self.network.decoder
+        if not hasattr(decoder, "look"):
+            log_probs, state = decoder.step(tokens, state)
+            return log_probs, *state
+        outputs, attention, state = decoder.look(tokens[:, None], state)
+        return F.log_softmax(decoder.score(outputs[:, 0]).float(), dim=1), attention[:, 0], *state
 
 
 @contextlib.contextmanager
@@ -93,6 +98,7 @@ def export_halves(network, image_size, folder):
     with torch.inference_mode():
         state = Start(network)(images)
     names = [f"{STATE}{number}" for number in range(len(state))]
+    attention = [ATTENTION] if hasattr(network.decoder, "look") else []
     images_dim, rows = torch.export.Dim("images"), torch.export.Dim("rows")
     halves = {
         "start": (Start(network), (images,), ({0: images_dim},), ["images"], names),
@@ -101,7 +107,7 @@ def export_halves(network, image_size, folder):
             (torch.ones(2, dtype=torch.long), *(part.clone() for part in state)),
             ({0: rows}, tuple({0: rows} for _ in state)),
             ["tokens", *names],
-            ["log_probs", *(f"next_{name}" for name in names)],
+            ["log_probs", *attention, *(f"next_{name}" for name in names)],
         ),
     }
     for name, half in halves.items():
@@ -170,19 +176,19 @@ def join_graphs(start, step, metadata):
     """Return the ModelProto of a captioner.
 
     start:    ModelProto, images -> state
-    step:     ModelProto, tokens, state -> log_probs, next state
+    step:     ModelProto, tokens, state -> log_probs, perhaps attention, next state
     metadata: {name: text} that the file carries
     """
     begin, advance = as_branch(start, "start/"), as_branch(step, "step/")
-    outputs = list(advance.output)
-    vocab_size = outputs[0].type.tensor_type.shape.dim[1].dim_value
-    # Branches have the same outputs: the beginning says no word yet.
-    none = helper.make_tensor("none", TensorProto.FLOAT, [0, vocab_size], [])
-    begin.node.append(helper.make_node("Constant", [], ["start/log_probs"], value=none))
-    begin.output.insert(0, helper.make_tensor_value_info("start/log_probs", TensorProto.FLOAT, [0, vocab_size]))
+    names = [value.name for value in step.graph.output]
+    # Branches have the same outputs: the beginning says no word yet, and has not looked anywhere.
+    for place, output in enumerate(step.graph.output[: len(names) - len(start.graph.output)]):
+        shape, name = [0, output.type.tensor_type.shape.dim[1].dim_value], f"start/{output.name}"
+        none = helper.make_tensor(f"no_{output.name}", TensorProto.FLOAT, shape, [])
+        begin.node.append(helper.make_node("Constant", [], [name], value=none))
+        begin.output.insert(place, helper.make_tensor_value_info(name, TensorProto.FLOAT, shape))
 
     shared = share_weights([begin, advance])
-    names = [value.name for value in step.graph.output]
     node = helper.make_node("If", ["begin"], names, then_branch=begin, else_branch=advance)
     inputs = [helper.make_tensor_value_info("begin", TensorProto.BOOL, []), *start.graph.input, *step.graph.input]
     graph = helper.make_graph([node], "captioner", inputs, list(step.graph.output), initializer=shared)

@@ -280,3 +280,25 @@ def test_a_split_backbone_is_the_backbone(name, num_blocks, grid):
         for last in (0, 1, 5, num_blocks):
             trunk, head = encoder.split(last)
             torch.testing.assert_close(head(trunk(images)), whole)
+
+
+@pytest.mark.parametrize("decoder", ["lstm", "attention"])
+def test_each_dropout_is_where_its_name_says(decoder):
+    """The words that are read, and what is scored: without both, training mode changes nothing."""
+    image = torch.randn(2, 4, 8) if decoder == "attention" else torch.randn(2, 8)
+    tokens = torch.tensor([[1, 5, 6, 4], [1, 4, 4, 2]])
+
+    def changes(**rates):
+        torch.manual_seed(0)
+        network = CNNtoRNN(9, embed_size=8, hidden_size=16, decoder=decoder, **rates).decoder
+        read, scored = [], []
+        for mode in (False, True):
+            network.train(mode)
+            outputs, _ = network.unroll(tokens, network.start(image))
+            read.append(outputs)
+            scored.append(network.score(read[0]))
+        return not torch.equal(*read), not torch.equal(*scored)
+
+    assert changes(input_dropout=0.0, dropout=0.0) == (False, False)
+    assert changes(input_dropout=0.5, dropout=0.0) == (True, False)
+    assert changes(input_dropout=0.0, dropout=0.5) == (False, True)

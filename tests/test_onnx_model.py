@@ -14,7 +14,8 @@ from captioning.metadata import PARTS, dump_metadata
 from captioning.onnx_export import export_onnx
 from captioning.onnx_model import OnnxModel
 from captioning.search_options import SearchOptions
-from model import CONFIG, build_model
+from model import CONFIG, AttentionRNN, build_model
+from vocab import Vocabulary
 
 WORDS = {"start": 1, "end": 2, "banned": (0, 1, 3)}
 VOCAB = ["<pad>", "<start>", "<end>", "<unk>", *(f"w{number}" for number in range(30))]
@@ -73,6 +74,22 @@ def test_the_same_captions_as_pytorch(pair, batch_size, beam_size):
     for one, other in zip(ours, theirs, strict=True):
         assert [found.ids for found in one] == [found.ids for found in other]
         assert [f.log_prob for f in one] == pytest.approx([f.log_prob for f in other], abs=1e-3)
+
+
+def test_it_looks_where_pytorch_looks(pair):
+    ours, theirs, _ = pair
+    assert ours.has_attention == theirs.has_attention == isinstance(ours.network.decoder, AttentionRNN)
+    if not ours.has_attention:
+        return
+    images = np.random.default_rng(0).normal(size=(3, 3, 32, 32)).astype(np.float32)
+    vocabulary, options = Vocabulary(VOCAB), SearchOptions(max_len=9)
+    captions = [vocabulary.decode(found[0].ids) for found in theirs.search(images, options, **WORDS)]
+    captions[1] = ""
+    for one, other, caption in zip(*(m.attend(images, captions, vocabulary) for m in pair[:2]), captions, strict=True):
+        assert one.shape == other.shape == (len(caption.split()), 7, 7)  # of SmallEncoder at 32 pixels
+        np.testing.assert_allclose(one, other, atol=1e-5)
+        np.testing.assert_allclose(other.sum(axis=(1, 2)), 1, rtol=1e-4)
+    assert max(m.max() for m in theirs.attend(images, captions, vocabulary) if m.size) > 2 / 49  # it does look
 
 
 def test_the_file_is_valid_and_holds_each_large_weight_once(pair):
