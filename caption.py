@@ -104,7 +104,7 @@ class TorchModel:
             from captioning.runtime import pick_device
             from model import load_captioner
         except ModuleNotFoundError as error:
-            raise ValueError(f"{path}: needs torch and torchvision ({error}); an .onnx model does not") from None
+            raise ValueError(f"{path}: needs torch ({error}); an .onnx model does not") from None
         network, vocabulary, checkpoint = load_captioner(path, pick_device(device))
         return cls(network, vocabulary.itos, checkpoint.transform, checkpoint.config, checkpoint.classes)
 

@@ -18,14 +18,15 @@ import time
 from pathlib import Path
 
 import torch
-import torchvision
 from torch import nn
 from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 
 from captioning import cli
 from captioning.checkpoint import load_checkpoint, load_state_dict, load_weights
 from captioning.downloads import fetch_model
 from captioning.files import check_folder
+from captioning.mobilenet import FEATURE_DIM, mobilenet_v2
 from captioning.runtime import pick_device
 from vocab import SPECIALS, Vocabulary
 
@@ -79,12 +80,14 @@ class EncoderCNN(nn.Module):
         super().__init__()
         if name not in ENCODERS:
             raise ValueError(f"model.encoder: got {name!r}, allowed are {', '.join(ENCODERS)}")
-        network = getattr(torchvision.models, name)(weights=None)
         self.pooling = [Positions()] if grid else [nn.AdaptiveAvgPool2d(1), nn.Flatten()]
         if name == "mobilenet_v2":
-            self.feature_dim = network.last_channel
-            self.backbone = nn.Sequential(network.features, *self.pooling)
+            self.feature_dim = FEATURE_DIM
+            self.backbone = nn.Sequential(mobilenet_v2(), *self.pooling)
         else:
+            import torchvision  # slow to import, as captioning/mobilenet.py tells
+
+            network = torchvision.models.resnet18(weights=None)
             self.feature_dim = network.fc.in_features
             network.avgpool = nn.Sequential(*self.pooling, nn.Flatten())
             network.fc = nn.Unflatten(1, (-1, self.feature_dim)) if grid else nn.Identity()
@@ -345,6 +348,8 @@ def load_encoder_weights(encoder, name, source):
     if source == "none":
         return 0
     if source == "imagenet":
+        import torchvision
+
         enum = {"mobilenet_v2": "MobileNet_V2_Weights", "resnet18": "ResNet18_Weights"}[name]
         try:
             state = getattr(torchvision.models, enum).IMAGENET1K_V1.get_state_dict(progress=True, check_hash=True)
@@ -391,6 +396,15 @@ def build_model(vocab_size, config, *, num_classes=0, detect_words=False):
     )
 
 
+class Undrawn(TorchFunctionMode):
+    """Where no normal weights are drawn: they are about to be read, and on "meta" torch would import its compiler."""
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        if function in (torch.Tensor.normal_, nn.init.normal_):
+            return args[0] if args else kwargs["tensor"]
+        return function(*args, **(kwargs or {}))
+
+
 def load_captioner(path, device="cpu"):
     """Read a checkpoint: (CNNtoRNN in eval(), Vocabulary, Checkpoint).
 
@@ -403,7 +417,7 @@ def load_captioner(path, device="cpu"):
             value = checkpoint.config["model"].get(key, least)
             if isinstance(value, bool) or not least <= value <= most:
                 raise ValueError(f"{key} is {value}, allowed is {least} to {most}")
-        with torch.device("meta"):  # no memory for weights that the file may not have
+        with torch.device("meta"), Undrawn():  # no memory for weights that the file may not have
             model = build_model(len(vocabulary), checkpoint.config["model"])
     except (KeyError, TypeError, AttributeError, RuntimeError, ValueError) as error:
         raise ValueError(f"{path}: its config does not describe a model ({cli.one_line(error)})") from None

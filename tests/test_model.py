@@ -9,6 +9,7 @@ import torch
 import torchvision
 
 from captioning.checkpoint import Checkpoint, save_checkpoint
+from captioning.mobilenet import mobilenet_v2
 from model import (
     CONFIG,
     IMAGE_INPUTS,
@@ -158,6 +159,24 @@ def test_a_torchvision_state_dict_fills_the_encoder(tmp_path, name):
         network.fc = torch.nn.Identity()
         expected = network(images)
     torch.testing.assert_close(encoder.backbone(images), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_mobilenet_is_torchvisions():
+    """The same weights under the same names give the same maps and the same gradients, in training mode too."""
+    theirs, ours = torchvision.models.mobilenet_v2(weights=None).features, mobilenet_v2()
+    assert [(name, p.shape) for name, p in ours.state_dict().items()] == [
+        (name, p.shape) for name, p in theirs.state_dict().items()
+    ]
+    for one, other in zip(ours.parameters(), theirs.parameters(), strict=True):
+        assert one.std().item() == pytest.approx(other.std().item(), rel=0.3)  # drawn from the same distribution
+    ours.load_state_dict(theirs.state_dict())
+    images, gradients = torch.randn(2, 3, 64, 64), []
+    for network in (ours, theirs):
+        maps = network(images)
+        maps.square().mean().backward()
+        gradients.append([maps, *(parameter.grad for parameter in network.parameters())])
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
 
 
 def test_weights_of_another_network_are_named(tmp_path):

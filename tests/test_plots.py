@@ -255,6 +255,10 @@ def test_classes_on_one_spot_share_one_text(tmp_path, written):
     table = class_scores(CLASSES[:8], accuracy=0.5).assign(group="", bleu4=0.1 + np.array([0.2, 0.2 + 1e-16] * 4))
     plots.class_scatter(table, tmp_path / "s.png", title="t")
     assert [text.get_text() for text in written] == [f"{CLASSES[0]}, {CLASSES[1]} and 6 more"]
+    written.clear()
+    both_best = class_scores(CLASSES[:5], accuracy=1.0, bleu4=[1.0, 0.3, 0.2, 0.6, 1.0]).assign(group="")
+    plots.class_scatter(both_best, tmp_path / "s.png", title="t")
+    assert {text.get_text() for text in written} == {f"{CLASSES[0]}, {CLASSES[4]}", CLASSES[1], CLASSES[2]}
 
 
 def test_a_full_disk_leaves_the_old_file(tmp_path, monkeypatch):
