@@ -173,3 +173,11 @@ def test_interrupts_are_held_until_the_end_of_the_block():
 def test_a_network_on_the_cpu_keeps_two_cores_from_the_readers(monkeypatch, cores, device, expected):
     monkeypatch.setattr(os, "cpu_count", lambda: cores)
     assert pick_workers(4, torch.device(device)) == expected
+
+
+@pytest.mark.parametrize(("amx", "dtype"), [(True, torch.bfloat16), (False, torch.float32)])
+def test_bfloat16_by_itself_only_where_it_is_faster(monkeypatch, amx, dtype):
+    """With AVX512_BF16 alone it once made training 1.7 times slower."""
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
+    assert pick_precision("auto", torch.device("cpu")) == dtype
