@@ -398,8 +398,10 @@ def class_scatter(table, path, *, title, named=8):
             part = table[table["group"] == group]
             if len(part):
                 axes.plot(part["bleu4"], part["accuracy"], mark, color=color, mec=BLACK, ms=7, label=label)
-        bleu = table["bleu4"].round(6)
-        extremes = {*bleu.nlargest(1, keep="all").index[:named], *bleu.nsmallest(2).index}
+        bleu, accuracy = table["bleu4"].round(6), table["accuracy"].round(6)
+        best = bleu == bleu.max()
+        best &= accuracy == accuracy[best].max()  # one spot, however many classes share it
+        extremes = {*table.index[best], *bleu.nsmallest(2).index}
         low = table[table["accuracy"] < 1].nsmallest(named, "accuracy")
         axes.set(
             title=title, xlabel="corpus BLEU-4 of the class", ylabel="accuracy: share of captions that name the class"

@@ -259,6 +259,10 @@ def test_classes_on_one_spot_share_one_text(tmp_path, written):
     both_best = class_scores(CLASSES[:5], accuracy=1.0, bleu4=[1.0, 0.3, 0.2, 0.6, 1.0]).assign(group="")
     plots.class_scatter(both_best, tmp_path / "s.png", title="t")
     assert {text.get_text() for text in written} == {f"{CLASSES[0]}, {CLASSES[4]}", CLASSES[1], CLASSES[2]}
+    written.clear()
+    many_best = class_scores(CLASSES[:13], accuracy=1.0, bleu4=[1.0] * 11 + [0.2, 0.3]).assign(group="")
+    plots.class_scatter(many_best, tmp_path / "s.png", title="t")
+    assert f"{CLASSES[0]}, {CLASSES[1]} and 9 more" in [text.get_text() for text in written]
 
 
 def test_a_full_disk_leaves_the_old_file(tmp_path, monkeypatch):
