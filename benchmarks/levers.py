@@ -4,7 +4,8 @@
 
 Every row is `seeds` runs of train.py, which differ in their seed alone; a run's scores are those of its best epoch by
 CIDEr-D on the validation split. Mean and standard deviation. A row within about one of these of the default shows no
-difference. Writes checkpoints/levers.safetensors, again and again. The last line is JSON.
+difference. Every run's scores are kept in runs/levers.csv, so that an interrupted table goes on where it stopped:
+delete it before a new one. Writes checkpoints/levers.safetensors, again and again. The last line is JSON.
 """
 
 import json
@@ -32,6 +33,10 @@ CONFIG = {
 LEVERS = [  # settings that each row changes
     "",
     "train.ema=0",
+    "train.warmup=0",
+    "train.weight_decay=0",
+    "train.grad_clip=1e9",
+    "train.accumulate=2",
     "train.class_loss=0",
     "train.class_emphasis=0",
     "train.class_emphasis=1",
@@ -46,6 +51,7 @@ LEVERS = [  # settings that each row changes
     "model.decoder=attention",
 ]
 METRICS = {"bleu4": "BLEU-4", "cider_d": "CIDEr-D", "class_accuracy": "class accuracy", "seconds": "seconds an epoch"}
+RESULTS = Path("runs", "levers.csv")
 
 
 def train(config, lever, seed):
@@ -74,20 +80,25 @@ def train(config, lever, seed):
 def main(config):
     """Print the table in Markdown, and its numbers as JSON."""
     config = config["levers"]
-    results = {}
-    for lever in tqdm(LEVERS):
-        results[lever] = [train(config, lever, seed) for seed in range(config["seeds"])]
-    metrics = list(results[""][0])
+    results = pd.read_csv(RESULTS, keep_default_na=False).to_dict("records") if RESULTS.exists() else []
+    done = {(row["setting"], row["seed"]) for row in results}
+    # The default and its changes stand beside each other in time, so that a busy minute falls on few of them alone.
+    for seed, lever in tqdm([(seed, lever) for seed in range(config["seeds"]) for lever in LEVERS]):
+        if (lever, seed) not in done:
+            results.append({"setting": lever, "seed": seed} | train(config, lever, seed))
+            RESULTS.parent.mkdir(exist_ok=True)
+            pd.DataFrame(results).to_csv(RESULTS, index=False)
+    metrics = [name for name in METRICS if name in results[0]]
     print("| setting | " + " | ".join(METRICS[name] for name in metrics) + " |")
     print("|---" * (len(metrics) + 1) + "|")
-    for lever, runs in results.items():
+    for lever in LEVERS:
         cells = []
         for name in metrics:
-            values = [run[name] for run in runs]
+            values = [row[name] for row in results if row["setting"] == lever]
             mean, spread = statistics.mean(values), f" ± {statistics.stdev(values):.3f}" if len(values) > 1 else ""
             cells.append(f"{mean:.1f}" if name == "seconds" else f"{mean:.3f}{spread}")
         print(f"| {f'`{lever}`' if lever else 'the default'} | " + " | ".join(cells) + " |")
-    print(json.dumps({"bench": "levers", "levers": results}))
+    print(json.dumps({"bench": "levers", "results": results}))
 
 
 if __name__ == "__main__":
