@@ -3,15 +3,16 @@
     python benchmarks/bench_decode.py
     python benchmarks/bench_decode.py --batch_sizes 32 --runs 9
 
-ours        captioning.decoding.beam_search with the project's LSTM decoder, in float32, and in bfloat16, which
-            processors with AMX multiply several times as fast; the scripts decode in float32
+ours        captioning.decoding.beam_search with the project's LSTM decoder, in float32, as the scripts decode; in
+            bfloat16, which processors with AMX multiply several times as fast; and as export.py's int8 file does,
+            with onnxruntime and captioning.numpy_search
 loop        the same decoder in float32, stepped as torch's nn.LSTM steps, and the same search, one image at a time,
             with its beams kept in Python lists
 generate    transformers' `generate` with a GPT-2 of about as many parameters and as many tokens a caption
 
 Weights are random, but <end> grows likelier from word to word and from image to image at another rate, so that
 captions have about 12 words and end at different steps. The last line is JSON. Rates are the median of several runs
-after a warm-up. Without transformers its column is 0.
+after a warm-up. Without transformers `generate` is left out.
 """
 
 import copy
@@ -20,18 +21,25 @@ import json
 import platform
 import statistics
 import sys
+import tempfile
 from pathlib import Path
 
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from bench_export import RandomImages
 from timing import rate
 
-from captioning import cli
+from captioning import cli, numpy_search
 from captioning.decoding import beam_search
+from captioning.metadata import dump_metadata
+from captioning.onnx_export import export_onnx
+from captioning.onnx_model import OnnxModel
 from captioning.search_options import SearchOptions
-from model import DecoderRNN
+from model import CONFIG as MODEL
+from model import DecoderRNN, build_model
+from vocab import SPECIALS
 
 CONFIG = {
     "batch_sizes": [1, 32, 256],  # images
@@ -74,6 +82,26 @@ def search(decoder, images):
     """Our search on image embeddings (B, E), in the precision of the decoder."""
     images = images.to(decoder.embedding.weight.dtype)
     return beam_search(decoder.make_step(), decoder.start(images), OPTIONS, start=START, end=END)
+
+
+def export_int8(decoder, folder):
+    """Export a captioner of the decoder to ONNX in int8, as export.py does: the path of the file."""
+    vocab = [*SPECIALS, *(f"w{number}" for number in range(len(decoder.embedding.weight) - len(SPECIALS)))]
+    network = build_model(len(vocab), MODEL).eval()
+    network.decoder = decoder
+    transform = {"image_size": 64, "mean": [0.5] * 3, "std": [0.5] * 3}
+    empty = {"classes": [], "history": [], "best": {}, "versions": {}, "data": {}}
+    metadata = dump_metadata({"config": {"model": MODEL}, "vocab": vocab, "transform": transform, **empty})
+    path = Path(folder, "int8.onnx")
+    noise = RandomImages(torch.randn(4, 3, 64, 64).numpy(), 4)
+    export_onnx(network, metadata, 64, Path(folder, "float32.onnx"), int8_path=path, calibration=noise)
+    return path
+
+
+def search_onnx(model, decoder, images):
+    """The search for machines without torch, on image embeddings (B, E), with an OnnxModel's steps."""
+    state = tuple(part.numpy() for part in decoder.start(images))
+    return numpy_search.beam_search(model.step, state, OPTIONS, start=START, end=END)
 
 
 def search_one(decoder, image):
@@ -150,27 +178,34 @@ def main(config):
         )
         print(f"generate: GPT-2 of {gpt_parameters / 1e6:.2f} M parameters")
     half = copy.deepcopy(decoder).to(torch.bfloat16)
-    ours, ours_half, theirs = {}, {}, {}
+    with tempfile.TemporaryDirectory() as folder:
+        onnx_model = OnnxModel(export_int8(decoder, folder), torch.get_num_threads())
+    searches = {
+        "float32": lambda images: search(decoder, images),
+        "bfloat16": lambda images: search(half, images),
+        "ONNX int8": lambda images: search_onnx(onnx_model, decoder, images),
+    }
+    ours, theirs = {name: {} for name in searches}, {}
+    words = {name: statistics.mean(len(found[0].ids) for found in work(images)) for name, work in searches.items()}
     for size in sizes:
         # Small batches differ much in length: as many as the loop's images go through in a run.
         chunks = images[: max(size, len(few))].split(size)
-        for network, rates in ((decoder, ours), (half, ours_half)):
-            rates[size] = rate(lambda: [search(network, chunk) for chunk in chunks], sum(map(len, chunks)), runs)  # noqa: B023
-        theirs[size] = rate(lambda size=size: generate(size), size, runs) if generate else 0.0
-        print(
-            f"ours, batch {size:<16}{ours[size]:>9.1f} captions/s   {ours[size] / loop:>6.2f} x the loop   "
-            f"in bfloat16 {ours_half[size]:>9.1f}   {ours_half[size] / loop:>6.2f} x   generate {theirs[size]:>9.1f}"
-        )
+        for name, work in searches.items():
+            ours[name][size] = rate(lambda: [work(chunk) for chunk in chunks], sum(map(len, chunks)), runs)  # noqa: B023
+            shown = f"{ours[name][size]:>9.1f} captions/s   {ours[name][size] / loop:>6.2f} x the loop"
+            print(f"ours, batch {size:<6}{name:<10}{shown}   {words[name]:.1f} words")
+        if generate:
+            theirs[size] = rate(lambda size=size: generate(size), size, runs)
+            print(f"generate, batch {size:<12}{theirs[size]:>9.1f} captions/s")
     machine = {"processor": platform.machine(), "threads": torch.get_num_threads(), "torch": torch.__version__}
     result = {
         "bench": "decode",
-        "ratio": {size: round(value / loop, 2) for size, value in ours.items()},
-        "ratio_bfloat16": {size: round(value / loop, 2) for size, value in ours_half.items()},
-        "rate": {size: round(value, 1) for size, value in ours.items()},
+        "ratio": {name: {size: round(one / loop, 2) for size, one in rates.items()} for name, rates in ours.items()},
+        "rate": {name: {size: round(one, 1) for size, one in rates.items()} for name, rates in ours.items()},
         "loop": round(loop, 1),
         "generate": {size: round(value, 1) for size, value in theirs.items()},
         "parameters": {"ours": num_parameters, "generate": gpt_parameters},
-        "mean_words": round(statistics.mean(lengths), 1),
+        "mean_words": {name: round(value, 1) for name, value in words.items()},
         "machine": machine,
     }
     print(json.dumps(result))
