@@ -44,7 +44,7 @@ CONFIG = {
     "data_dir": "data/pictograms",  # folder or annotation file
     "split": "val",  # train | val | test
     "output": "",  # folder; "" = reports/<run>, for another split than val reports/<run>_<split>
-    # decoding: beam_size, max_len, min_len, length_penalty, no_repeat_ngram, as captioning/search_options.py tells
+    # decoding: beam_size, max_len, min_len, length_penalty, no_repeat_ngram, consensus: captioning/search_options.py
     **SETTINGS,
     # scores
     "java_metrics": False,  # True: METEOR and SPICE too, as far as java and pycocoevalcap are there; minutes
@@ -74,7 +74,7 @@ def build_tables(
     predictions,
     *,
     root,
-    beam_size,
+    options,
     grounder=None,
     plain_grounder=None,
     more_scores=None,
@@ -85,6 +85,7 @@ def build_tables(
     """Return the DataFrames of the report by name; without a grounder those about captions alone.
 
     root:            folder that the images' paths are written relative to
+    options:         SearchOptions that the captions were found with
     plain_grounder:  one without the aliases, where `grounder` has some: the accuracy is reported by both
     more_scores:     name in report.JAVA_METRICS -> value
     trained:         set of the token tuples of train's captions
@@ -92,7 +93,7 @@ def build_tables(
     probed:          the class that a plain classifier names for each prediction
     """
     hypotheses, references = report.token_lists(predictions)
-    recipe_of = recipe_writer(references, beam_size, has_aliases=bool(plain_grounder))
+    recipe_of = recipe_writer(references, options, has_aliases=bool(plain_grounder))
     images = report.image_table(predictions, root, grounder)
     counts = report.count_scores(images, hypotheses, references)
     draws = bootstrap.resample(lambda weights: bootstrap.all_scores(counts, weights), len(images))
@@ -133,16 +134,17 @@ def build_tables(
     }
 
 
-def recipe_writer(references, beam_size, *, has_aliases):
+def recipe_writer(references, options, *, has_aliases):
     """Return a function (metric, number of images, aliases "yes" or "no") -> what a score of it depends on.
 
-    references: for each image a list; has_aliases: whether the data have some, which class metrics depend on
+    references: for each image a list; options: the SearchOptions; has_aliases: whether the data have some, which class
+    metrics depend on
     """
     fewest, most = min(map(len, references)), max(map(len, references))
     number = f"{most}" if fewest == most else f"{fewest}-{most}"
 
     def recipe_of(metric, count, aliases="yes"):
-        text = recipe(metric, references=number, beam_size=beam_size, count=count)
+        text = recipe(metric, references=number, options=options, count=count)
         return f"{text}|aliases:{aliases}" if has_aliases and metric in report.CLASS_METRICS else text
 
     return recipe_of
@@ -364,7 +366,7 @@ def report_on(model_path, config):
     tables = build_tables(
         predictions,
         root=root,
-        beam_size=options.beam_size,
+        options=options,
         grounder=grounder,
         plain_grounder=plain_grounder,
         more_scores=more_scores,
@@ -395,7 +397,7 @@ def report_on(model_path, config):
     )
     facts = findings.findings(
         tables,
-        subject=f"{run} captioned the {split} split of {data} with beam {options.beam_size}",
+        subject=f"{run} captioned the {split} split of {data} with {options.text()}",
         reference_accuracy=reference_accuracy(predictions, grounder) if grounder else 0.0,
     )
     warnings = audit.warnings(found, split) if found else ["The data was not looked through: audit is off."]
@@ -452,7 +454,7 @@ def compare(model_paths, config):
     images = [report.image_table(predictions, root, grounder) for predictions in sides]
     counts = report.count_both(images, *(report.token_lists(predictions) for predictions in sides))
     recipe_of = recipe_writer(
-        report.token_lists(sides[0])[1], options.beam_size, has_aliases=grounder is not None and bool(plain_grounder)
+        report.token_lists(sides[0])[1], options, has_aliases=grounder is not None and bool(plain_grounder)
     )
     table = report.comparison_table(bootstrap.paired_differences(*counts), images[0], recipe_of)
     lines = findings.verdicts(table, *names)
@@ -460,7 +462,7 @@ def compare(model_paths, config):
     title = f"{names[0]} against {names[1]} on {dataset_name(data_dir)}, {split} split"
     shown = table.rename(columns={"first": names[0], "second": names[1]})
     subject = (
-        f"Both captioned the same {report.counted(len(images[0]), 'image')} with beam {options.beam_size}. Differences "
+        f"Both captioned the same {report.counted(len(images[0]), 'image')} with {options.text()}. Differences "
         f"are {names[0]} minus {names[1]}, with 95 % intervals of a paired bootstrap over the images; p is two-sided."
     )
     with replaced_files(folder, sections.COMPARISON_FILES) as new:

@@ -45,7 +45,7 @@ CONFIG = {
     "model_path": "checkpoints/pictograms.safetensors",  # .safetensors (several: a,b) | .onnx | https://... | hf://owner/name
     "output": "",  # file; "" = standard output
     "format": "text",  # text: path, tab, caption | jsonl: an object a line | csv: a row for each caption
-    # decoding: beam_size, max_len, min_len, length_penalty, no_repeat_ngram, as captioning/search_options.py tells
+    # decoding: beam_size, max_len, min_len, length_penalty, no_repeat_ngram, consensus: captioning/search_options.py
     **SETTINGS,
     "num_best": 1,  # captions of a picture, 1..beam_size
     # speed

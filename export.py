@@ -46,7 +46,7 @@ CONFIG = {
     "split": "test",  # train | val | test
     "num_images": 1_000_000,  # of the split that are captioned, at most; 0 = no table
     "num_runs": 30,  # single images that latency is the median of
-    # decoding of the scores: beam_size, max_len, min_len, length_penalty, no_repeat_ngram
+    # decoding of the scores: beam_size, max_len, min_len, length_penalty, no_repeat_ngram, consensus
     **SETTINGS,
     # Hugging Face
     "hub": "",  # owner/name; "" = no folder
@@ -177,7 +177,7 @@ def main(config):
         size = checkpoint.transform["image_size"]
         text = to_markdown(
             table,
-            f"{path.stem}, {size} px, {len(examples)} images of the {config['split']} split, beam {options.beam_size}; "
+            f"{path.stem}, {size} px, {len(examples)} images of the {config['split']} split, {options.text()}; "
             f"time of one image, encoded and decoded greedily",
         )
         with replace_file(folder / f"{path.stem}.csv") as temporary:

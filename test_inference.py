@@ -43,7 +43,7 @@ CONFIG = {
     "dpi": 300,  # pixels per inch: 300 for print, 120 for a screen
     "attention": False,  # a second picture: where the model looked for each word; needs a model with attention
     "show": True,  # open the picture, where there is a display
-    # decoding: beam_size, max_len, min_len, length_penalty, no_repeat_ngram, as captioning/search_options.py tells
+    # decoding: beam_size, max_len, min_len, length_penalty, no_repeat_ngram, consensus: captioning/search_options.py
     **SETTINGS,
     # machine
     "device": "",  # "" = cuda, mps or cpu, the first there is

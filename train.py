@@ -126,6 +126,7 @@ CONFIG = {
     "compile": False,  # torch.compile the encoder where it reads image files: a minute's wait, then faster steps
     # validation
     "beam_size": 1,
+    "consensus": 0.0,  # as captioning/search_options.py tells
     "max_len": 30,  # words, <end> included
     # results
     "half": False,  # store the checkpoint's weights as float16, to ship it
@@ -161,6 +162,7 @@ LIMITS = {
     "word_loss": (0, 1000),
     "patience": (0, 100_000),
     "beam_size": (1, 100),
+    "consensus": (0, 10),
     "max_len": (1, 200),
 }
 RATES = {  # stage -> the settings of its rate
@@ -496,14 +498,14 @@ def train_one_epoch(
     return means, rows / (time.perf_counter() - began), failed
 
 
-def validate(model, embeddings, examples, vocabulary, grounder, *, beam_size, max_len):
+def validate(model, embeddings, examples, vocabulary, grounder, options):
     """Score the model on image embeddings (N, E): teacher-forced loss, and free-running captions.
 
+    options: SearchOptions
     returns: {"val_loss", "token_accuracy", "bleu4", "cider_d"} and, with classes, "class_accuracy"
     """
     tokens = [[torch.tensor(vocabulary.encode(text)) for text in example.captions] for example in examples]
     forced = teacher_forced(model, embeddings, tokens, vocabulary.pad_id)
-    options = SearchOptions(beam_size=beam_size, max_len=max_len)
     captions = [caption for caption, _ in decode_embeddings(model, embeddings, vocabulary, options)]
     references = [[tokenize(text) for text in example.captions] for example in examples]
     scores = caption_scores([caption.split() for caption in captions], references)
@@ -884,6 +886,7 @@ def main(config):
     device = pick_device(options["device"])
     dtype = pick_precision(options["precision"], device)
     check_options(options, data)
+    decoding = SearchOptions(**{name: options[name] for name in ("beam_size", "max_len", "consensus")})
     stages = plan_stages(options)
     run = options["run"] or RUN_NAMES.get(model_config["encoder"], "")
     start = options["init"] or model_config["encoder_weights"]
@@ -959,8 +962,7 @@ def main(config):
 
     def score(judged, source):
         embeddings, seen = sources.val_embeddings(source, judged)
-        decoding = {"beam_size": options["beam_size"], "max_len": options["max_len"]}
-        return validate(judged, embeddings, seen, vocabulary, grounder, **decoding)
+        return validate(judged, embeddings, seen, vocabulary, grounder, decoding)
 
     for number, stage in enumerate(stages):
         if number >= resumed.get("stage", 0):

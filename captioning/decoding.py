@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import torch
 
+from captioning.consensus import most_agreed
 from captioning.search_options import Hypothesis, check_lengths, require
 
 
@@ -72,12 +73,16 @@ def beam_search(step, state, options, *, start, end, banned=()):
     beam_size=1 is exactly greedy. Ended sequences alone are returned; a row that never ends returns its best
     unfinished beam. With groups the best of each group come first, by score, then the seconds, and so on; what two
     groups found is returned once, and each group that never ends adds its best unfinished beam. A row to which the
-    model leaves no sequence at all returns no words, at -inf.
+    model leaves no sequence at all returns no words, at -inf. With options.consensus all that was found is ranked by
+    how much it agrees, as captioning.consensus tells.
 
     Source: after Wu et al. 2016 (arXiv:1609.08144), with plain len**alpha; groups are Vijayakumar et al. 2016
     (arXiv:1610.02424) with Hamming diversity, which counts the tokens of live beams at this step and steers the choice
     of beams alone: scores stay the model's own.
     """
+    if options.consensus:
+        found = beam_search(step, state, options.all_beams(), start=start, end=end, banned=banned)
+        return [most_agreed(hypotheses, options) for hypotheses in found]
     groups, size = options.num_groups, options.beam_size // options.num_groups
     batch_size, device = len(state[0]), state[0].device
     banned = torch.tensor(banned, dtype=torch.long, device=device)

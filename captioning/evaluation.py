@@ -254,6 +254,6 @@ RECIPES = {
 }
 
 
-def recipe(metric, *, references, beam_size, count):
+def recipe(metric, *, references, options, count):
     """Return how a score was made, e.g. bleu4|corpus|refs:5|tok:nltk-coco|smooth:none|beam:5|n:210."""
-    return RECIPES[metric].format(refs=f"refs:{references}", rest=f"beam:{beam_size}|n:{count}")
+    return RECIPES[metric].format(refs=f"refs:{references}", rest=f"{options.recipe()}|n:{count}")

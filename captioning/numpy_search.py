@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from captioning.consensus import most_agreed
 from captioning.search_options import Hypothesis, require
 
 
@@ -29,6 +30,9 @@ def beam_search(step, state, options, *, start, end, banned=()):
     returns: B lists of 1 to num_best Hypothesis, best score first
     """
     require(options.num_groups == 1, "num_groups", options.num_groups, "1 where torch is not used")
+    if options.consensus:
+        found = beam_search(step, state, options.all_beams(), start=start, end=end, banned=banned)
+        return [most_agreed(hypotheses, options) for hypotheses in found]
     batch_size = len(state[0])
     live = {row: [Beam([], np.float32(0))] for row in range(batch_size)}
     ended = {row: [] for row in range(batch_size)}

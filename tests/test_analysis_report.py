@@ -17,6 +17,7 @@ from captioning.checkpoint import Checkpoint, save_checkpoint
 from captioning.evaluation import Prediction
 from captioning.grounding import Grounder
 from captioning.metrics import corpus_bleu
+from captioning.search_options import SearchOptions
 from vocab import SPECIALS
 
 
@@ -36,7 +37,7 @@ HAND_MADE = [
 def build(predictions, classes=("cat", "dog"), aliases=None, **more):
     grounder, plain = report.build_grounders(classes, [], aliases or {})
     tables = analysis_report.build_tables(
-        predictions, root=Path("data"), beam_size=5, grounder=grounder, plain_grounder=plain, **more
+        predictions, root=Path("data"), options=SearchOptions(), grounder=grounder, plain_grounder=plain, **more
     )
     if grounder:
         rows = analysis_report.yardstick_rows(predictions, grounder, more.get("probed"), [])
@@ -421,7 +422,7 @@ def test_one_image_is_enough():
 
 def test_java_metrics_are_rows_with_their_recipe_or_reservations():
     tables = analysis_report.build_tables(
-        HAND_MADE, root=Path("data"), beam_size=5, more_scores={"meteor": 0.25, "spice": 0.5}
+        HAND_MADE, root=Path("data"), options=SearchOptions(), more_scores={"meteor": 0.25, "spice": 0.5}
     )
     rows = tables["summary"].set_index("metric")
     assert rows["value"][["METEOR", "SPICE"]].tolist() == [0.25, 0.5]

@@ -22,6 +22,7 @@ from captioning.annotations import Example
 from captioning.checkpoint import load_checkpoint
 from captioning.grounding import Grounder
 from captioning.pictograms import write_dataset
+from captioning.search_options import SearchOptions
 from captioning.sequences import Captions
 from data_loader import eval_transform
 from model import CNNtoRNN
@@ -295,7 +296,8 @@ def test_an_image_without_a_class_is_neither_right_nor_wrong():
     vocabulary = Vocabulary([*SPECIALS, "red", "cup"])
     model = CNNtoRNN(len(vocabulary), embed_size=4, hidden_size=4)
     examples = [Example(Path(f"{n}.jpg"), ["red cup"], label, "val") for n, label in enumerate(["", "cat", "", ""])]
-    score = partial(validate, model, torch.randn(4, 4), vocabulary=vocabulary, beam_size=1, max_len=4)
+    options = SearchOptions(beam_size=1, max_len=4)
+    score = partial(validate, model, torch.randn(4, 4), vocabulary=vocabulary, options=options)
     assert score(examples=examples, grounder=Grounder(["cat"]))["class_accuracy"] == 0
     assert score(examples=examples, grounder=Grounder(["red", "cup", "cat"]))["class_accuracy"] == 0
     assert "class_accuracy" not in score(examples=examples[2:] * 2, grounder=Grounder(["cat"]))
