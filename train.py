@@ -78,7 +78,7 @@ from captioning.runtime import (
     start_workers,
     versions,
 )
-from captioning.search_options import SearchOptions
+from captioning.search_options import SETTINGS, SearchOptions
 from captioning.self_critical import SelfCritical
 from captioning.tokenizer import tokenize
 from data_loader import PAD_ID
@@ -126,7 +126,7 @@ CONFIG = {
     "compile": False,  # torch.compile the encoder where it reads image files: a minute's wait, then faster steps
     # validation
     "beam_size": 1,
-    "consensus": 0.0,  # as captioning/search_options.py tells
+    "consensus": SETTINGS["consensus"],  # with more than one beam, as captioning/search_options.py tells
     "max_len": 30,  # words, <end> included
     # results
     "half": False,  # store the checkpoint's weights as float16, to ship it

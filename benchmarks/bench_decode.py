@@ -50,7 +50,7 @@ CONFIG = {
 }
 
 START, END = 1, 2
-OPTIONS = SearchOptions(beam_size=5, max_len=30)
+OPTIONS = SearchOptions(beam_size=5, max_len=30, consensus=0.0)
 
 
 def build_decoder(vocab_size, num_words):

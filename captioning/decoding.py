@@ -80,7 +80,7 @@ def beam_search(step, state, options, *, start, end, banned=()):
     (arXiv:1610.02424) with Hamming diversity, which counts the tokens of live beams at this step and steers the choice
     of beams alone: scores stay the model's own.
     """
-    if options.consensus:
+    if options.agrees():
         found = beam_search(step, state, options.all_beams(), start=start, end=end, banned=banned)
         return [most_agreed(hypotheses, options) for hypotheses in found]
     groups, size = options.num_groups, options.beam_size // options.num_groups

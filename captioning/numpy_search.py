@@ -30,7 +30,7 @@ def beam_search(step, state, options, *, start, end, banned=()):
     returns: B lists of 1 to num_best Hypothesis, best score first
     """
     require(options.num_groups == 1, "num_groups", options.num_groups, "1 where torch is not used")
-    if options.consensus:
+    if options.agrees():
         found = beam_search(step, state, options.all_beams(), start=start, end=end, banned=banned)
         return [most_agreed(hypotheses, options) for hypotheses in found]
     batch_size = len(state[0])

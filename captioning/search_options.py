@@ -14,7 +14,7 @@ class SearchOptions:
     min_len: int = 0  # words of the shortest caption
     length_penalty: float = 0.7  # the log-probability is divided by length ** this
     no_repeat_ngram: int = 0  # no run of this many words stands twice in a caption; 0 = off
-    consensus: float = 0.0  # 0 = the likeliest; above, what all beams agree on, each by its probability ** this
+    consensus: float = 0.7  # what all beams agree on, each by its probability ** this; 0 = the likeliest
     num_best: int = 1  # captions of an image, at most
     num_groups: int = 1  # of beams that avoid each other's words
     diversity: float = 0.0  # nats that a word costs per beam of an earlier group that says it at the same place
@@ -24,8 +24,6 @@ class SearchOptions:
         require(self.beam_size >= 1, "beam_size", self.beam_size, "1 or more")
         require(0 <= self.length_penalty < math.inf, "length_penalty", self.length_penalty, "0 or more")
         require(0 <= self.consensus < math.inf, "consensus", self.consensus, "0 or more")
-        alone = self.beam_size == 1 and self.consensus > 0
-        require(not alone, "consensus", self.consensus, "0 with beam_size 1, which finds nothing to agree with")
         require(1 <= self.num_best <= self.beam_size, "num_best", self.num_best, f"1 to beam_size ({self.beam_size})")
         divides = self.num_groups >= 1 and self.beam_size % self.num_groups == 0
         require(divides, "num_groups", self.num_groups, f"a divisor of beam_size ({self.beam_size})")
@@ -33,12 +31,16 @@ class SearchOptions:
         alone = self.num_groups == 1 and self.diversity > 0
         require(not alone, "diversity", self.diversity, "0 with num_groups 1, which has nobody to avoid")
 
+    def agrees(self):
+        """Return whether beams choose the caption together; one beam has nothing to agree with."""
+        return self.consensus > 0 and self.beam_size > 1
+
     def recipe(self):
-        """Return how captions are searched, as the recipe of a score names it: beam:5, or beam:20|consensus:0.75."""
-        return f"beam:{self.beam_size}" + (f"|consensus:{self.consensus:g}" if self.consensus else "")
+        """Return how captions are searched, as the recipe of a score names it: beam:5, or beam:5|consensus:0.7."""
+        return f"beam:{self.beam_size}" + (f"|consensus:{self.consensus:g}" if self.agrees() else "")
 
     def text(self):
-        """Return `recipe` for a sentence: beam 5, or beam 20, consensus 0.75."""
+        """Return `recipe` for a sentence: beam 5, or beam 5, consensus 0.7."""
         return self.recipe().replace(":", " ").replace("|", ", ")
 
     def all_beams(self):

@@ -17,8 +17,9 @@ from PIL import Image
 from caption import Captioner, find_images, model_name
 from captioning.annotations import load_examples
 from captioning.checkpoint import load_checkpoint, save_checkpoint
+from captioning.consensus import closeness
 from captioning.evaluation import caption_examples
-from captioning.search_options import SearchOptions
+from captioning.search_options import SETTINGS, SearchOptions
 
 ROOT = Path(__file__).resolve().parents[1]
 FORMS = ("checkpoint", "onnx", "int8")
@@ -62,11 +63,17 @@ def test_captions_do_not_depend_on_the_batch(captioner, pictures):
 
 
 def test_alternatives_are_other_captions_best_first(captioner, pictures):
-    for one in captioner(pictures[:3], beam_size=4, num_best=4):
+    for one in captioner(pictures[:3], beam_size=4, num_best=4, consensus=0.0):
         scores = [c.log_prob / (len(c.tokens) + 1) ** 0.7 for c in (one, *one.alternatives)]
         assert scores == sorted(scores, reverse=True)
         assert len({c.tokens for c in (one, *one.alternatives)}) == len(scores) > 1
         assert one.confidence == pytest.approx(math.exp(one.log_prob) ** (1 / (len(one.tokens) + 1)))
+    for one in captioner(pictures[:3], beam_size=4, num_best=4):  # by their agreement
+        captions = [one, *one.alternatives]
+        ids = [list(c.tokens) for c in captions]
+        weights = np.array([math.exp(c.log_prob) ** SETTINGS["consensus"] for c in captions])
+        agreement = closeness(ids) @ weights
+        assert list(agreement) == sorted(agreement, reverse=True)
 
 
 @pytest.mark.parametrize("form", FORMS)

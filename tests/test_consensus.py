@@ -112,8 +112,13 @@ def test_both_searches_choose_among_all_that_they_find(power):
     assert changed > 0
 
 
-def test_greedy_search_has_nothing_to_agree_with():
-    with pytest.raises(ValueError, match="consensus: got 0.5, allowed is 0 with beam_size 1"):
-        SearchOptions(beam_size=1, consensus=0.5)
+def test_one_beam_has_nothing_to_agree_with():
+    step, state = random_step(0, rows=3)
+    options = [SearchOptions(beam_size=1, max_len=6, consensus=power) for power in (0.0, 0.7)]
+    greedy, same = (decoding.beam_search(step, state, one, start=0, end=1) for one in options)
+    assert greedy == same
+    assert options[1].recipe() == "beam:1"
+    assert SearchOptions(beam_size=20, consensus=0.75).recipe() == "beam:20|consensus:0.75"
+    assert SearchOptions(beam_size=20, consensus=0).text() == "beam 20"
     with pytest.raises(ValueError, match="consensus: got -1, allowed is 0 or more"):
         SearchOptions(consensus=-1)

@@ -27,7 +27,7 @@ def markov_step(seed, rows, vocab_size):
 
 
 def search(step, state, banned=(), **options):
-    return beam_search(step, state, SearchOptions(**options), start=START, end=END, banned=banned)
+    return beam_search(step, state, SearchOptions(**{"consensus": 0.0} | options), start=START, end=END, banned=banned)
 
 
 def best_of_each(results):

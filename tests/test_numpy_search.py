@@ -11,6 +11,7 @@ from captioning import decoding, numpy_search
 from captioning.search_options import SearchOptions
 
 VOCAB, START, END = 9, 1, 2
+COMMON = {"max_len": 8, "consensus": 0.0}  # tests/test_consensus.py has both searches' consensus
 
 
 class Toy:
@@ -58,7 +59,7 @@ def both(toy, options, batch_size, seed, banned=()):
 )
 def test_equal_to_the_search_with_torch(beam_size, settings):
     for seed in range(8):
-        options = SearchOptions(**({"beam_size": beam_size, "max_len": 8, "num_best": min(beam_size, 3)} | settings))
+        options = SearchOptions(**(COMMON | {"beam_size": beam_size, "num_best": min(beam_size, 3)} | settings))
         banned = (0, 1, 3) if seed % 2 else ()
         ours, theirs = both(Toy(seed), options, batch_size=1 + seed, seed=seed, banned=banned)
         for one, other in zip(ours, theirs, strict=True):
@@ -70,7 +71,7 @@ def test_equal_to_the_search_with_torch(beam_size, settings):
 
 def test_a_wide_beam_is_brute_force():
     """With as many beams as there are prefixes nothing is cut, so the best of all sequences must come out."""
-    toy, options = Toy(3), SearchOptions(beam_size=800, max_len=3, num_best=1, length_penalty=1.0)
+    toy, options = Toy(3), SearchOptions(beam_size=800, max_len=3, num_best=1, length_penalty=1.0, consensus=0.0)
     state = (np.ones((1, 6)), np.zeros((1, 1)))
     scores = {}
     for length in range(3):
@@ -99,7 +100,7 @@ def test_one_beam_is_greedy():
 
 
 def test_a_model_that_leaves_nothing_says_nothing():
-    options = SearchOptions(beam_size=2, max_len=4)
+    options = SearchOptions(beam_size=2, max_len=4, consensus=0.0)
 
     def step(tokens, state):
         return np.full((len(tokens), VOCAB), -np.inf), state
