@@ -255,5 +255,5 @@ RECIPES = {
 
 
 def recipe(metric, *, references, options, count):
-    """Return how a score was made, e.g. bleu4|corpus|refs:5|tok:nltk-coco|smooth:none|beam:5|consensus:0.7|n:210."""
+    """Return how a score was made, e.g. bleu4|corpus|refs:5|tok:nltk-coco|smooth:none|beam:5|consensus:0.6|n:210."""
     return RECIPES[metric].format(refs=f"refs:{references}", rest=f"{options.recipe()}|n:{count}")

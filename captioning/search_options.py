@@ -14,7 +14,7 @@ class SearchOptions:
     min_len: int = 0  # words of the shortest caption
     length_penalty: float = 0.7  # the log-probability is divided by length ** this
     no_repeat_ngram: int = 0  # no run of this many words stands twice in a caption; 0 = off
-    consensus: float = 0.7  # what all beams agree on, each by its probability ** this; 0 = the likeliest
+    consensus: float = 0.6  # what all beams agree on, each by its probability ** this; 0 = the likeliest
     num_best: int = 1  # captions of an image, at most
     num_groups: int = 1  # of beams that avoid each other's words
     diversity: float = 0.0  # nats that a word costs per beam of an earlier group that says it at the same place
@@ -36,11 +36,11 @@ class SearchOptions:
         return self.consensus > 0 and self.beam_size > 1
 
     def recipe(self):
-        """Return how captions are searched, as the recipe of a score names it: beam:5, or beam:5|consensus:0.7."""
+        """Return how captions are searched, as the recipe of a score names it: beam:5, or beam:5|consensus:0.6."""
         return f"beam:{self.beam_size}" + (f"|consensus:{self.consensus:g}" if self.agrees() else "")
 
     def text(self):
-        """Return `recipe` for a sentence: beam 5, or beam 5, consensus 0.7."""
+        """Return `recipe` for a sentence: beam 5, or beam 5, consensus 0.6."""
         return self.recipe().replace(":", " ").replace("|", ", ")
 
     def all_beams(self):

@@ -427,7 +427,7 @@ def test_java_metrics_are_rows_with_their_recipe_or_reservations():
     rows = tables["summary"].set_index("metric")
     assert rows["value"][["METEOR", "SPICE"]].tolist() == [0.25, 0.5]
     assert (
-        rows["recipe"]["METEOR"] == "meteor|corpus|refs:1-2|tok:nltk-coco|version:1.5-en-norm|beam:5|consensus:0.7|n:4"
+        rows["recipe"]["METEOR"] == "meteor|corpus|refs:1-2|tok:nltk-coco|version:1.5-en-norm|beam:5|consensus:0.6|n:4"
     )
     notes = findings.reservations(tables, skipped={"spice": "there is no java that runs"})
     assert "SPICE was skipped: there is no java that runs." in notes
@@ -524,7 +524,7 @@ def test_script_writes_a_report(tiny, capsys):
     assert "note: The checkpoint never saw 1 class of the data: dog." in out
     assert "next: python test_inference.py" in out
     text = Path("reports/mobile/report.md").read_text(encoding="utf-8")
-    assert "mobile captioned the val split of tiny with beam 5, consensus 0.7: 4 images" in text
+    assert "mobile captioned the val split of tiny with beam 5, consensus 0.6: 4 images" in text
     assert len(pd.read_csv("reports/mobile/images.csv")) == 4
     # words of the references: a (known), color (red is), class (cat is)
     assert "33.3% of the references' words are not in the model's vocabulary" in text
@@ -570,7 +570,7 @@ def test_script_on_one_image(tiny):
         path.unlink()
     analysis_report.main({"report": tiny})
     text = Path("reports/mobile/report.md").read_text(encoding="utf-8")
-    assert "beam 5, consensus 0.7: 1 image." in text
+    assert "beam 5, consensus 0.6: 1 image." in text
     assert "an interval from a single image says nothing" in text
     assert "plain classifier was left out: no images with a class in train" in text
     with pytest.raises(ValueError, match="split 'test' has no example"):
@@ -623,7 +623,7 @@ def test_comparing_two_checkpoints(tiny, capsys):
     assert len(images) == 4
     rows = pd.read_csv("reports/mobile_vs_birds_test/comparison.csv")
     recipes = rows.set_index("metric")["recipe"]
-    assert recipes["BLEU-4"] == "bleu4|corpus|refs:2|tok:nltk-coco|smooth:none|beam:5|consensus:0.7|n:4"
+    assert recipes["BLEU-4"] == "bleu4|corpus|refs:2|tok:nltk-coco|smooth:none|beam:5|consensus:0.6|n:4"
     assert (rows["first"] - rows["second"]).tolist() == pytest.approx(rows["difference"].tolist(), abs=2e-6)
 
 

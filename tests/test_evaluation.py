@@ -210,7 +210,7 @@ def test_caption_scores_of_perfect_captions():
 
 
 def test_recipes_tell_what_a_score_depends_on():
-    expected = "bleu4|corpus|refs:5|tok:nltk-coco|smooth:none|beam:5|consensus:0.7|n:210"
+    expected = "bleu4|corpus|refs:5|tok:nltk-coco|smooth:none|beam:5|consensus:0.6|n:210"
     assert recipe("bleu4", references=5, options=SearchOptions(), count=210) == expected
     for metric in RECIPES:
         text = recipe(metric, references=5, options=SearchOptions(beam_size=3, consensus=0), count=7)
