@@ -5,7 +5,8 @@
 
 ours        captioning.decoding.beam_search with the project's LSTM decoder, in float32, as the scripts decode; in
             bfloat16, which processors with AMX multiply several times as fast; and as export.py's int8 file does,
-            with onnxruntime and captioning.numpy_search
+            with onnxruntime and captioning.numpy_search. "consensus" is float32 with the beams' agreement at the end,
+            which the scripts have by default
 loop        the same decoder in float32, stepped as torch's nn.LSTM steps, and the same search, one image at a time,
             with its beams kept in Python lists
 generate    transformers' `generate` with a GPT-2 of about as many parameters and as many tokens a caption
@@ -51,6 +52,7 @@ CONFIG = {
 
 START, END = 1, 2
 OPTIONS = SearchOptions(beam_size=5, max_len=30, consensus=0.0)
+CONSENSUS = SearchOptions(beam_size=5, max_len=30)
 
 
 def build_decoder(vocab_size, num_words):
@@ -78,10 +80,10 @@ def build_decoder(vocab_size, num_words):
     return decoder
 
 
-def search(decoder, images):
+def search(decoder, images, options=OPTIONS):
     """Our search on image embeddings (B, E), in the precision of the decoder."""
     images = images.to(decoder.embedding.weight.dtype)
-    return beam_search(decoder.make_step(), decoder.start(images), OPTIONS, start=START, end=END)
+    return beam_search(decoder.make_step(), decoder.start(images), options, start=START, end=END)
 
 
 def export_int8(decoder, folder):
@@ -183,6 +185,7 @@ def main(config):
     searches = {
         "float32": lambda images: search(decoder, images),
         "bfloat16": lambda images: search(half, images),
+        "consensus": lambda images: search(decoder, images, CONSENSUS),
         "ONNX int8": lambda images: search_onnx(onnx_model, decoder, images),
     }
     ours, theirs = {name: {} for name in searches}, {}
