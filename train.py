@@ -7,7 +7,8 @@
     python train.py --train.freeze_encoder false --model.encoder_weights none   # everything, from random weights
 
 Reads   images and captions, the vocabulary, the encoder's weights
-Writes  checkpoints/<run>.safetensors   the best epoch on the validation split, by free-running CIDEr-D
+Writes  checkpoints/<run>.safetensors   the best epoch on the validation split, by free-running CIDEr-D, or by what
+                                        stage 3 rewards, with class_reward: CIDEr-D + class_reward * class accuracy
         checkpoints/<run>_last.pt       what --train.resume reads
         runs/<run>/history.csv          one row per epoch; WandB's files beside it
         runs/features/                  what a frozen encoder computed, to be read again; at most 8 GB
@@ -108,7 +109,7 @@ CONFIG = {
     "self_critical_batch_size": 64,  # images
     "self_critical_samples": 5,  # captions drawn for each image
     "self_critical_lr": 2e-4,
-    "class_reward": 0.0,  # added to the CIDEr-D of a caption that names its image's class; 0 = none
+    "class_reward": 0.0,  # added to the CIDEr-D of a caption that names its image's class, of an epoch too; 0 = none
     # optimisation
     "warmup": 0.05,  # share of a stage's steps in which the rate rises; then it falls as a cosine
     "weight_decay": 0.01,
@@ -946,7 +947,8 @@ def main(config):
     sources = Sources(model.encoder, stages, train_set, val_examples, vocabulary, named, transforms, loading, config)
 
     # What it writes
-    metric = "cider_d" if len(val_examples) >= FEWEST_FOR_CIDER else "bleu4"
+    language = "cider_d" if len(val_examples) >= FEWEST_FOR_CIDER else "bleu4"
+    metric = "val_reward" if options["class_reward"] else language
     tracker = Tracker(options["wandb"], project=options["wandb_project"], run=run, folder=f"runs/{run}", config=config)
     record = Record(run, metric, tracker, identity, fixed)
     if resumed:
@@ -962,7 +964,10 @@ def main(config):
 
     def score(judged, source):
         embeddings, seen = sources.val_embeddings(source, judged)
-        return validate(judged, embeddings, seen, vocabulary, grounder, decoding)
+        scores = validate(judged, embeddings, seen, vocabulary, grounder, decoding)
+        if options["class_reward"]:  # else an epoch that names fewer classes could be the best of a run that should
+            scores["val_reward"] = scores[language] + options["class_reward"] * scores.get("class_accuracy", 0.0)
+        return scores
 
     for number, stage in enumerate(stages):
         if number >= resumed.get("stage", 0):

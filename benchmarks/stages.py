@@ -2,9 +2,9 @@
 
     python benchmarks/stages.py --runs ucm_0 ucm_1 ucm_2
 
-Reads runs/<run>/history.csv. A stage stands for the epochs up to its end: its row is the best of them by validation
-CIDEr-D, which is what the checkpoint would hold if training ended there. The scores are those of the validation split,
-decoded freely with train.py's beam. The last line is JSON.
+Reads runs/<run>/history.csv. A stage stands for the epochs up to its end: its row is the best of them, by validation
+CIDEr-D or, with class_reward, by val_reward, which is what the checkpoint would hold if training ended there. The
+scores are those of the validation split, decoded freely with train.py's beam. The last line is JSON.
 """
 
 import json
@@ -24,9 +24,10 @@ METRICS = {"bleu4": "BLEU-4", "cider_d": "CIDEr-D", "class_accuracy": "class acc
 
 
 def best_until(history, stage):
-    """Return the row of the best epoch by CIDEr-D up to the end of a stage."""
+    """Return the row of the best epoch up to the end of a stage, by what the run chose its checkpoint by."""
     last = history.index[history["stage"] == stage].max()
-    return history.loc[history.loc[:last, "cider_d"].idxmax()]
+    metric = "val_reward" if "val_reward" in history else "cider_d"
+    return history.loc[history.loc[:last, metric].idxmax()]
 
 
 def main(config):

@@ -18,7 +18,7 @@ import pytest
 import torch
 from torch.optim.swa_utils import AveragedModel
 
-from captioning.annotations import Example
+from captioning.annotations import Example, load_examples
 from captioning.checkpoint import load_checkpoint
 from captioning.grounding import Grounder
 from captioning.pictograms import write_dataset
@@ -129,6 +129,18 @@ def test_resuming_equals_the_uninterrupted_run(folder, stages):
     run("train.py", *flags, "--train.run", name, "--train.resume", cwd=folder)
 
     assert_same_run(folder, f"whole_{kind}", name)
+
+
+def test_with_a_class_reward_the_checkpoint_is_the_epoch_that_earns_the_most(folder):
+    run("train.py", *TINY, "--train.epochs", "6", "--train.class_reward", "4", "--train.wandb", "off",
+        "--train.run", "rewarded", cwd=folder)  # fmt: skip
+    history = pd.read_csv(folder / "runs" / "rewarded" / "history.csv")
+    base = "cider_d" if len(load_examples(folder / "data", "val")) >= 20 else "bleu4"
+    assert history["val_reward"].tolist() == pytest.approx((history[base] + 4 * history["class_accuracy"]).tolist())
+    best = load_checkpoint(folder / "checkpoints" / "rewarded.safetensors").best
+    assert best["metric"] == "val_reward"
+    assert best["epoch"] == history["val_reward"].idxmax() + 1
+    assert best["value"] == pytest.approx(history["val_reward"].max())
 
 
 def test_resuming_behind_a_fine_tuned_backbone(folder):
