@@ -88,6 +88,7 @@ def main(config):
             results.append({"setting": lever, "seed": seed} | train(config, lever, seed))
             RESULTS.parent.mkdir(exist_ok=True)
             pd.DataFrame(results).to_csv(RESULTS, index=False)
+    results = [row for row in results if row["seed"] < config["seeds"]]
     metrics = [name for name in METRICS if name in results[0]]
     print("| setting | " + " | ".join(METRICS[name] for name in metrics) + " |")
     print("|---" * (len(metrics) + 1) + "|")
