@@ -51,7 +51,7 @@ space: .venv/installed-app data/pictograms/captions.csv
 	mkdir -p $(SPACE)/captioning $(SPACE)/examples
 	cp app.py caption.py vocab.py LICENSE space/README.md space/start.py $(SPACE)
 	cp requirements-app.txt $(SPACE)/requirements.txt
-	cp captioning/*.py $(SPACE)/captioning
+	cp -r captioning/. $(SPACE)/captioning
 	cp exports/pictograms_int8.onnx $(SPACE)/model.onnx
 	for name in airplane cat hammer scissors star umbrella; do \
 		cp data/pictograms/test/$$name/0001.jpg $(SPACE)/examples/$$name.jpg; \

@@ -7,7 +7,8 @@
 
 Reads   the checkpoint, and the images, captions and classes of `data_dir`
 Writes  reports/<run>/, <run> being the checkpoint's name: report.html, one page that needs nothing else, the same
-        as report.md, and beside it every table as CSV and every figure as PNG (captioning/sections.py lists them).
+        as report.md, and beside it every table as CSV and every figure as PNG, which captioning/report/sections.py
+        lists.
         Data without classes gets the parts about captions alone.
 
 A caption is right if the first class that it names is the true one. Every score carries its recipe, what it
@@ -24,15 +25,21 @@ import numpy as np
 import pandas as pd
 
 from caption import Captioner, TorchModel, model_name
-from captioning import audit, bootstrap, cli, document, findings, plots, report, search_options, sections, yardsticks
-from captioning.annotations import check_split, dataset_name, dataset_root, load_aliases, load_examples
-from captioning.evaluation import caption_examples, caption_scores, encode_images, java_scores, recipe
+from captioning import cli, plots
+from captioning.data import audit
+from captioning.data.annotations import check_split, dataset_name, dataset_root, load_aliases, load_examples
+from captioning.data.images import load_image
+from captioning.data.tokenizer import tokenize
+from captioning.evaluation import caption_examples, encode_images
 from captioning.files import check_folder
-from captioning.grounding import Grounder, confusion
-from captioning.images import load_image
+from captioning.report import document, sections, sentences, yardsticks
+from captioning.report import tables as report
 from captioning.runtime import pick_device, pick_workers
-from captioning.search_options import SETTINGS, SearchOptions
-from captioning.tokenizer import tokenize
+from captioning.scores import bootstrap
+from captioning.scores.grounding import Grounder, confusion
+from captioning.scores.recipes import caption_scores, java_scores, recipe
+from captioning.search import options as search_options
+from captioning.search.options import SETTINGS, SearchOptions
 from data_loader import eval_transform
 from model import image_vector
 from vocab import SPECIALS
@@ -44,7 +51,7 @@ CONFIG = {
     "data_dir": "data/pictograms",  # folder or annotation file
     "split": "val",  # train | val | test
     "output": "",  # folder; "" = reports/<run>, for another split than val reports/<run>_<split>
-    # decoding: beam_size, max_len, min_len, length_penalty, no_repeat_ngram, consensus: captioning/search_options.py
+    # decoding: beam_size, max_len, min_len, length_penalty, no_repeat_ngram, consensus: captioning/search/options.py
     **SETTINGS,
     # scores
     "java_metrics": False,  # True: METEOR and SPICE too, as far as java and pycocoevalcap are there; minutes
@@ -387,7 +394,7 @@ def report_on(model_path, config):
 
     read, taught = {prediction.example.image for prediction in predictions}, Grounder(captioner.model.classes)
     words = [word for p in predictions for caption in p.example.captions for word in tokenize(caption)]
-    notes = findings.reservations(
+    notes = sentences.reservations(
         tables,
         unreadable=[report.relative_path(e.image, root) for e in examples if e.image not in read],
         unseen=sorted({example.label for example in examples if example.label and not taught.label(example.label)}),
@@ -395,7 +402,7 @@ def report_on(model_path, config):
         known_words=sum(word in captioner.vocabulary.stoi for word in words) / max(1, len(words)),
         skipped=skipped,
     )
-    facts = findings.findings(
+    facts = sentences.findings(
         tables,
         subject=f"{run} captioned the {split} split of {data} with {options.text()}",
         reference_accuracy=reference_accuracy(predictions, grounder) if grounder else 0.0,
@@ -403,7 +410,7 @@ def report_on(model_path, config):
     warnings = audit.warnings(found, split) if found else ["The data was not looked through: audit is off."]
     notes += [line for line in warnings if found]
     texts = {
-        **findings.section_texts(tables),
+        **sentences.section_texts(tables),
         "facts": facts,
         "notes": notes,
         "yardsticks": lines,
@@ -457,8 +464,8 @@ def compare(model_paths, config):
         report.token_lists(sides[0])[1], options, has_aliases=grounder is not None and bool(plain_grounder)
     )
     table = report.comparison_table(bootstrap.paired_differences(*counts), images[0], recipe_of)
-    lines = findings.verdicts(table, *names)
-    lines += findings.disagreement(*images, *names)
+    lines = sentences.verdicts(table, *names)
+    lines += sentences.disagreement(*images, *names)
     title = f"{names[0]} against {names[1]} on {dataset_name(data_dir)}, {split} split"
     shown = table.rename(columns={"first": names[0], "second": names[1]})
     subject = (

@@ -22,9 +22,9 @@ from PIL import Image
 
 from caption import Captioner
 from captioning import cli
-from captioning.annotations import IMAGE_SUFFIXES
-from captioning.images import highlight
-from captioning.search_options import SETTINGS, SearchOptions
+from captioning.data.annotations import IMAGE_SUFFIXES
+from captioning.data.images import highlight
+from captioning.search.options import SETTINGS, SearchOptions
 
 CONFIG = {
     # what
@@ -275,7 +275,7 @@ def main(config):
     """Load the model and serve the page until it is stopped."""
     config = config["app"]
     captioner = Captioner.load(config["model_path"], num_threads=config["num_threads"])
-    warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # captioning.images has its own bound
+    warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # captioning.data.images has its own bound
     page, launch = build_page(captioner, config)
     page.launch(server_name=config["host"] or None, server_port=config["port"] or None, **launch)
 

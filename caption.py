@@ -6,7 +6,7 @@
     python caption.py photo.jpg --model_path pictograms.onnx        # what export.py wrote; runs without torch
     python caption.py photo.jpg --model_path hf://owner/name        # or https://host/model.safetensors#sha256=...
 
-Reads   the checkpoint (.safetensors or .onnx; see captioning/downloads.py for addresses) and the pictures
+Reads   the checkpoint (.safetensors or .onnx; see captioning/deploy/downloads.py for addresses) and the pictures
 Writes  standard output or `output`; a picture that cannot be read is named on standard error and skipped
 
     from caption import Captioner
@@ -30,13 +30,14 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from captioning import cli, search_options
-from captioning.annotations import IMAGE_SUFFIXES, is_image_name
-from captioning.downloads import fetch_model
+from captioning import cli
+from captioning.data.annotations import IMAGE_SUFFIXES, is_image_name
+from captioning.data.images import MAX_PIXELS, read_image, to_pixels
+from captioning.deploy.downloads import fetch_model
+from captioning.deploy.onnx_model import OnnxModel
 from captioning.files import replace_file
-from captioning.images import MAX_PIXELS, read_image, to_pixels
-from captioning.onnx_model import OnnxModel
-from captioning.search_options import SETTINGS, SearchOptions, confidence
+from captioning.search import options as search_options
+from captioning.search.options import SETTINGS, SearchOptions, confidence
 from vocab import Vocabulary
 
 CONFIG = {
@@ -45,7 +46,7 @@ CONFIG = {
     "model_path": "checkpoints/pictograms.safetensors",  # .safetensors (several: a,b) | .onnx | https://... | hf://owner/name
     "output": "",  # file; "" = standard output
     "format": "text",  # text: path, tab, caption | jsonl: an object a line | csv: a row for each caption
-    # decoding: beam_size, max_len, min_len, length_penalty, no_repeat_ngram, consensus: captioning/search_options.py
+    # decoding: beam_size, max_len, min_len, length_penalty, no_repeat_ngram, consensus: captioning/search/options.py
     **SETTINGS,
     "num_best": 1,  # captions of a picture, 1..beam_size
     # speed
@@ -82,12 +83,12 @@ class Caption:
 
     @property
     def confidence(self):
-        """The model's mean probability of a token, 0..1, as captioning.search_options.confidence."""
+        """The model's mean probability of a token, 0..1, as captioning.search.options.confidence."""
         return confidence(self.log_prob, len(self.tokens))
 
 
 class TorchModel:
-    """A CNNtoRNN behind `search`, as captioning.onnx_model.OnnxModel is."""
+    """A CNNtoRNN behind `search`, as captioning.deploy.onnx_model.OnnxModel is."""
 
     def __init__(self, network, vocab, transform, config, classes=()):
         import torch  # takes seconds, and an .onnx model needs none
@@ -159,7 +160,7 @@ def search_together(models, images, options, **special):
     """Caption images (B, 3, S, S) float32 by one TorchModel or by several as one: B lists of Hypothesis."""
     import torch
 
-    from captioning.decoding import beam_search, ensemble
+    from captioning.search.beam import beam_search, ensemble
 
     networks = [model.network for model in models]
     device = next(networks[0].parameters()).device
@@ -200,7 +201,7 @@ class Captioner:
     def __call__(self, images, *, batch_size=16, num_workers=2, **settings):
         """Caption one image or many: a list of Captions, in order.
 
-        images:   path, binary file, PIL picture or array (see captioning.images), or an iterable of these
+        images:   path, binary file, PIL picture or array (see captioning.data.images), or an iterable of these
         settings: of SearchOptions: beam_size, num_best, max_len ...
 
         Raises ValueError naming the first image that cannot be read, or a setting.
@@ -410,7 +411,7 @@ def main(config):
     if "-" not in config["images"]:
         images = list(images)
     captioner = Captioner.load(config["model_path"], device=config["device"], num_threads=config["num_threads"])
-    warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # captioning.images has its own bound
+    warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # captioning.data.images has its own bound
 
     from tqdm import tqdm  # the class Captioner needs numpy and Pillow alone
 

@@ -10,6 +10,7 @@ One item is one image with all its captions, decoded once. A batch keeps them ap
 `tokens` a row per caption, and `owner` says which image each caption belongs to.
 """
 
+import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,15 +20,15 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
 from captioning import cli, plots
-from captioning.annotations import load_examples
-from captioning.images import load_image
+from captioning.data.annotations import load_examples
+from captioning.data.images import load_image
+from captioning.data.sequences import PAD_ID, Captions, Paths
 from captioning.runtime import start_workers
-from captioning.sequences import Captions, Paths
 from vocab import load_vocabulary
 
 CONFIG = {
     # what
-    "data_dir": "data/pictograms",  # folder or annotation file, see captioning/annotations.py
+    "data_dir": "data/pictograms",  # folder or annotation file, see captioning/data/annotations.py
     "vocab_path": "vocab_2.pkl",  # written by vocab.py
     "image_size": 0,  # pixels a side; 0 = what the encoder's weights were trained at (224 for imagenet)
     # augmentation of the train split
@@ -60,7 +61,6 @@ LIMITS = {
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, as torchvision's weights expect
 DEFAULT_IMAGE_SIZE = 224
-PAD_ID = 0  # <pad> is the first of vocab.SPECIALS
 
 
 # Keys of CONFIG that train_transform takes.
@@ -216,6 +216,59 @@ def build_loader(dataset, *, batch_size, num_workers=0, shuffle=False, seed=0):
         pin_memory=torch.cuda.is_available(),
         persistent_workers=False,
     )
+
+
+class CachedBatches:
+    """Batches of cached inputs in a new order, and with new views, each epoch.
+
+    inputs: (N, W, ...), W views of each image: pooled features, or feature maps; tokens: Captions of the N images
+    labels: (N,) long; by_caption: a row is one caption with its image (True), or one image with all its captions
+    """
+
+    def __init__(self, inputs, tokens, labels, batch_size, *, by_caption):
+        self.inputs, self.tokens, self.labels, self.batch_size = inputs, tokens, labels, batch_size
+        self.by_caption = by_caption
+        self.image = torch.from_numpy(tokens.owner) if by_caption else torch.arange(len(tokens))
+
+    def __len__(self):
+        return math.ceil(len(self.image) / self.batch_size)
+
+    def epoch(self, seed):
+        """Yield a Batch whose `images` are cached inputs (B, ...)."""
+        generator = torch.Generator().manual_seed(seed)
+        if self.by_caption:  # like lengths together, so that little padding is multiplied
+            batches = length_buckets(self.tokens.ids.lengths, self.batch_size, generator)
+        else:
+            batches = torch.randperm(len(self.image), generator=generator).split(self.batch_size)
+        for rows in batches:
+            image = self.image[rows]
+            view = torch.randint(self.inputs.shape[1], (len(rows),), generator=generator)
+            captions = [[row] if self.by_caption else list(self.tokens.rows(row)) for row in rows.tolist()]
+            yield Batch(
+                images=self.inputs[image, view],
+                tokens=torch.from_numpy(self.tokens.ids.padded(np.concatenate(captions), PAD_ID)),
+                owner=torch.arange(len(rows)).repeat_interleave(torch.tensor([len(group) for group in captions])),
+                labels=self.labels[image],
+                index=image,
+                failed=[],
+            )
+
+
+class ImageBatches:
+    """Batches of augmented images with their captions, for training the whole encoder."""
+
+    def __init__(self, dataset, batch_size, num_workers):
+        self.dataset, self.batch_size, self.num_workers = dataset, batch_size, num_workers
+
+    def __len__(self):
+        return math.ceil(len(self.dataset) / self.batch_size)
+
+    def epoch(self, seed):
+        """Return an iterator over Batches."""
+        loader = build_loader(
+            self.dataset, batch_size=self.batch_size, num_workers=self.num_workers, shuffle=True, seed=seed
+        )
+        return start_workers(loader)
 
 
 def main(config):

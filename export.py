@@ -6,8 +6,9 @@
     python export.py --hub owner/name --report reports/pictograms_test # a model folder, uploaded when logged in
 
 Reads   the checkpoint; train images of `data_dir` to calibrate the int8 encoder, `split` to score every form
-Writes  exports/<run>.onnx and exports/<run>_int8.onnx (opset 18, see captioning/onnx_model.py), exports/<run>.csv and
-        exports/<run>.md with the table; with --hub exports/<run>_hub/, the folder of a Hugging Face repository
+Writes  exports/<run>.onnx and exports/<run>_int8.onnx (opset 18, see captioning/deploy/onnx_model.py),
+        exports/<run>.csv and exports/<run>.md with the table; with --hub
+        exports/<run>_hub/, the folder of a Hugging Face repository
 
 int8: the encoder statically (weights per channel, activations calibrated), the decoder dynamically. Latency is the
 median of one image, encoded and decoded greedily, after warm-up, each form in the same run.
@@ -23,15 +24,19 @@ import pandas as pd
 import torch
 
 from caption import Captioner
-from captioning import cli, hub, report, search_options
-from captioning.annotations import check_split, load_aliases, load_examples
-from captioning.downloads import fetch_model
-from captioning.evaluation import caption_examples, caption_scores
+from captioning import cli
+from captioning.data.annotations import check_split, load_aliases, load_examples
+from captioning.data.images import load_image
+from captioning.deploy import hub
+from captioning.deploy.downloads import fetch_model
+from captioning.deploy.onnx_export import OPSET, CalibrationImages, export_onnx
+from captioning.evaluation import caption_examples
 from captioning.files import check_folder, replace_file
-from captioning.images import load_image
 from captioning.metadata import dump_metadata
-from captioning.onnx_export import OPSET, CalibrationImages, export_onnx
-from captioning.search_options import SETTINGS, SearchOptions
+from captioning.report import tables as report
+from captioning.scores.recipes import caption_scores
+from captioning.search import options as search_options
+from captioning.search.options import SETTINGS, SearchOptions
 from model import load_captioner
 
 CONFIG = {

@@ -13,6 +13,7 @@ a copy), the size of the weights, and the latency of one forward pass, median af
 """
 
 import copy
+import itertools
 import statistics
 import time
 from pathlib import Path
@@ -24,7 +25,7 @@ from torch.overrides import TorchFunctionMode
 
 from captioning import cli
 from captioning.checkpoint import load_checkpoint, load_state_dict, load_weights
-from captioning.downloads import fetch_model
+from captioning.deploy.downloads import fetch_model
 from captioning.files import check_folder
 from captioning.mobilenet import FEATURE_DIM, mobilenet_v2
 from captioning.runtime import pick_device
@@ -394,6 +395,38 @@ def build_model(vocab_size, config, *, num_classes=0, detect_words=False):
     return CNNtoRNN(
         vocab_size, num_classes, detect_words, **{k: v for k, v in config.items() if k != "encoder_weights"}
     )
+
+
+def training_heads(model):
+    """Return the weights that serve training alone and that no checkpoint keeps, by name."""
+    return {k: v for k, v in model.state_dict().items() if k.startswith(TRAINING_HEADS)}
+
+
+def kept_weights(model):
+    """Return the weights that a checkpoint keeps, by name."""
+    return {k: v for k, v in model.state_dict().items() if not k.startswith(TRAINING_HEADS)}
+
+
+def start_model(vocabulary, classes, options, model_config):
+    """Build the model and fill it: (CNNtoRNN, image size its weights were trained at, 0 = not known)."""
+    model = build_model(
+        len(vocabulary),
+        model_config,
+        num_classes=len(classes) if options["class_loss"] else 0,
+        detect_words=options["word_loss"] > 0,
+    )
+    if not options["init"]:
+        name, source = model_config["encoder"], model_config["encoder_weights"]
+        return model, load_encoder_weights(model.encoder, name, source)
+    checkpoint = load_checkpoint(fetch_model(options["init"]))
+    if checkpoint.vocab != vocabulary.itos:
+        pairs = itertools.zip_longest(checkpoint.vocab, vocabulary.itos, fillvalue="nothing")
+        first = next(
+            f"word {i} is {there!r} there, {here!r} here" for i, (there, here) in enumerate(pairs) if there != here
+        )
+        raise ValueError(f"{options['init']}: has another vocabulary ({first}); give the one it was trained with")
+    load_weights(model, checkpoint.weights | training_heads(model), options["init"])
+    return model, checkpoint.transform["image_size"]
 
 
 class Undrawn(TorchFunctionMode):

@@ -23,16 +23,17 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from captioning import audit, class_folders, cli, pictograms, plots
-from captioning.annotations import DEFAULT_DATA_DIR, SPLITS, dataset_name, load_examples
+from captioning import cli, plots
+from captioning.data import audit, class_folders, pictograms
+from captioning.data.annotations import DEFAULT_DATA_DIR, SPLITS, dataset_name, load_examples
+from captioning.data.images import load_image
 from captioning.files import check_folder, replace_file
-from captioning.images import load_image
 
 CONFIG = {
     # what
     "source": "",  # "" = pictograms, drawn; or a folder of <class>/<image>.jpg
     "output": "",  # folder; "" = data/pictograms or data/<name of source>; an older dataset there is replaced
-    "audit": "",  # a dataset in any format of captioning/annotations.py to look through instead of making one
+    "audit": "",  # a dataset in any format of captioning/data/annotations.py to look through instead of making one
     "seed": 0,  # of the drawing, or of the choice of images
     "num_workers": 0,  # processes; 0 = one per core
     # how many

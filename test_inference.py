@@ -25,12 +25,13 @@ from pathlib import Path
 from PIL import Image
 
 from caption import Captioner, model_name
-from captioning import cli, plots, search_options
-from captioning.annotations import check_split, dataset_name, load_aliases, load_examples
+from captioning import cli, plots
+from captioning.data.annotations import check_split, dataset_name, load_aliases, load_examples
+from captioning.data.images import load_image
 from captioning.evaluation import caption_examples
-from captioning.images import load_image
-from captioning.report import build_grounders
-from captioning.search_options import SETTINGS, SearchOptions
+from captioning.report.tables import build_grounders
+from captioning.search import options as search_options
+from captioning.search.options import SETTINGS, SearchOptions
 
 CONFIG = {
     # what
@@ -43,7 +44,7 @@ CONFIG = {
     "dpi": 300,  # pixels per inch: 300 for print, 120 for a screen
     "attention": False,  # a second picture: where the model looked for each word; needs a model with attention
     "show": True,  # open the picture, where there is a display
-    # decoding: beam_size, max_len, min_len, length_penalty, no_repeat_ngram, consensus: captioning/search_options.py
+    # decoding: beam_size, max_len, min_len, length_penalty, no_repeat_ngram, consensus: captioning/search/options.py
     **SETTINGS,
     # machine
     "device": "",  # "" = cuda, mps or cpu, the first there is

@@ -22,8 +22,6 @@ early; the checkpoint is the best epoch of all:
   3 self-critical  rewarded with the CIDEr-D of the captions that the model says itself
 """
 
-import hashlib
-import itertools
 import math
 import re
 import time
@@ -33,10 +31,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import numpy as np
-import pandas as pd
 import torch
-from PIL import Image
 from torch import nn
 from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -44,27 +39,14 @@ from tqdm import tqdm
 
 import data_loader
 import model as model_script
-from captioning import cli, features, plots
-from captioning.annotations import dataset_name, fingerprint, load_aliases, load_examples
-from captioning.checkpoint import (
-    Checkpoint,
-    load_checkpoint,
-    load_resume,
-    load_weights,
-    save_checkpoint,
-    save_resume,
-)
-from captioning.downloads import fetch_model
-from captioning.evaluation import (
-    FEWEST_FOR_CIDER,
-    caption_scores,
-    decode_embeddings,
-    encode_images,
-    teacher_forced,
-)
-from captioning.files import check_file, check_folder, replace_file
-from captioning.grounding import Grounder, remember_named
-from captioning.images import check_unreadable
+from captioning import cli
+from captioning.data.annotations import dataset_name, fingerprint, load_aliases, load_examples
+from captioning.data.images import check_unreadable
+from captioning.data.sequences import PAD_ID
+from captioning.data.tokenizer import tokenize
+from captioning.deploy.downloads import fetch_model
+from captioning.evaluation import FEWEST_FOR_CIDER, decode_embeddings, encode_images, teacher_forced
+from captioning.files import check_file, check_folder
 from captioning.runtime import (
     TRACKER_MODES,
     Tracker,
@@ -73,17 +55,18 @@ from captioning.runtime import (
     pick_device,
     pick_precision,
     pick_workers,
-    random_state,
     restore_random_state,
     seed_everything,
-    start_workers,
     versions,
 )
-from captioning.search_options import SETTINGS, SearchOptions
-from captioning.self_critical import SelfCritical
-from captioning.tokenizer import tokenize
-from data_loader import PAD_ID
-from model import AttentionRNN, image_vector
+from captioning.scores.grounding import Grounder, remember_named
+from captioning.scores.recipes import caption_scores
+from captioning.search.options import SETTINGS, SearchOptions
+from captioning.training.features import as_input, compute_views
+from captioning.training.history import Record, best_path, file_digest, last_path, load_run
+from captioning.training.losses import SelfCritical, attention_penalty, mix_guesses, word_detection_loss
+from data_loader import CachedBatches, ImageBatches
+from model import AttentionRNN, image_vector, kept_weights, start_model, training_heads
 from vocab import count_words, coverage, load_vocabulary
 
 CONFIG = {
@@ -127,7 +110,7 @@ CONFIG = {
     "compile": False,  # torch.compile the encoder where it reads image files: a minute's wait, then faster steps
     # validation
     "beam_size": 1,
-    "consensus": SETTINGS["consensus"],  # with more than one beam, as captioning/search_options.py tells
+    "consensus": SETTINGS["consensus"],  # with more than one beam, as captioning/search/options.py tells
     "max_len": 30,  # words, <end> included
     # results
     "half": False,  # store the checkpoint's weights as float16, to ship it
@@ -172,63 +155,8 @@ RATES = {  # stage -> the settings of its rate
     "finetune": ["--train.finetune_lr", "--train.encoder_lr"],
     "self-critical": ["--train.self_critical_lr"],
 }
-FEATURES_DIR = "runs/features"  # what frozen encoders computed, to be read again
-MAX_VIEWS_BYTES = 8 * 10**9  # of them in memory, one split; pooled features of COCO's train split in 4 views are 2.4
 RUN_NAMES = {"mobilenet_v2": "mobile", "resnet18": "resnet"}
 LEAST_COVERAGE = 0.5  # of the train captions' running words; a vocabulary of other data knows fewer
-
-
-class CachedBatches:
-    """Batches of cached inputs in a new order, and with new views, each epoch.
-
-    inputs: (N, W, ...), W views of each image: pooled features, or feature maps; tokens: Captions of the N images
-    labels: (N,) long; by_caption: a row is one caption with its image (True), or one image with all its captions
-    """
-
-    def __init__(self, inputs, tokens, labels, batch_size, *, by_caption):
-        self.inputs, self.tokens, self.labels, self.batch_size = inputs, tokens, labels, batch_size
-        self.by_caption = by_caption
-        self.image = torch.from_numpy(tokens.owner) if by_caption else torch.arange(len(tokens))
-
-    def __len__(self):
-        return math.ceil(len(self.image) / self.batch_size)
-
-    def epoch(self, seed):
-        """Yield a Batch whose `images` are cached inputs (B, ...)."""
-        generator = torch.Generator().manual_seed(seed)
-        if self.by_caption:  # like lengths together, so that little padding is multiplied
-            batches = data_loader.length_buckets(self.tokens.ids.lengths, self.batch_size, generator)
-        else:
-            batches = torch.randperm(len(self.image), generator=generator).split(self.batch_size)
-        for rows in batches:
-            image = self.image[rows]
-            view = torch.randint(self.inputs.shape[1], (len(rows),), generator=generator)
-            captions = [[row] if self.by_caption else list(self.tokens.rows(row)) for row in rows.tolist()]
-            yield data_loader.Batch(
-                images=self.inputs[image, view],
-                tokens=torch.from_numpy(self.tokens.ids.padded(np.concatenate(captions), PAD_ID)),
-                owner=torch.arange(len(rows)).repeat_interleave(torch.tensor([len(group) for group in captions])),
-                labels=self.labels[image],
-                index=image,
-                failed=[],
-            )
-
-
-class ImageBatches:
-    """Batches of augmented images with their captions, for training the whole encoder."""
-
-    def __init__(self, dataset, batch_size, num_workers):
-        self.dataset, self.batch_size, self.num_workers = dataset, batch_size, num_workers
-
-    def __len__(self):
-        return math.ceil(len(self.dataset) / self.batch_size)
-
-    def epoch(self, seed):
-        """Return an iterator over Batches."""
-        loader = data_loader.build_loader(
-            self.dataset, batch_size=self.batch_size, num_workers=self.num_workers, shuffle=True, seed=seed
-        )
-        return start_workers(loader)
 
 
 @dataclass(frozen=True)
@@ -268,52 +196,6 @@ def plan_stages(options):
     return stages
 
 
-def compute_views(trunk, paths, transforms, loading, seed, what):
-    """Run the frozen trunk over each transform's view of the images, or read what it gave the last time.
-
-    seed:    of the random transforms; torch's own generators are left as they were
-    what:    names the images on the progress bar
-    returns: (N,) long positions of the readable images, (N, W, ...) its outputs, W = len(transforms); maps as float16
-
-    Raises ValueError if they would take more than MAX_VIEWS_BYTES of memory.
-    """
-    with torch.inference_mode():
-        output = trunk.eval()(transforms[0](Image.new("RGB", (256, 256)))[None].to(loading["device"]))
-    kind = torch.float16 if output.ndim > 2 else torch.float32
-    num_bytes = len(paths) * len(transforms) * output[0].numel() * kind.itemsize
-    if num_bytes > MAX_VIEWS_BYTES:
-        raise ValueError(
-            f"--train.feature_views: {len(transforms)} views of {len(paths):,} {what} take {num_bytes / 1e9:.1f} GB, "
-            f"allowed are {MAX_VIEWS_BYTES / 1e9:.0f}; give fewer views, or all blocks to --train.finetune_blocks, "
-            f"which reads image files instead"
-        )
-
-    def compute():
-        views = None
-        with torch.random.fork_rng():
-            torch.manual_seed(seed)
-            for number, transform in enumerate(transforms):
-                bar = f"{what}, view {number + 1}/{len(transforms)}"
-                kept, outputs = encode_images(trunk, paths, transform, bar=bar, **loading)
-                if views is None:
-                    views = torch.empty(len(kept), len(transforms), *outputs.shape[1:], dtype=kind)
-                views[:, number] = outputs
-        return {"kept": kept, "views": views}
-
-    # The shape too: with attention the same weights give positions, where they are pooled without it.
-    described = f"{transforms} {sorted((name, str(value)) for name, value in loading.items())} {seed}"
-    described += f" {tuple(output.shape[1:])}"
-    key = features.fingerprint(trunk.state_dict(), described, paths)
-    tensors = features.cached(FEATURES_DIR, key, compute)
-    return tensors["kept"], tensors["views"]
-
-
-def as_input(inputs, device):
-    """Move images, feature maps or pooled features to the device, in the layout and type that networks take."""
-    inputs = inputs.to(device, non_blocking=True).float()
-    return inputs.contiguous(memory_format=torch.channels_last) if inputs.ndim == 4 else inputs
-
-
 def build_optimizer(model, lr, weight_decay, encoder_lr=0.0):
     """Return AdamW; the backbone has a rate of its own, and biases and normalisation are not decayed."""
     groups = defaultdict(list)
@@ -351,16 +233,6 @@ def moving_average(decay):
     return update
 
 
-def word_detection_loss(logits, tokens, owner):
-    """Return the binary cross-entropy of detecting each image's words, summed over words, mean over images.
-
-    logits: (B, V); tokens: (M, T); owner: (M,) the image of each caption
-    """
-    present = torch.zeros_like(logits)
-    present[owner[:, None].expand_as(tokens), tokens] = 1.0
-    return F.binary_cross_entropy_with_logits(logits, present, reduction="sum") / len(logits)
-
-
 def train_mode(model, stage):
     """Put the model into training.
 
@@ -375,31 +247,6 @@ def train_mode(model, stage):
         lstm.dropout = 0.0 if stage.name == "self-critical" else model.decoder.layer_dropout
     if stage.name != "everything":
         model.encoder.backbone.eval()
-
-
-@torch.no_grad()
-def mix_guesses(logits, tokens, share):
-    """Replace a share of the input words by what the model guessed in their place: scheduled sampling.
-
-    logits: (M, T, V) on `tokens` (M, T); <start> and <pad> stay
-    Source: Bengio et al. 2015 (arXiv:1506.03099), all words at once as Mihaylova and Martins 2019 (arXiv:1906.07651).
-    """
-    guesses = torch.cat([tokens[:, :1], logits[:, :-1].argmax(dim=2)], dim=1)
-    replaced = (torch.rand(tokens.shape, device=tokens.device) < share) & (tokens != PAD_ID)
-    return torch.where(replaced, guesses, tokens)
-
-
-def attention_penalty(attention, mask):
-    """Return the mean over captions and places of (1 - what the place got over all words)^2, 0 if all got as much.
-
-    attention: (M, T, P); mask: (M, T), True = a word
-
-    Source: the "doubly stochastic" term of Xu et al. 2015, equation 14, whose sum over places is a mean here, and
-    whose 1 is a caption's number of words over P, so that neither the grid nor the length changes what is asked for.
-    """
-    mask = mask.to(attention.dtype)
-    share = (attention * mask[:, :, None]).sum(dim=1) / mask.sum(dim=1, keepdim=True)  # (M, P), sums to 1
-    return ((1 - share * share.shape[1]) ** 2).mean()
 
 
 def caption_loss(model, embeddings, batch, config, named=None):
@@ -532,54 +379,6 @@ def load_data(data_dir, vocabulary):
     return train_examples, val_examples, sorted({example.label for example in train_examples} - {""})
 
 
-def save_graphs(history, suffix):
-    """Draw train loss, validation loss and validation accuracy over the epochs."""
-    columns = {key: [row[key] for row in history] for key in history[0]}
-    plots.curve(
-        {"train": columns["train_loss"]},
-        f"graphs/tl_{suffix}.png",
-        title="Train loss",
-        ylabel="nats per token",
-    )
-    plots.curve(
-        {"validation": columns["val_loss"]},
-        f"graphs/vl_{suffix}.png",
-        title="Validation loss",
-        ylabel="nats per token",
-    )
-    accuracy = {"token (teacher-forced)": columns["token_accuracy"]}
-    if "class_accuracy" in columns:
-        accuracy["class named in the caption"] = columns["class_accuracy"]
-    plots.curve(accuracy, f"graphs/va_{suffix}.png", title="Validation accuracy", ylabel="share correct")
-
-
-def training_heads(model):
-    """Return the weights that serve training alone and that no checkpoint keeps, by name."""
-    return {k: v for k, v in model.state_dict().items() if k.startswith(model_script.TRAINING_HEADS)}
-
-
-def start_model(vocabulary, classes, options, model_config):
-    """Build the model and fill it: (CNNtoRNN, image size its weights were trained at, 0 = not known)."""
-    model = model_script.build_model(
-        len(vocabulary),
-        model_config,
-        num_classes=len(classes) if options["class_loss"] else 0,
-        detect_words=options["word_loss"] > 0,
-    )
-    if not options["init"]:
-        name, source = model_config["encoder"], model_config["encoder_weights"]
-        return model, model_script.load_encoder_weights(model.encoder, name, source)
-    checkpoint = load_checkpoint(fetch_model(options["init"]))
-    if checkpoint.vocab != vocabulary.itos:
-        pairs = itertools.zip_longest(checkpoint.vocab, vocabulary.itos, fillvalue="nothing")
-        first = next(
-            f"word {i} is {there!r} there, {here!r} here" for i, (there, here) in enumerate(pairs) if there != here
-        )
-        raise ValueError(f"{options['init']}: has another vocabulary ({first}); give the one it was trained with")
-    load_weights(model, checkpoint.weights | training_heads(model), options["init"])
-    return model, checkpoint.transform["image_size"]
-
-
 def check_options(options, data):
     """Raise ValueError for a setting that could only fail after the features are computed, naming its key."""
     if data["batch_size"] < 2:
@@ -612,52 +411,6 @@ def describe_run(config, vocabulary, classes, train_examples):
         "versions": versions(),
         "data": data,
     }
-
-
-def best_path(run):
-    """Return where the best epoch of a run is kept."""
-    return Path(f"checkpoints/{run}.safetensors")
-
-
-def last_path(run):
-    """Return where the last epoch of a run is kept, for --train.resume."""
-    return Path(f"checkpoints/{run}_last.pt")
-
-
-def file_digest(path):
-    """Return the sha256 of a file as hex digits; "" where there is none (random weights, or torchvision's own)."""
-    if not Path(path).is_file():
-        return ""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def load_run(path, identity):
-    """Read the state of a run that was interrupted.
-
-    identity: what must be the same: the settings that shape the run, the vocabulary, the data and the first weights
-    Raises ValueError naming both values of the first that is not.
-    """
-    state = load_resume(path)
-    expected = {
-        "model",
-        "optimizer",
-        "scheduler",
-        "scaler",
-        "averaged",
-        "history",
-        "best",
-        "best_weights",
-        "random",
-        "stage",
-    }
-    if not isinstance(state, dict) or set(state) != expected | set(identity):
-        raise ValueError(f"{path}: not a resume file of this project")
-    for what, here in identity.items():
-        if state[what] != here:
-            was, now = (f"{len(value)} words" if what == "vocabulary" else value for value in (state[what], here))
-            raise ValueError(f"{path}: its {what} was {was}, now it is {now}")
-    return state
 
 
 @dataclass(frozen=True)
@@ -767,58 +520,6 @@ class Sources:
         return torch.cat(outputs)
 
 
-class Record:
-    """The history of a run, on disk and on the terminal, and its best epoch.
-
-    identity: what must be the same for a run to be resumed
-    fixed:    what every checkpoint of the run holds beside its weights, history and best
-    """
-
-    def __init__(self, run, metric, tracker, identity, fixed):
-        self.run, self.metric, self.tracker, self.identity, self.fixed = run, metric, tracker, identity, fixed
-        self.best_path, self.last_path = best_path(run), last_path(run)
-        self.history, self.best, self.best_weights = [], {}, {}
-
-    def add(self, row, model, *, half):
-        """Add an epoch's row; the weights of `model` become the checkpoint if it is the best: True if so."""
-        self.history.append(row)
-        improved = not self.best or row[self.metric] > self.best["value"]
-        if improved:
-            self.best = {"metric": self.metric, "value": row[self.metric], "epoch": row["epoch"]}
-            heads = training_heads(model)
-            # Kept in full: what is stored may be float16, and a stage that stops early goes back to here.
-            self.best_weights = {k: v.detach().clone() for k, v in model.state_dict().items() if k not in heads}
-            self.save_best(half=half)
-        return improved
-
-    def save_best(self, *, half):
-        """Write the checkpoint of the best epoch."""
-        history = self.history[: self.best["epoch"]]
-        checkpoint = Checkpoint(weights=self.best_weights, history=history, best=self.best, **self.fixed)
-        save_checkpoint(self.best_path, checkpoint, half=half)
-
-    def epochs_since_best(self, num_epochs):
-        """Return how many of the last `num_epochs` epochs have passed without a better one."""
-        return min(num_epochs, len(self.history) - self.best["epoch"])
-
-    def save_last(self, parts, next_stage):
-        """Write what --train.resume reads."""
-        state = {"averaged": {}} | {name: part.state_dict() for name, part in parts.items()}
-        state |= {"random": random_state(), "stage": next_stage, "history": self.history, "best": self.best}
-        state |= {"best_weights": self.best_weights}
-        save_resume(self.last_path, state | self.identity)
-
-    def show(self):
-        """Bring the table, the curves and the tracker up to the last epoch."""
-        with replace_file(f"runs/{self.run}/history.csv") as temporary:
-            pd.DataFrame(self.history).to_csv(temporary, index=False)
-        save_graphs(self.history, self.run)
-        row = self.history[-1]
-        names = {"train_loss": "train/loss", "reward": "train/reward", "lr": "train/lr", "seconds": "train/seconds"}
-        logged = {names.get(k, f"val/{k}"): v for k, v in row.items() if k not in ("epoch", "stage")}
-        self.tracker.log(logged, row["epoch"])
-
-
 def train_stage(number, stage, model, sources, record, score, resumed, *, options, device, dtype):
     """Train one stage of a run to its end, and validate and save after every epoch.
 
@@ -862,7 +563,7 @@ def train_stage(number, stage, model, sources, record, score, resumed, *, option
         scores = score(judged, source)
         row = {"epoch": len(record.history) + 1, "stage": stage.name, **means, **scores}
         row |= {"lr": optimizer.param_groups[-1]["lr"], "seconds": time.perf_counter() - began}
-        improved = record.add(row, judged, half=options["half"])
+        improved = record.add(row, kept_weights(judged), half=options["half"])
         since_best = record.epochs_since_best(epoch + 1)
         stopped = epoch + 1 < stage.epochs and 0 < options["patience"] <= since_best
         finished = epoch + 1 == stage.epochs or stopped

@@ -3,7 +3,7 @@
     python vocab.py                                       # data/pictograms -> vocab_2.pkl
     python vocab.py --data_dir data/birds --min_count 5   # -> vocab_5.pkl
 
-Reads   the captions of `data_dir`, in any format that captioning/annotations.py knows
+Reads   the captions of `data_dir`, in any format that captioning/data/annotations.py knows
 Writes  vocab_<min_count>.pkl, a pickle of built-in types only, and graphs/vocabulary.png
 
 Only the train split counts: a word met in val or test alone stays <unk>, as it would for a stranger's picture.
@@ -16,9 +16,9 @@ from collections import Counter
 from pathlib import Path
 
 from captioning import cli
+from captioning.data.tokenizer import tokenize
 from captioning.files import check_file, replace_file
 from captioning.metadata import CONTROL
-from captioning.tokenizer import tokenize
 
 CONFIG = {
     "data_dir": "data/pictograms",  # folder or annotation file
@@ -145,7 +145,7 @@ class PlainUnpickler(pickle._Unpickler):
 def main(config):
     """Count the train captions, save the vocabulary, and show what it covers."""
     from captioning import plots  # slow to import, and a Vocabulary alone needs neither
-    from captioning.annotations import load_examples
+    from captioning.data.annotations import load_examples
 
     config = config["vocab"]
     path = Path(config["vocab_path"] or f"vocab_{config['min_count']}.pkl")

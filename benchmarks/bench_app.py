@@ -23,7 +23,7 @@ import psutil
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from captioning import cli
-from captioning.annotations import IMAGE_SUFFIXES
+from captioning.data.annotations import IMAGE_SUFFIXES
 
 APP = Path(__file__).resolve().parents[1] / "app.py"
 

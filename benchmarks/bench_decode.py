@@ -3,9 +3,9 @@
     python benchmarks/bench_decode.py
     python benchmarks/bench_decode.py --batch_sizes 32 --runs 9
 
-ours        captioning.decoding.beam_search with the project's LSTM decoder, in float32, as the scripts decode; in
+ours        search.beam.beam_search with the project's LSTM decoder, in float32, as the scripts decode; in
             bfloat16, which processors with AMX multiply several times as fast; and as export.py's int8 file does,
-            with onnxruntime and captioning.numpy_search. "consensus" is float32 with the beams' agreement at the end,
+            with onnxruntime and search.numpy_beam. "consensus" is float32 with the beams' agreement at the end,
             which the scripts have by default
 loop        the same decoder in float32, stepped as torch's nn.LSTM steps, and the same search, one image at a time,
             with its beams kept in Python lists
@@ -32,12 +32,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from bench_export import RandomImages
 from timing import rate
 
-from captioning import cli, numpy_search
-from captioning.decoding import beam_search
+from captioning import cli
+from captioning.deploy.onnx_export import export_onnx
+from captioning.deploy.onnx_model import OnnxModel
 from captioning.metadata import dump_metadata
-from captioning.onnx_export import export_onnx
-from captioning.onnx_model import OnnxModel
-from captioning.search_options import SearchOptions
+from captioning.search import numpy_beam
+from captioning.search.beam import beam_search
+from captioning.search.options import SearchOptions
 from model import CONFIG as MODEL
 from model import DecoderRNN, build_model
 from vocab import SPECIALS
@@ -103,7 +104,7 @@ def export_int8(decoder, folder):
 def search_onnx(model, decoder, images):
     """The search for machines without torch, on image embeddings (B, E), with an OnnxModel's steps."""
     state = tuple(part.numpy() for part in decoder.start(images))
-    return numpy_search.beam_search(model.step, state, OPTIONS, start=START, end=END)
+    return numpy_beam.beam_search(model.step, state, OPTIONS, start=START, end=END)
 
 
 def search_one(decoder, image):

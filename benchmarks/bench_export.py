@@ -26,11 +26,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from caption import TorchModel
 from captioning import cli
-from captioning.decoding import beam_search
+from captioning.deploy.onnx_export import export_module, export_onnx
+from captioning.deploy.onnx_model import OnnxModel
 from captioning.metadata import dump_metadata
-from captioning.onnx_export import export_module, export_onnx
-from captioning.onnx_model import OnnxModel
-from captioning.search_options import SearchOptions
+from captioning.search.beam import beam_search
+from captioning.search.options import SearchOptions
 from model import CONFIG as MODEL
 from model import ENCODERS, build_model
 from vocab import SPECIALS

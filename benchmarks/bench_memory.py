@@ -38,7 +38,7 @@ from torch.utils.data import DataLoader, Dataset
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from captioning import cli
-from captioning.annotations import load_examples
+from captioning.data.annotations import load_examples
 from data_loader import CaptionDataset, build_loader, collate, eval_transform
 from vocab import SPECIALS, Vocabulary
 

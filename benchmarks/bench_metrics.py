@@ -4,7 +4,7 @@
     python benchmarks/bench_metrics.py                     # 5,000 images x 5 references, the size of COCO's test split
     python benchmarks/bench_metrics.py --num_images 1000 --runs 3
 
-bleu, rouge_l, cider_d   captions/s of captioning.metrics        baseline: pycocoevalcap's scorer on the same captions
+bleu, rouge_l, cider_d   captions/s of scores.metrics            baseline: pycocoevalcap's scorer on the same captions
 all                      captions/s of the three in succession   baseline: the same
 reward                   captions/s of CiderD.score in batches   baseline: pycocoevalcap's CIDEr-D of the batch alone
 
@@ -30,7 +30,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from captioning import cli
-from captioning.metrics import CiderD, cider_d, corpus_bleu, rouge_l
+from captioning.scores.metrics import CiderD, cider_d, corpus_bleu, rouge_l
 
 CONFIG = {
     "num_images": 5000,  # one caption each

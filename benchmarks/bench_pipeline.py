@@ -29,13 +29,13 @@ from timing import rate
 
 import data_loader
 from captioning import cli
-from captioning.annotations import load_examples
+from captioning.data.annotations import load_examples
+from captioning.data.images import load_image
+from captioning.data.sequences import Captions
+from captioning.data.tokenizer import tokenize
 from captioning.evaluation import decode_embeddings, encode_images
-from captioning.images import load_image
 from captioning.runtime import pick_workers
-from captioning.search_options import SearchOptions
-from captioning.sequences import Captions
-from captioning.tokenizer import tokenize
+from captioning.search.options import SearchOptions
 from model import CNNtoRNN
 from train import CachedBatches
 from vocab import Vocabulary, build_vocabulary, count_words

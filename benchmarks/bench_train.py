@@ -33,7 +33,7 @@ from timing import rate
 import data_loader
 import train
 from captioning import cli
-from captioning.annotations import load_examples
+from captioning.data.annotations import load_examples
 from captioning.evaluation import encode_images
 from captioning.runtime import autocast, flush_denormals, pick_precision, pick_workers
 from model import CNNtoRNN

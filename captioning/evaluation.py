@@ -3,36 +3,22 @@
 Captions are always decoded freely: the model reads its own words, as it does for a stranger's picture.
 """
 
-import importlib.util
 import math
-import shutil
-import subprocess
 from dataclasses import dataclass
-from importlib import import_module
-from pathlib import Path
 
 import torch
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from captioning import metrics
-from captioning.annotations import Example
-from captioning.cli import one_line
-from captioning.decoding import beam_search
-from captioning.images import check_unreadable, load_image
+from captioning.data.annotations import Example
+from captioning.data.images import check_unreadable, load_image
+from captioning.data.sequences import Paths
 from captioning.runtime import autocast, start_workers
-from captioning.search_options import confidence
-from captioning.sequences import Paths
+from captioning.search.beam import beam_search
+from captioning.search.options import confidence
 
 FEWEST_FOR_CIDER = 20  # images; with fewer, CIDEr's document frequencies say nothing
-JAVA_SCORERS = {  # metric -> its class in pycocoevalcap, and the files beside it that java runs
-    "meteor": ("Meteor", ("meteor-1.5.jar",)),
-    "spice": (
-        "Spice",
-        ("spice-1.0.jar", "lib/stanford-corenlp-3.6.0.jar", "lib/stanford-corenlp-3.6.0-models.jar"),
-    ),
-}
 
 
 @dataclass(frozen=True)
@@ -45,7 +31,7 @@ class Prediction:
 
     @property
     def confidence(self):
-        """As captioning.search_options.confidence."""
+        """As captioning.search.options.confidence."""
         return confidence(self.log_prob, len(self.caption.split()))
 
 
@@ -185,75 +171,3 @@ def caption_examples(captioner, examples, *, options, batch_size=64, num_workers
             predictions.append(Prediction(example, caption.text, caption.log_prob))
     check_unreadable(failed, len(images), "images")
     return predictions
-
-
-def caption_scores(hypotheses, references):
-    """Score token lists against lists of reference token lists: BLEU-1..4, mean sentence BLEU-4, ROUGE-L, CIDEr-D."""
-    scores = {f"bleu{n}": value for n, value in enumerate(metrics.corpus_bleu(hypotheses, references), start=1)}
-    scores["sentence_bleu4"] = float(metrics.sentence_bleu(hypotheses, references).mean())
-    scores["rouge_l"] = float(metrics.rouge_l(hypotheses, references)[0])
-    scores["cider_d"] = float(metrics.cider_d(hypotheses, references)[0])
-    return scores
-
-
-def java_scores(hypotheses, references):
-    """Score token lists with METEOR and SPICE, which are Java programs that pycocoevalcap starts.
-
-    returns: ({name in JAVA_SCORERS: value in [0, 1]} of those that ran, {name: why} of those that did not)
-
-    Downloads nothing: SPICE is skipped without Stanford's models, which pycocoevalcap would fetch unasked.
-    Source: Denkowski and Lavie 2014; Anderson et al. 2016 (arXiv:1607.08822).
-    """
-    texts = {i: [" ".join(tokens) for tokens in group] for i, group in enumerate(references)}
-    captions = {i: [" ".join(tokens)] for i, tokens in enumerate(hypotheses)}
-    scores, skipped = {}, {}
-    for name, (scorer_name, _) in JAVA_SCORERS.items():
-        if reason := missing_for(name):
-            skipped[name] = reason
-            continue
-        scorer = getattr(import_module(f"pycocoevalcap.{name}.{name}"), scorer_name)()
-        try:
-            scores[name] = float(scorer.compute_score(texts, captions)[0])
-        # java ended early, or wrote no number: the other scores of a long evaluation are worth keeping.
-        except subprocess.CalledProcessError as error:
-            skipped[name] = f"its java ended with exit code {error.returncode}"
-        except (OSError, ValueError) as error:
-            skipped[name] = f"its java gave no score ({one_line(error)})"
-        # Meteor keeps its lock when it fails, and would wait for it forever when it is deleted.
-        if name in skipped and name == "meteor":
-            scorer.lock.release()
-    return scores, skipped
-
-
-def missing_for(name):
-    """Return what a metric of JAVA_SCORERS lacks on this machine; "" = nothing."""
-    spec = importlib.util.find_spec("pycocoevalcap")
-    if not spec:
-        return "pycocoevalcap is not installed"
-    # A Mac without Java has a `java` that only offers to install one.
-    if not shutil.which("java") or subprocess.run(["java", "-version"], capture_output=True).returncode:
-        return "there is no java that runs"
-    folder = Path(next(iter(spec.submodule_search_locations)), name)
-    absent = [file for file in JAVA_SCORERS[name][1] if not (folder / file).is_file()]
-    return f"pycocoevalcap lacks {', '.join(absent)}, and nothing is downloaded unasked" if absent else ""
-
-
-RECIPES = {
-    **{f"bleu{n}": f"bleu{n}|corpus|{{refs}}|tok:nltk-coco|smooth:none|{{rest}}" for n in range(1, 5)},
-    "sentence_bleu4": "bleu4|mean-of-sentences|{refs}|tok:nltk-coco|smooth:nltk-method4|{rest}",
-    "rouge_l": "rouge_l|mean-of-images|{refs}|tok:nltk-coco|beta:1.2|{rest}",
-    "cider_d": "cider_d|df:this-split|{refs}|tok:nltk-coco|sigma:6|{rest}",
-    "meteor": "meteor|corpus|{refs}|tok:nltk-coco|version:1.5-en-norm|{rest}",
-    "spice": "spice|mean-of-images|{refs}|tok:nltk-coco|version:1.0|{rest}",
-    "accuracy": "accuracy|class-named-in-caption|none:wrong|{rest}",
-    **{name: f"{name}|class-named-in-caption|macro|none:wrong|{{rest}}" for name in ("precision", "recall", "f1")},
-    **{
-        f"weighted_{name}": f"{name}|class-named-in-caption|weighted|none:wrong|{{rest}}"
-        for name in ("precision", "recall", "f1")
-    },
-}
-
-
-def recipe(metric, *, references, options, count):
-    """Return how a score was made, e.g. bleu4|corpus|refs:5|tok:nltk-coco|smooth:none|beam:5|consensus:0.6|n:210."""
-    return RECIPES[metric].format(refs=f"refs:{references}", rest=f"{options.recipe()}|n:{count}")

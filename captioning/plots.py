@@ -18,8 +18,8 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, fontManager
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
+from captioning.data.images import highlight
 from captioning.files import check_file, replace_file
-from captioning.images import highlight
 
 DPI = 120  # pixels per inch of every PNG, unless another number is asked for
 # Okabe and Ito's colours, ordered so that neighbours differ in lightness as well.

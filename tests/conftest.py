@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from caption import Captioner, TorchModel
-from captioning.annotations import load_examples
 from captioning.checkpoint import load_checkpoint
+from captioning.data.annotations import load_examples
+from captioning.data.pictograms import write_dataset
+from captioning.deploy.onnx_export import CalibrationImages, export_onnx
 from captioning.metadata import dump_metadata
-from captioning.onnx_export import CalibrationImages, export_onnx
-from captioning.pictograms import write_dataset
 from model import CNNtoRNN, load_captioner
 
 

@@ -11,13 +11,15 @@ from PIL import Image
 
 import analysis_report
 import model as model_script
-from captioning import document, findings, plots, report, sections
-from captioning.annotations import Example
+from captioning import plots
 from captioning.checkpoint import Checkpoint, save_checkpoint
+from captioning.data.annotations import Example
 from captioning.evaluation import Prediction
-from captioning.grounding import Grounder
-from captioning.metrics import corpus_bleu
-from captioning.search_options import SearchOptions
+from captioning.report import document, sections, sentences
+from captioning.report import tables as report
+from captioning.scores.grounding import Grounder
+from captioning.scores.metrics import corpus_bleu
+from captioning.search.options import SearchOptions
 from vocab import SPECIALS
 
 
@@ -46,9 +48,9 @@ def build(predictions, classes=("cat", "dog"), aliases=None, **more):
 
 
 def texts_of(tables, notes=()):
-    facts = findings.findings(tables, subject="mobile captioned the val split", reference_accuracy=0.9)
+    facts = sentences.findings(tables, subject="mobile captioned the val split", reference_accuracy=0.9)
     more = {"facts": facts, "notes": list(notes), "yardsticks": [], "data": []}
-    return {**findings.section_texts(tables), **more}
+    return {**sentences.section_texts(tables), **more}
 
 
 def write(folder, tables):
@@ -185,7 +187,7 @@ def test_no_class_is_both_best_and_worst(number, size):
     rows = tables["top_bottom"].query("rank > 0")
     assert rows["class"].is_unique
     assert rows["group"].tolist() == ["top"] * size + ["bottom"] * size
-    notes = " ".join(findings.reservations(tables))
+    notes = " ".join(sentences.reservations(tables))
     assert ("fewer than 20" in notes) == (number < 20)
 
 
@@ -235,7 +237,7 @@ def test_a_class_whose_captions_do_not_name_it_is_diagnosed():
     assert row["reference_naming"] == pytest.approx(1 / 20)
     assert "gun" in row["words"].split()
     assert "cannon" not in row["words"].split()
-    (line,) = findings.diagnoses(tables)
+    (line,) = sentences.diagnoses(tables)
     for part in ("name it in 5% of cases", "name instead: no class 10", "BLEU-4 does not see", "gun", "aliases.csv"):
         assert part in line
 
@@ -251,7 +253,7 @@ def test_a_class_whose_captions_do_not_name_it_is_diagnosed():
 )
 def test_the_fault_lies_in_captions_encoder_or_decoder(naming, probe, fault):
     row = pd.DataFrame([{"accuracy": 0.1, "reference_naming": naming, "probe": probe, "words": "gun"}])
-    assert fault in findings.fault(next(row.itertuples()))
+    assert fault in sentences.fault(next(row.itertuples()))
 
 
 @pytest.mark.parametrize(
@@ -270,11 +272,11 @@ def test_bleu_against_accuracy_over_the_classes(accuracy, verdict):
         caption = f"{prediction.caption} {prediction.example.label if accuracy(rank) else 'zzz'}"
         predictions.append(Prediction(prediction.example, caption, -1.5))
     tables = build(predictions, classes=[f"c{index:02}" for index in range(60)])
-    assert verdict in findings.bleu_and_accuracy(tables)[0]
+    assert verdict in sentences.bleu_and_accuracy(tables)[0]
 
 
 def test_too_few_classes_have_no_rank_correlation():
-    assert "cannot be told" in findings.bleu_and_accuracy(build(HAND_MADE))[0]
+    assert "cannot be told" in sentences.bleu_and_accuracy(build(HAND_MADE))[0]
 
 
 def test_yardsticks_stand_beside_the_captions():
@@ -334,7 +336,7 @@ def test_calibration_of_a_confidence_that_keeps_its_promise():
     assert table["confidence"].tolist() == pytest.approx([0.545, 0.645, 0.745, 0.845])
     assert report.calibration_error(table) == pytest.approx((0.545 + 0.645 + 0.255 + 0.155) / 4)
     assert report.discrimination(tables["images"]) == 1
-    text = " ".join(findings.confidence_findings(tables["images"], table))
+    text = " ".join(sentences.confidence_findings(tables["images"], table))
     assert "CIDEr-D" not in text, "it is the same for all these captions, and has no correlation"
     assert "in 100% of the pairs, so it tells right captions from wrong ones" in text
     reverse = build([confident(0.9 - 0.01 * k, right=k >= 20) for k in range(40)])
@@ -387,7 +389,7 @@ def test_without_classes_the_report_is_about_captions():
         "ROUGE-L",
         "CIDEr-D",
     ]
-    notes = findings.reservations(tables)
+    notes = sentences.reservations(tables)
     assert "no classes" in notes[-1]
     text = text_of(tables, notes)
     assert "confusion.png)" not in text.split("## Files")[0]
@@ -403,11 +405,11 @@ def test_images_without_a_class_count_for_the_captions_alone():
     recipes = tables["summary"].set_index("metric")["recipe"]
     assert recipes["BLEU-4"].endswith("n:5")
     assert recipes["F1"].endswith("n:4")
-    assert any("1 image without a class" in note for note in findings.reservations(tables))
+    assert any("1 image without a class" in note for note in sentences.reservations(tables))
 
 
 def test_reservations_name_what_is_missing():
-    notes = findings.reservations(build(HAND_MADE), unreadable=["val/cat/9.jpg"], unseen=["dog"], known_words=0.25)
+    notes = sentences.reservations(build(HAND_MADE), unreadable=["val/cat/9.jpg"], unseen=["dog"], known_words=0.25)
     text = " ".join(notes)
     for part in ("1 image (val/cat/9.jpg)", "75.0%", "never saw 1 class of the data: dog", "CIDEr-D says little"):
         assert part in text
@@ -417,7 +419,7 @@ def test_reservations_name_what_is_missing():
 def test_one_image_is_enough():
     tables = build(HAND_MADE[:1])
     assert tables["summary"].set_index("metric")["value"]["BLEU-4"] == pytest.approx(1.0)
-    assert "# mobile on data" in text_of(tables, findings.reservations(tables))
+    assert "# mobile on data" in text_of(tables, sentences.reservations(tables))
 
 
 def test_java_metrics_are_rows_with_their_recipe_or_reservations():
@@ -429,7 +431,7 @@ def test_java_metrics_are_rows_with_their_recipe_or_reservations():
     assert (
         rows["recipe"]["METEOR"] == "meteor|corpus|refs:1-2|tok:nltk-coco|version:1.5-en-norm|beam:5|consensus:0.6|n:4"
     )
-    notes = findings.reservations(tables, skipped={"spice": "there is no java that runs"})
+    notes = sentences.reservations(tables, skipped={"spice": "there is no java that runs"})
     assert "SPICE was skipped: there is no java that runs." in notes
 
 
@@ -645,7 +647,7 @@ def test_verdicts_claim_what_the_interval_allows(low, high, verdict):
         "high": high,
         "p": 0.1,
     }
-    assert verdict in findings.verdicts(pd.DataFrame([row]), "a", "b")[0]
+    assert verdict in sentences.verdicts(pd.DataFrame([row]), "a", "b")[0]
 
 
 def test_script_takes_aliases_and_foreign_classes(tiny):

@@ -14,7 +14,7 @@ from PIL import Image
 
 import app
 from caption import Captioner
-from captioning.search_options import SearchOptions
+from captioning.search.options import SearchOptions
 
 ROOT = Path(__file__).resolve().parents[1]
 BOUNDS = {"max_pixels": 1_000_000, "max_pictures": 3}
@@ -100,7 +100,7 @@ import resource, sys
 sys.path.insert(0, {str(ROOT)!r})
 import app
 from caption import Captioner
-from captioning.search_options import SearchOptions
+from captioning.search.options import SearchOptions
 captioner = Captioner.load({str(model_files.int8)!r})
 paths = [{str(tmp_path)!r} + f"/{{number}}.png" for number in range(12)]
 bounds = {{"max_pixels": 10**8, "max_pictures": 16, "text": app.TEXT["en"]}}

@@ -15,11 +15,11 @@ import torch
 from PIL import Image
 
 from caption import Captioner, find_images, model_name
-from captioning.annotations import load_examples
 from captioning.checkpoint import load_checkpoint, save_checkpoint
-from captioning.consensus import closeness
+from captioning.data.annotations import load_examples
 from captioning.evaluation import caption_examples
-from captioning.search_options import SETTINGS, SearchOptions
+from captioning.search.consensus import closeness
+from captioning.search.options import SETTINGS, SearchOptions
 
 ROOT = Path(__file__).resolve().parents[1]
 FORMS = ("checkpoint", "onnx", "int8")

@@ -5,8 +5,8 @@ import pytest
 import torch
 from PIL import Image
 
-from captioning.annotations import Example
-from captioning.images import check_unreadable, load_image
+from captioning.data.annotations import Example
+from captioning.data.images import check_unreadable, load_image
 from data_loader import CONFIG, CaptionDataset, build_loader, eval_transform, length_buckets, main, train_transform
 from vocab import SPECIALS, Vocabulary, save_vocabulary
 

@@ -13,19 +13,10 @@ import pytest
 import torch
 
 from caption import Captioner, TorchModel
-from captioning.annotations import load_examples
-from captioning.evaluation import (
-    RECIPES,
-    attention_maps,
-    caption_examples,
-    caption_scores,
-    decode_embeddings,
-    encode_images,
-    java_scores,
-    recipe,
-    teacher_forced,
-)
-from captioning.search_options import SearchOptions
+from captioning.data.annotations import load_examples
+from captioning.evaluation import attention_maps, caption_examples, decode_embeddings, encode_images, teacher_forced
+from captioning.scores.recipes import RECIPES, caption_scores, java_scores, recipe
+from captioning.search.options import SearchOptions
 from data_loader import MEAN, STD, eval_transform, load_image
 from model import IMAGE_INPUTS, CNNtoRNN
 from vocab import build_vocabulary, count_words

@@ -9,9 +9,9 @@ import pytest
 
 import export
 from caption import Captioner
-from captioning.annotations import load_examples
+from captioning.data.annotations import load_examples
 from captioning.evaluation import Prediction
-from captioning.grounding import Grounder
+from captioning.scores.grounding import Grounder
 
 SHIPPED = Path(__file__).resolve().parents[1] / "checkpoints" / "pictograms.safetensors"
 

@@ -11,7 +11,18 @@ ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = {path.stem for path in ROOT.glob("*.py")}
 ONLY_RUN = SCRIPTS - {"vocab", "data_loader", "model", "caption"}
 MODULES = {path.stem: path for path in ROOT.glob("*.py")} | {
-    f"captioning.{path.stem}": path for path in (ROOT / "captioning").glob("*.py") if path.stem != "__init__"
+    ".".join(path.relative_to(ROOT).with_suffix("").parts): path
+    for path in (ROOT / "captioning").rglob("*.py")
+    if path.stem != "__init__"
+}
+# Each wing may import its own modules, those listed here, and the modules directly in captioning/.
+BELOW = {
+    "data": set(),
+    "search": set(),
+    "scores": {"data", "search"},
+    "training": {"data", "search", "scores"},
+    "report": {"data", "search", "scores"},
+    "deploy": {"data", "search", "scores"},
 }
 
 
@@ -38,6 +49,24 @@ def test_no_part_imports_a_script():
     assert not wrong
 
 
+def test_arrows_between_the_wings_go_one_way():
+    wings = {name: name.split(".")[1] for name in GRAPH if name.count(".") == 2}
+    wrong = {
+        name: above
+        for name, wing in wings.items()
+        if (above := {other for other in GRAPH[name] if other in wings and wings[other] not in BELOW[wing] | {wing}})
+    }
+    assert not wrong
+    assert set(wings.values()) == BELOW.keys()
+
+
+def test_the_folders_of_the_package_are_empty_but_for_their_modules():
+    """What an __init__.py imports, every import of the package pays for: torch would come with captioning.data."""
+    assert {
+        path.parent.name: path.read_text() for path in (ROOT / "captioning").glob("*/__init__.py")
+    } == dict.fromkeys(BELOW, "")
+
+
 def test_no_script_that_only_runs_is_imported():
     wrong = {name: GRAPH[name] & ONLY_RUN for name in GRAPH if GRAPH[name] & ONLY_RUN}
     assert not wrong
@@ -60,9 +89,12 @@ def test_importing_a_script_does_nothing(name, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-LIGHT = [f"captioning.{name}" for name in ("annotations", "tokenizer", "metrics", "grounding", "pictograms", "cli")]
-LIGHT += [f"captioning.{name}" for name in ("downloads", "hub", "images", "metadata", "numpy_search", "onnx_model")]
-LIGHT += ["vocab", "caption", "app"]
+LIGHT = [f"captioning.data.{name}" for name in ("annotations", "tokenizer", "pictograms", "images")]
+LIGHT += [
+    f"captioning.{name}" for name in ("scores.metrics", "scores.grounding", "search.numpy_beam", "search.options")
+]
+LIGHT += [f"captioning.deploy.{name}" for name in ("downloads", "hub", "onnx_model")]
+LIGHT += ["captioning.cli", "captioning.metadata", "vocab", "caption", "app"]
 
 
 def test_importing_the_parts_prints_nothing_and_the_light_ones_bring_no_torch(tmp_path):

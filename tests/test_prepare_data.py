@@ -18,9 +18,9 @@ import pytest
 from PIL import Image, ImageFile
 
 import prepare_data
-from captioning import class_folders
-from captioning.annotations import load_examples
-from captioning.class_folders import CopyGroups
+from captioning.data import class_folders
+from captioning.data.annotations import load_examples
+from captioning.data.class_folders import CopyGroups
 
 SCRIPT = Path(prepare_data.__file__)
 

@@ -125,7 +125,7 @@ import torch
 from PIL import Image
 from captioning.evaluation import encode_images
 from data_loader import CaptionDataset, eval_transform
-from captioning.annotations import Example
+from captioning.data.annotations import Example
 from captioning import cli
 from train import ImageBatches
 from vocab import SPECIALS, Vocabulary

@@ -9,10 +9,10 @@ from PIL import Image
 
 import model as model_script
 import test_inference as script
-from captioning.annotations import Example
 from captioning.checkpoint import Checkpoint, save_checkpoint
+from captioning.data.annotations import Example
 from captioning.evaluation import Prediction
-from captioning.grounding import Grounder
+from captioning.scores.grounding import Grounder
 from vocab import SPECIALS
 
 

@@ -18,12 +18,12 @@ import pytest
 import torch
 from torch.optim.swa_utils import AveragedModel
 
-from captioning.annotations import Example, load_examples
 from captioning.checkpoint import load_checkpoint
-from captioning.grounding import Grounder
-from captioning.pictograms import write_dataset
-from captioning.search_options import SearchOptions
-from captioning.sequences import Captions
+from captioning.data.annotations import Example, load_examples
+from captioning.data.pictograms import write_dataset
+from captioning.data.sequences import Captions
+from captioning.scores.grounding import Grounder
+from captioning.search.options import SearchOptions
 from data_loader import eval_transform
 from model import CNNtoRNN
 from train import (

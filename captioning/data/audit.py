@@ -1,0 +1,238 @@
+"""Is a dataset clean? Copies and captions shared between its splits, gaps, imbalance, words that train lacks.
+
+    python prepare_data.py --audit data/photos
+
+A test image, or its caption, that stands in train too flatters every score on the test split.
+"""
+
+import hashlib
+from collections import Counter
+from dataclasses import dataclass, field
+
+import imagehash
+import numpy as np
+import pandas as pd
+from PIL import Image
+from tqdm import tqdm
+
+from captioning.data.annotations import SPLITS, counted
+from captioning.data.class_folders import HASH_BITS, process_map
+from captioning.data.images import load_image
+from captioning.data.tokenizer import tokenize
+
+NEAR_BITS = 4  # of 64: perceptual hashes that differ in no more are of pictures to be compared
+NEAR_LEVELS = 60  # of 255: such pictures are copies if no place in them differs by more in colour
+THUMBNAIL = 16  # pixels a side of the pictures compared
+BLOCK = 1024  # images compared at a time with all the others
+LEAK = 0.05  # a larger share of the split that is scored, known from train, is worth a warning
+
+MEASURES = {  # key in the audit -> as printed; shares are 0..1
+    "images": "images",
+    "silent": "images without a caption",
+    "unreadable": "images that cannot be read",
+    "exact_copies": "images whose file stands in an earlier split too",
+    "near_copies": "images that nearly equal one of an earlier split",
+    "captions": "captions",
+    "captions_per_image": "captions per image, mean",
+    "words_mean": "words in a caption, mean",
+    "words_min": "words in a caption, least",
+    "words_max": "words in a caption, most",
+    "captions_in_train": "share of captions that stand word for word in train",
+    "images_in_train": "share of images all of whose captions stand word for word in train",
+    "new_words": "different words that train lacks",
+    "new_word_share": "share of all words that train lacks",
+    "classes": "classes",
+    "class_min": "images of the smallest class",
+    "class_max": "images of the largest class",
+}
+
+
+@dataclass
+class Audit:
+    """What an audit found.
+
+    table:  measure (key in MEASURES), split, value; a row for each that applies
+    copies: kind (exact, near), image, split, copy_of, copy_split; paths as the examples have them
+    silent: names of the images without a caption
+    """
+
+    table: pd.DataFrame
+    copies: pd.DataFrame
+    silent: list = field(default_factory=list)
+
+
+# ---- captions and classes ------------------------------------------------------------------------------
+
+
+def caption_measures(examples, trained_captions, trained_words):
+    """Return measure -> value of one split's examples.
+
+    trained_captions, trained_words: sets of the token tuples and of the words of train
+    """
+    captions = [[tuple(tokenize(caption)) for caption in example.captions] for example in examples]
+    flat = [tokens for group in captions for tokens in group]
+    lengths = [len(tokens) for tokens in flat]
+    words = Counter(word for tokens in flat for word in tokens)
+    new = {word: number for word, number in words.items() if word not in trained_words}
+    sizes = Counter(example.label for example in examples if example.label)
+    measures = {
+        "images": len(examples),
+        "captions": len(flat),
+        "captions_per_image": len(flat) / len(examples),
+        "words_mean": float(np.mean(lengths)),
+        "words_min": min(lengths),
+        "words_max": max(lengths),
+        "captions_in_train": sum(tokens in trained_captions for tokens in flat) / len(flat),
+        "images_in_train": sum(trained_captions.issuperset(group) for group in captions) / len(examples),
+        "new_words": len(new),
+        "new_word_share": sum(new.values()) / max(1, words.total()),
+    }
+    if sizes:
+        measures |= {"classes": len(sizes), "class_min": min(sizes.values()), "class_max": max(sizes.values())}
+    return measures
+
+
+# ---- copies --------------------------------------------------------------------------------------------
+
+
+def describe_image(path):
+    """Return (sha256 of the file, (64,) bool perceptual hash, (768,) uint8 thumbnail); None if it is unreadable."""
+    try:
+        image = load_image(path, 4 * THUMBNAIL)
+        with open(path, "rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+    except (ValueError, OSError):
+        return None
+    thumbnail = image.resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX)
+    return digest, imagehash.phash(image).hash.flatten(), np.asarray(thumbnail).ravel()
+
+
+def find_copies(digests, hashes, thumbnails, order):
+    """Find images that stand in an earlier split too.
+
+    digests: N; hashes: (N, 64) bool; thumbnails: (N, 768) uint8; order: (N,) rank of each image's split, 0 = train
+    returns: (kind, image, copy): the numbers of an image and of the one of an earlier split that it is nearest to
+
+    Hashes alone would take many flat pictures for copies: the colours have to agree as well.
+    """
+    first, found = {}, []
+    for number in np.argsort(order, kind="stable"):
+        earlier = first.setdefault(digests[number], number)
+        if order[earlier] < order[number]:
+            found.append(("exact", int(number), int(earlier)))
+    exact = {number for _, number, _ in found}
+    signs = np.where(hashes, 1, -1).astype(np.float32)
+    for rank in range(1, int(order.max(initial=0)) + 1):
+        new, old = np.flatnonzero(order == rank), np.flatnonzero(order < rank)
+        for start in range(0, len(new), BLOCK):
+            rows = new[start : start + BLOCK]
+            # The product of two sign vectors is 64 - 2 * (bits that differ).
+            near = signs[rows] @ signs[old].T >= HASH_BITS - 2 * NEAR_BITS
+            for row in np.flatnonzero(near.any(axis=1)):
+                candidates = old[near[row]]
+                difference = np.abs(thumbnails[candidates].astype(np.int16) - thumbnails[rows[row]]).max(axis=1)
+                if difference.min() <= NEAR_LEVELS and rows[row] not in exact:
+                    found.append(("near", int(rows[row]), int(candidates[difference.argmin()])))
+    return found
+
+
+# ---- the whole -----------------------------------------------------------------------------------------
+
+
+def audit_examples(examples, silent=(), *, num_workers=1, progress=True):
+    """Return the Audit of a dataset's examples, all splits together.
+
+    silent: names of its images without a caption, which are no examples
+    """
+    splits = [split for split in SPLITS if any(example.split == split for example in examples)]
+    trained = [tuple(tokenize(c)) for e in examples if e.split == "train" for c in e.captions]
+    trained_captions, trained_words = set(trained), {word for tokens in trained for word in tokens}
+    rows = {}
+    for split in splits:
+        rows[split] = caption_measures([e for e in examples if e.split == split], trained_captions, trained_words)
+        if split == "train" or not trained:
+            for measure in ("captions_in_train", "images_in_train", "new_words", "new_word_share"):
+                del rows[split][measure]
+
+    paths = [example.image for example in examples]
+    with process_map(num_workers) as run:
+        described = list(tqdm(run(describe_image, paths), "auditing", len(paths), unit="image", disable=not progress))
+    readable = [number for number, description in enumerate(described) if description]
+    order = np.array([SPLITS.index(examples[number].split) for number in readable])
+    columns = zip(*(described[number] for number in readable), strict=True)
+    found = []
+    if readable:
+        digests, hashes, thumbnails = columns
+        found = find_copies(digests, np.stack(hashes), np.stack(thumbnails), order)
+    copies = []
+    for kind, image, copy in found:
+        image, copy = examples[readable[image]], examples[readable[copy]]
+        copies.append((kind, image.image, image.split, copy.image, copy.split))
+    copies = pd.DataFrame(copies, columns=["kind", "image", "split", "copy_of", "copy_split"])
+
+    for split in splits:
+        rows[split]["unreadable"] = sum(
+            example.split == split and not description for example, description in zip(examples, described, strict=True)
+        )
+        if split != splits[0]:
+            for kind in ("exact", "near"):
+                rows[split][f"{kind}_copies"] = int(((copies["kind"] == kind) & (copies["split"] == split)).sum())
+    table = [
+        (measure, split, float(rows[split][measure]))
+        for measure in MEASURES
+        for split in splits
+        if measure in rows[split]
+    ]
+    if silent:
+        table.insert(0, ("silent", "", float(len(silent))))
+    return Audit(pd.DataFrame(table, columns=["measure", "split", "value"]), copies, list(silent))
+
+
+def overview(table):
+    """Return the audit's table as it is printed: a row for each measure, a column for each split, values as text."""
+    splits = [split for split in SPLITS if split in set(table["split"])]
+    values = {(row.measure, row.split): row.value for row in table.itertuples()}
+    rows = []
+    for measure, printed in MEASURES.items():
+        if (measure, "") in values:
+            rows.append([printed, f"{values[measure, '']:,.0f}", *[""] * (len(splits) - 1)])
+        elif any((measure, split) in values for split in splits):
+            rows.append([printed, *(written(measure, values.get((measure, split))) for split in splits)])
+    return pd.DataFrame(rows, columns=["measure", *splits])
+
+
+def written(measure, value):
+    """Write one value of an audit; "" for None."""
+    if value is None:
+        return ""
+    if measure in ("captions_in_train", "images_in_train", "new_word_share"):
+        return f"{value:.1%}"
+    return f"{value:.1f}" if measure.endswith(("mean", "per_image")) else f"{value:,.0f}"
+
+
+def shared_captions(audit):
+    """Return in words how many captions a split shares with train, where they are too few to warn of."""
+    shares = audit.table[audit.table["measure"] == "captions_in_train"]["value"]
+    return f"{shares.max():.1%} of a split's captions in train at most" if shares.sum() else "no shared captions"
+
+
+def warnings(audit, split):
+    """Return a sentence for each thing that flatters the scores of a split, or makes them say less."""
+    values = {row.measure: row.value for row in audit.table.itertuples() if row.split == split}
+    lines, images = [], values.get("images", 0)
+    for measure, what in (("exact_copies", "have the same file as"), ("near_copies", "nearly equal")):
+        if number := int(values.get(measure, 0)):
+            lines.append(
+                f"{number:,} of the {images:,.0f} images of the {split} split ({number / images:.1%}) {what} an image "
+                "of an earlier split: the scores flatter the model."
+            )
+    if (share := values.get("captions_in_train", 0)) > LEAK:
+        lines.append(
+            f"{share:.1%} of the {split} split's captions stand word for word in train: a model that repeats what it "
+            "has read scores well here, so BLEU and CIDEr-D flatter it."
+        )
+    if number := int(values.get("unreadable", 0)):
+        lines.append(f"{number:,} of the {images:,.0f} images of the {split} split cannot be read.")
+    if audit.silent:
+        lines.append(f"{counted(len(audit.silent), 'image')} without a caption, the first is {audit.silent[0]}.")
+    return lines

@@ -1,0 +1,343 @@
+"""Folders of photographs, `<source>/<class>/*.jpg`, to square JPEGs without copies, shared out to the splits.
+
+The steps in order: list_photos, choose_classes, read_captions, gather_photos (decode, crop, drop copies), place_photos.
+Nothing is written outside the folder that the caller gives.
+"""
+
+import difflib
+import functools
+import hashlib
+import itertools
+import multiprocessing
+import os
+import random
+import re
+import shutil
+import signal
+import tempfile
+from collections import Counter
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import imagehash
+import numpy as np
+from PIL import Image, ImageOps
+from tqdm import tqdm
+
+from captioning.data.annotations import SPLITS, checked_caption, counted, is_image_name, read_csv
+from captioning.data.images import load_image
+
+HASH_BITS = 64  # of a perceptual hash
+JPEG_QUALITY = 92
+ORIENTATION = 0x0112  # EXIF tag; 1 = as stored
+WRITTEN = {*SPLITS, "captions.csv", "preview.png"}  # what a dataset folder of this project holds
+
+
+@dataclass(frozen=True)
+class Photo:
+    """A usable photograph: its class, its path relative to the source, and the square JPEG made of it."""
+
+    label: str
+    name: str
+    path: Path
+
+
+@dataclass
+class Gathered:
+    """What became of the photographs looked at."""
+
+    photos: dict[str, list[Photo]]  # class -> those to use, in their random order
+    looked_at: int = 0
+    unreadable: list[str] = field(default_factory=list)  # one error line each
+    exact: int = 0  # dropped copies, byte for byte
+    near: int = 0  # dropped copies, by perceptual hash
+
+
+# ---- what there is ---------------------------------------------------------------------------------
+
+
+def list_photos(source: Path) -> dict[str, list[str]]:
+    """Return class -> image paths relative to `source` ("cat/1.jpg"), both sorted; other files are ignored."""
+    if not source.is_dir():
+        raise FileNotFoundError(f"{source}: no such folder; --source takes a folder of <class>/<image>.jpg")
+    photos = {}
+    for label in sorted(os.listdir(source)):
+        if not label.startswith(".") and (source / label).is_dir():
+            names = sorted(name for name in os.listdir(source / label) if is_image_name(name))
+            if names:
+                photos[label] = [f"{label}/{name}" for name in names]
+    if not photos:
+        raise ValueError(f"{source}: no images in folders below it; --source takes a folder of <class>/<image>.jpg")
+    return photos
+
+
+def choose_classes(available: list[str], wanted: str) -> list[str]:
+    """Return the classes to use: all for "", the first N for "N", or those of a list "a,b,c"."""
+    if not wanted.strip():
+        return available
+    if wanted.strip().isdecimal():
+        number = int(wanted)
+        if not 1 <= number <= len(available):
+            raise ValueError(f"classes: got {number}, allowed is 1 to {len(available)}, as many as there are")
+        return available[:number]
+    names = list(dict.fromkeys(name.strip() for name in wanted.split(",") if name.strip()))
+    for name in names:
+        if name not in available:
+            nearest = difflib.get_close_matches(name, available, n=1, cutoff=0)[0]
+            raise ValueError(
+                f"classes: there is no {name!r} among the {len(available)} folders; nearest is {nearest!r}"
+            )
+    return names
+
+
+def read_captions(path: Path, photos: dict[str, list[str]]) -> dict[str, list[str]]:
+    """Return image -> captions from a CSV (image,caption), the image relative to the source folder.
+
+    Raises ValueError for a malformed row, an empty caption, and images that are not in the source.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file; --captions takes a CSV with the header image,caption")
+    present = {name for names in photos.values() for name in names}
+    captions, missing = {}, []
+    for row, (name, caption) in read_csv(path, ("image", "caption")):
+        name = name.strip().replace("\\", "/")
+        if name not in present:
+            missing.append(f"row {row}: names {name}, which is not in the source folder")
+        captions.setdefault(name, []).append(checked_caption(caption, path, f"row {row}"))
+    if missing:
+        raise ValueError(f"{path}: {missing[0]} ({counted(len(missing), 'row')} of this kind)")
+    return captions
+
+
+# ---- decoding ----------------------------------------------------------------------------------------
+
+
+def read_square(path: Path, size: int) -> Image.Image:
+    """Return the picture upright, cropped to its central square and resized to size x size, in RGB."""
+    return ImageOps.fit(load_image(path, size), (size, size), Image.Resampling.LANCZOS)
+
+
+def is_square_jpeg(path: Path, size: int) -> bool:
+    """True for a JPEG that needs no change, and so none of the loss of writing it anew."""
+    with Image.open(path) as image:
+        upright = image.getexif().get(ORIENTATION, 1) == 1
+        return upright and (image.format, image.mode, image.size) == ("JPEG", "RGB", (size, size))
+
+
+def make_square(task: tuple[Path, Path], size: int):
+    """Write the square JPEG of one photograph.
+
+    task:    (photograph, JPEG to write)
+    returns: (sha256 of the photograph, (64,) bool perceptual hash of the square), or the error line if it is
+             unreadable, in which case nothing is written
+    """
+    source, target = task
+    try:
+        square = read_square(source, size)
+        as_it_is = is_square_jpeg(source, size)
+        with open(source, "rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+    except Exception as error:  # Pillow's decoders raise nearly anything on damaged files
+        line = " ".join(str(error).split())
+        return line if str(source) in line else f"{source}: not a readable image ({line})"
+    if as_it_is:
+        shutil.copyfile(source, target)
+    else:
+        square.save(target, format="JPEG", quality=JPEG_QUALITY)
+    return digest, imagehash.phash(square).hash.flatten()
+
+
+@contextmanager
+def process_map(num_workers: int):
+    """Give a lazy map over `num_workers` processes that keeps the order; 1 = this process."""
+    if num_workers == 1:
+        yield map
+        return
+    # spawn, as on every system: a forked child of a process with threads can hang. Ctrl-C is the parent's to handle.
+    context = multiprocessing.get_context("spawn")
+    with context.Pool(num_workers, signal.signal, (signal.SIGINT, signal.SIG_IGN)) as pool:
+        yield functools.partial(pool.imap, chunksize=16)
+
+
+# ---- copies --------------------------------------------------------------------------------------------
+
+
+class CopyGroups:
+    """Which images are copies of each other, directly or through a third; images are numbered as they are added.
+
+    distance: perceptual hashes that differ in at most so many of 64 bits are copies; -1 = equal files only
+    """
+
+    BLOCK = 1024  # rows compared at a time: 1024 x 100,000 distances are 400 MB
+
+    def __init__(self, distance: int):
+        self.distance = distance
+        self.group = np.zeros(0, dtype=np.int64)  # (N,) the smallest number in the image's group
+        self.exact = np.zeros(0, dtype=bool)  # (N,) True = an earlier image has the same bytes
+        self.signs = np.zeros((0, HASH_BITS), dtype=np.float32)  # (N, 64) the hashes as -1 and 1
+        self.numbers = {}  # digest -> number of the first image with it
+
+    def add(self, digests: list[str], hashes: np.ndarray) -> None:
+        """Add images by their files' digests and their (n, 64) bool hashes."""
+        first = len(self.group)
+        self.group = np.concatenate([self.group, np.arange(first, first + len(digests))])
+        self.signs = np.concatenate([self.signs, np.where(hashes, 1, -1).astype(np.float32)])
+        same = np.array([self.numbers.setdefault(digest, i) for i, digest in enumerate(digests, first)], dtype=int)
+        self.exact = np.concatenate([self.exact, same != self.group[first:]])
+        for number in np.flatnonzero(same != self.group[first:]):
+            self.join(np.array([same[number], first + number]))
+        if self.distance >= 0:
+            for start in range(first, len(self.group), self.BLOCK):
+                self.join_near(start, min(start + self.BLOCK, len(self.group)))
+
+    def join_near(self, start: int, stop: int) -> None:
+        """Join the images start..stop-1 with every earlier one whose hash is near."""
+        # The product of two sign vectors is 64 - 2 * (bits that differ), exactly, and fast.
+        near = self.signs[start:stop] @ self.signs[:stop].T >= HASH_BITS - 2 * self.distance
+        near[:, start:] &= np.tri(stop - start, k=-1, dtype=bool)
+        for row in np.flatnonzero(near.any(axis=1)):
+            self.join(np.append(np.flatnonzero(near[row]), start + row))
+
+    def join(self, numbers: np.ndarray) -> None:
+        """Make one group of the groups of these images."""
+        groups = np.unique(self.group[numbers])
+        if len(groups) > 1:
+            self.group[np.isin(self.group, groups)] = groups[0]
+
+    def firsts(self) -> np.ndarray:
+        """The (N,) bool mask of the images that come first in their group."""
+        return self.group == np.arange(len(self.group))
+
+
+def gather_photos(
+    source: Path, candidates: dict[str, list[str]], folder: Path, *, need: int, size: int, distance: int, seed: int,
+    num_workers: int = 1, progress: bool = True,
+) -> Gathered:  # fmt: skip
+    """Read photographs in random order until each class has `need` without copies, or is used up.
+
+    candidates: class -> image paths relative to `source`
+    folder:     where the square JPEGs go; those of dropped images stay there as well
+    need:       images per class; 0 = all there are
+
+    Of a group of copies one image stays, the first read, across classes too. Looking at no more images than needed
+    saves most of the time on large sources.
+    """
+    waiting = {}
+    for label, names in candidates.items():
+        waiting[label] = sorted(names)
+        random.Random(f"{seed} {label}").shuffle(waiting[label])  # so a class's order hangs on no other class
+    groups, read, result = CopyGroups(distance), [], Gathered(photos={})
+    lacking = {label: need or len(names) for label, names in waiting.items()}
+    with process_map(num_workers) as run, tqdm(desc="reading", unit="image", disable=not progress) as bar:
+        while batch := [(label, name) for label in waiting for name in waiting[label][: lacking[label]]]:
+            waiting = {label: names[lacking[label] :] for label, names in waiting.items()}
+            bar.total = result.looked_at + len(batch)
+            targets = [folder / f"{result.looked_at + i:07}.jpg" for i in range(len(batch))]
+            tasks = [(source / name, target) for (_, name), target in zip(batch, targets, strict=True)]
+            answers = []
+            for (label, name), (_, target), answer in zip(
+                batch, tasks, run(functools.partial(make_square, size=size), tasks), strict=True
+            ):
+                bar.update()
+                if isinstance(answer, str):
+                    result.unreadable.append(answer)
+                else:
+                    answers.append(answer)
+                    read.append(Photo(label, name, target))
+            result.looked_at += len(batch)
+            if answers:
+                groups.add([digest for digest, _ in answers], np.stack([bits for _, bits in answers]))
+            kept = [photo for photo, first in zip(read, groups.firsts(), strict=True) if first]
+            have = Counter(photo.label for photo in kept)
+            lacking = {label: max(0, need - have[label]) for label in waiting}
+    result.photos = {label: [photo for photo in kept if photo.label == label] for label in candidates}
+    result.exact = int(groups.exact.sum())
+    result.near = int((~groups.firsts() & ~groups.exact).sum())
+    return result
+
+
+# ---- the dataset's folder ------------------------------------------------------------------------------
+
+
+def place_photos(photos: list[Photo], sizes: dict[str, int], folder: Path) -> dict[str, str]:
+    """Move the JPEGs of one class to folder/<split>/<class>/, the first sizes["train"] to train and so on.
+
+    returns: path relative to `folder` -> the photograph's path relative to the source
+    A file keeps its name as far as it is a plain one.
+    """
+    origin, taken, rest = {}, set(), iter(photos)
+    for split, count in sizes.items():
+        for photo in itertools.islice(rest, count):
+            stem = re.sub(r"[^\w.()+-]", "_", Path(photo.name).stem)
+            while stem.lower() in taken:  # 1.jpg beside 1.png, or a.jpg beside A.jpg
+                stem += "_"
+            taken.add(stem.lower())
+            name = f"{split}/{photo.label}/{stem}.jpg"
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            photo.path.rename(folder / name)
+            origin[name] = photo.name
+    return origin
+
+
+def check_replaceable(path: Path, inputs: list[Path]) -> None:
+    """Raise ValueError if a dataset must not be written to `path`: it holds an input, or something else of value."""
+    path = path.resolve()
+    for source in (source.resolve() for source in inputs):
+        if path == source or path in source.parents:
+            raise ValueError(f"{path}: the output would replace {source}, which is read; give another --output")
+    if not path.exists():
+        return
+    if not path.is_dir():
+        raise ValueError(f"{path}: is a file; give another --output")
+    found = set(os.listdir(path))
+    others = sorted(found - WRITTEN)
+    if others:
+        raise ValueError(f"{path}: holds {others[0]}, which is no part of a dataset; give another --output")
+    if found and "captions.csv" not in found:
+        raise ValueError(f"{path}: holds {min(found)} without a captions.csv; give another --output")
+
+
+@contextmanager
+def replace_folder(path: Path):
+    """Give an empty folder to fill; put it in the place of `path` when the block ends well.
+
+    An error inside the block (disk full, Ctrl-C) removes it and leaves the old folder as it was.
+    Raises ValueError naming `path` if no folder can be made there; an OSError inside the block that names no file,
+    as that of a full disk, gets its name.
+    """
+    path = path.resolve()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be written ({error.strerror}); give another --output") from None
+    new, old = temporary / "new", temporary / "old"
+    try:
+        new.mkdir()
+        yield new
+        if path.exists():
+            path.rename(old)
+        try:
+            new.rename(path)
+        except OSError:
+            if old.exists():
+                old.rename(path)
+            raise
+    except OSError as error:
+        if error.errno and not error.filename:
+            error.filename = str(path)
+        raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def scratch_folder(folder: Path):
+    """Give a folder inside `folder` that is gone after the block."""
+    scratch = folder / ".scratch"
+    scratch.mkdir()
+    try:
+        yield scratch
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)

@@ -1,0 +1,108 @@
+"""Many short sequences in a few flat arrays, for an index that DataLoader workers share.
+
+A list of 600,000 small tensors or strings costs hundreds of bytes for each, and every worker makes its own copy:
+pickled where processes are spawned, and where they are forked as soon as it counts a reference to an object. A numpy
+array counts none of its elements.
+"""
+
+import os
+from array import array
+
+import numpy as np
+import torch
+
+PAD_ID = 0  # <pad> is the first of vocab.SPECIALS
+
+
+class Sequences:
+    """N sequences of whole numbers >= 0; s[i] is an array, a view that must not be written to.
+
+    sequences: an iterable of iterables of int below 2**32; it is read once, so a generator needs no memory
+    values:    (sum of lengths,) all of them end to end, in the smallest unsigned type that holds the largest
+    starts:    (N + 1,) int64, where each begins; the last is where the last ends
+    """
+
+    def __init__(self, sequences):
+        values, starts = array("I"), array("q", [0])
+        for sequence in sequences:
+            values.extend(sequence)
+            starts.append(len(values))
+        values = np.asarray(values)
+        self.values = values.astype(np.min_scalar_type(values.max(initial=0)))
+        self.starts = np.array(starts, dtype=np.int64)
+
+    def __len__(self):
+        return len(self.starts) - 1
+
+    def __getitem__(self, index):
+        index = range(len(self))[index]  # negative from the end; IndexError ends a for loop
+        return self.values[self.starts[index] : self.starts[index + 1]]
+
+    @property
+    def lengths(self):
+        """(N,) int64."""
+        return np.diff(self.starts)
+
+    def padded(self, rows, pad_id=0):
+        """Return the sequences `rows` (R,) as (R, T) int64, right-padded to the longest of them."""
+        lengths = self.starts[rows + 1] - self.starts[rows]
+        columns = np.arange(lengths.max(initial=0))
+        inside = columns < lengths[:, None]
+        found = np.full(inside.shape, pad_id, dtype=np.int64)
+        found[inside] = self.values[(self.starts[rows][:, None] + columns)[inside]]
+        return found
+
+
+class Paths:
+    """N file names; p[i] is a str."""
+
+    def __init__(self, paths):
+        self.names = Sequences(map(os.fsencode, paths))
+
+    def __len__(self):
+        return len(self.names)
+
+    def __getitem__(self, index):
+        return os.fsdecode(self.names[index].tobytes())
+
+
+class Captions:
+    """The token ids of the captions of N images; c[i] is the list of an image's captions, each (T,) long.
+
+    images: an iterable with an item for each image, an iterable of captions, each an iterable of ids
+    ids:    Sequences of all M captions, image after image
+    starts: (N + 1,) int64, where the captions of each image begin; the last is M
+    """
+
+    def __init__(self, images):
+        starts = array("q", [0])
+
+        def one_by_one():
+            for captions in images:
+                starts.append(starts[-1])
+                for ids in captions:
+                    starts[-1] += 1
+                    yield ids
+
+        self.ids = Sequences(one_by_one())
+        self.starts = np.array(starts, dtype=np.int64)
+
+    def __len__(self):
+        return len(self.starts) - 1
+
+    def __getitem__(self, index):
+        return [torch.from_numpy(self.ids[row].astype(np.int64)) for row in self.rows(index)]
+
+    def rows(self, index):
+        """The positions in `ids` of an image's captions."""
+        index = range(len(self))[index]
+        return range(self.starts[index], self.starts[index + 1])
+
+    def take(self, images):
+        """Return the Captions of some of the images, in the order of their positions `images`."""
+        return Captions((self.ids[row].tolist() for row in self.rows(index)) for index in images)
+
+    @property
+    def owner(self):
+        """(M,) int64, the image of each caption."""
+        return np.repeat(np.arange(len(self)), np.diff(self.starts))

@@ -1,0 +1,161 @@
+"""A model folder as Hugging Face shows it: weights in every form, config, model card, licence, example pictures."""
+
+import csv
+import json
+import re
+import shutil
+from pathlib import Path
+
+from PIL import ImageOps
+
+from captioning.data.images import load_image
+from captioning.files import replace_file
+
+NUM_EXAMPLES = 4
+EXAMPLE_SIDE = 256  # pixels
+LICENCE = Path(__file__).resolve().parents[1] / "LICENSE"
+FILES = {".safetensors": "model.safetensors", ".onnx": "model.onnx", "_int8.onnx": "model_int8.onnx"}
+
+CARD = """---
+license: mit
+library_name: pytorch
+pipeline_tag: image-to-text
+tags: [image-captioning, onnx, mobilenet, lstm]
+---
+
+# {name}
+
+{encoder} + LSTM, trained on {data}. It captions pictures of {size} x {size} pixels with {words} words.
+
+{examples}
+
+## Use
+
+```sh
+python caption.py photo.jpg --model_path hf://{owner_name}
+python caption.py photo.jpg --model_path hf://{owner_name}/model_int8.onnx    # {int8_mb:.1f} MB, without torch
+```
+
+| file | what | MB |
+|---|---|---|
+{files}
+
+## Scores
+
+| metric | value | recipe |
+|---|---|---|
+{scores}
+
+It says what it has seen: {classes}. On other pictures its captions are fluent and wrong. Do not decide anything about
+people with it.
+"""
+
+
+def check_name(owner_name):
+    """Raise ValueError unless a name is owner/name as Hugging Face allows it."""
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", owner_name):
+        raise ValueError(f"--export.hub: got {owner_name!r}, must be owner/name of letters, digits, - _ .")
+
+
+def read_scores(folder):
+    """Return the rows (metric, value, recipe) of a report. Raises ValueError if there is none in `folder`."""
+    path = Path(folder, "summary.csv")
+    if not folder or not path.is_file():
+        raise ValueError(
+            f"--export.report: {path} is not there; the model card shows the numbers of a report, "
+            f"which `python analysis_report.py --split test` writes"
+        )
+    with open(path, encoding="utf-8", newline="") as file:
+        try:
+            rows = [(row["metric"], float(row["value"]), row["recipe"]) for row in csv.DictReader(file)]
+        except (KeyError, ValueError, TypeError):
+            rows = []
+    if not rows:
+        raise ValueError(f"{path}: must have the columns metric, value (a number) and recipe of a report")
+    return rows
+
+
+def write_folder(folder, owner_name, paths, checkpoint, *, scores, examples):
+    """Write the model folder and return its path; an older one is replaced file by file.
+
+    paths:    the checkpoint, its ONNX file and its int8 ONNX file
+    scores:   rows of read_scores; examples: (picture, caption) pairs
+    """
+    folder = Path(folder)
+    (folder / "examples").mkdir(parents=True, exist_ok=True)
+    for path, name in zip(paths, FILES.values(), strict=True):
+        copy(path, folder / name)
+    copy(LICENCE, folder / "LICENSE")
+    config = {"config": checkpoint.config, "transform": checkpoint.transform, "vocab": checkpoint.vocab}
+    config |= {"classes": checkpoint.classes, "best": checkpoint.best, "data": checkpoint.data}
+    write_text(folder / "config.json", json.dumps(config, ensure_ascii=False, indent=1) + "\n")
+    for number, (picture, _) in enumerate(examples, start=1):
+        with replace_file(folder / example_name(number)) as temporary:
+            ImageOps.contain(load_image(picture), (EXAMPLE_SIDE, EXAMPLE_SIDE)).save(temporary)
+    write_text(folder / "README.md", model_card(folder, owner_name, checkpoint, scores, examples))
+    return folder
+
+
+def copy(source, target):
+    """Copy a file; the old one stays until the new one is complete."""
+    with replace_file(target) as temporary:
+        shutil.copyfile(source, temporary)
+
+
+def write_text(path, text):
+    """Write a text file; the old one stays until the new one is complete."""
+    with replace_file(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def example_name(number):
+    """Return the name of an example picture inside the folder."""
+    return f"examples/{number}.jpg"
+
+
+def model_card(folder, owner_name, checkpoint, scores, examples):
+    """Return the text of README.md of a model folder whose model files are there."""
+    data = checkpoint.data.get("name") or "data without a name"
+    kinds = ("PyTorch", "ONNX, float32", "ONNX, int8")
+    sizes = {name: (folder / name).stat().st_size / 1e6 for name in FILES.values()}
+    classes, bar = checkpoint.classes, r"\|"  # a bar inside a cell
+    some = ", ".join(classes[:12]) + (f" and {len(classes) - 12} more classes" if len(classes) > 12 else "")
+    return CARD.format(
+        name=owner_name.partition("/")[2],
+        owner_name=owner_name,
+        encoder={"mobilenet_v2": "MobileNetV2", "resnet18": "ResNet-18"}[checkpoint.config["model"]["encoder"]],
+        data=data,
+        size=checkpoint.transform["image_size"],
+        words=len(checkpoint.vocab),
+        examples="\n".join(
+            f"![{text}]({example_name(number)}) {text}\n" for number, (_, text) in enumerate(examples, start=1)
+        ).strip(),
+        int8_mb=sizes["model_int8.onnx"],
+        files="\n".join(
+            f"| `{name}` | {kind} | {size:.1f} |" for (name, size), kind in zip(sizes.items(), kinds, strict=True)
+        ),
+        scores="\n".join(f"| {metric} | {value:.4f} | `{how.replace('|', bar)}` |" for metric, value, how in scores),
+        classes=some or f"the pictures of {data}",
+    )
+
+
+def upload(folder, owner_name):
+    """Upload a model folder where the user is logged in. Returns a sentence that tells what was done.
+
+    Raises ValueError, one line, if the upload fails.
+    """
+    try:
+        from huggingface_hub import HfApi, get_token
+    except ModuleNotFoundError:
+        return "not uploaded: huggingface_hub is not installed"
+    if not get_token():
+        return f"not uploaded: log in with `hf auth login`, then `hf upload {owner_name} {folder}`"
+    try:
+        api = HfApi()
+        address = api.create_repo(owner_name, exist_ok=True)
+        api.upload_folder(folder_path=folder, repo_id=owner_name, commit_message="Model exported by export.py")
+    except Exception as error:  # it raises classes of its own, of httpx, OSError and ValueError
+        raise ValueError(
+            f"{owner_name}: not uploaded ({' '.join(str(error).split())[:200]}); {folder} is whole"
+        ) from None
+    return f"uploaded to {address}"

@@ -1,0 +1,239 @@
+"""From a CNNtoRNN to the ONNX file that onnx_model.py reads, in float32 or int8; needs onnx and onnxruntime.
+
+The encoder with the decoder's start, and the decoder's step, are exported apart, quantised apart, and then joined to
+one graph, an `If` whose branches share their weights.
+"""
+
+import contextlib
+import logging
+import tempfile
+import warnings
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+import onnx
+import torch
+from onnx import TensorProto, compose, helper
+from onnxruntime import quantization
+from onnxruntime.quantization.shape_inference import quant_pre_process
+from torch.nn import functional as F
+
+from captioning.data.images import load_image, to_pixels
+from captioning.deploy.onnx_model import ATTENTION, STATE
+from captioning.files import replace_file
+
+OPSET = 18
+CALIBRATION_BATCH = 16  # images
+HALVES = ("start", "step")
+
+
+def export_onnx(network, metadata, image_size, path, *, int8_path="", calibration=None):
+    """Write a CNNtoRNN as an ONNX file, and as another in int8.
+
+    metadata:    {name: text} that the files carry (captioning.metadata.dump_metadata)
+    int8_path:   file of the int8 form; "" = none
+    calibration: CalibrationImages that its encoder's activations are measured on
+    """
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        export_halves(network, image_size, folder)
+        save_joined(folder, "", metadata, path)
+        if int8_path:
+            quantize_halves(folder, calibration)
+            save_joined(folder, "_int8", metadata, int8_path)
+
+
+def save_joined(folder, suffix, metadata, path):
+    """Join folder/{start,step}<suffix>.onnx to the file `path`."""
+    start, step = (onnx.load(folder / f"{half}{suffix}.onnx") for half in HALVES)
+    with replace_file(path) as temporary:
+        onnx.save(join_graphs(start, step, metadata), temporary)
+
+
+class Start(torch.nn.Module):
+    """images (B, 3, S, S) -> the decoder's state before the first word, as tensors."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.network = network
+
+    def forward(self, images):
+        return tuple(self.network.decoder.start(self.network.encoder(images)))
+
+
+class Step(torch.nn.Module):
+    """tokens (N,) and a state -> log-probabilities (N, V), with attention its weights (N, P), and the next state."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.network = network
+
+    def forward(self, tokens, *state):
+        decoder = self.network.decoder
+        if not hasattr(decoder, "look"):
+            log_probs, state = decoder.step(tokens, state)
+            return log_probs, *state
+        outputs, attention, state = decoder.look(tokens[:, None], state)
+        return F.log_softmax(decoder.score(outputs[:, 0]).float(), dim=1), attention[:, 0], *state
+
+
+@contextlib.contextmanager
+def quiet():
+    """Keep the exporter's progress reports and advice to its own authors from the terminal."""
+    level = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(level)
+
+
+def export_halves(network, image_size, folder):
+    """Write the two halves of a CNNtoRNN as ONNX: folder/start.onnx and folder/step.onnx, simplified."""
+    network = network.cpu().eval()
+    images = torch.zeros(2, 3, image_size, image_size)  # two, as a batch of one would be taken for a constant
+    with torch.inference_mode():
+        state = Start(network)(images)
+    names = [f"{STATE}{number}" for number in range(len(state))]
+    attention = [ATTENTION] if hasattr(network.decoder, "look") else []
+    images_dim, rows = torch.export.Dim("images"), torch.export.Dim("rows")
+    halves = {
+        "start": (Start(network), (images,), ({0: images_dim},), ["images"], names),
+        "step": (
+            Step(network),
+            (torch.ones(2, dtype=torch.long), *(part.clone() for part in state)),
+            ({0: rows}, tuple({0: rows} for _ in state)),
+            ["tokens", *names],
+            ["log_probs", *attention, *(f"next_{name}" for name in names)],
+        ),
+    }
+    for name, half in halves.items():
+        export_module(*half, folder / f"{name}.onnx")
+
+
+def export_module(module, inputs, shapes, input_names, output_names, path):
+    """Write a torch module as an ONNX file, constants folded.
+
+    inputs: tensors, their first dimension 2 or more; shapes: their dynamic dimensions, as torch.export takes them
+    """
+    with quiet():
+        torch.onnx.export(
+            module.eval(),
+            inputs,
+            path,
+            input_names=input_names,
+            output_names=output_names,
+            dynamic_shapes=shapes,
+            opset_version=OPSET,
+            dynamo=True,
+            external_data=False,
+            verbose=False,
+        )
+        quant_pre_process(str(path), str(path), skip_symbolic_shape=True)
+
+
+class CalibrationImages:
+    """What onnxruntime's calibration reads: batches of pixels by the name of the input, then None."""
+
+    def __init__(self, paths, transform):
+        self.paths, self.transform = list(paths), transform
+
+    def get_next(self):
+        chunk, self.paths = self.paths[:CALIBRATION_BATCH], self.paths[CALIBRATION_BATCH:]
+        if not chunk:
+            return None
+        return {"images": np.stack([to_pixels(load_image(path), **self.transform) for path in chunk])}
+
+
+def quantize_halves(folder, calibration):
+    """Write folder/start_int8.onnx and folder/step_int8.onnx from the float32 halves."""
+    with quiet():
+        # What the decoder's first state is made of stays as it is in the decoder: LSTM and Linear, dynamically.
+        quantization.quantize_static(
+            folder / "start.onnx",
+            folder / "start_static.onnx",
+            calibration,
+            quant_format=quantization.QuantFormat.QDQ,
+            op_types_to_quantize=["Conv", "Add", "Clip", "GlobalAveragePool", "ReduceMean", "Gemm", "MatMul"],
+            per_channel=True,
+            activation_type=quantization.QuantType.QUInt8,
+            weight_type=quantization.QuantType.QInt8,
+        )
+        for source, target in (("start_static", "start_int8"), ("step", "step_int8")):
+            quantization.quantize_dynamic(
+                folder / f"{source}.onnx",
+                folder / f"{target}.onnx",
+                op_types_to_quantize=["LSTM", "MatMul", "Gather"],
+                weight_type=quantization.QuantType.QInt8,
+                extra_options={"MatMulConstBOnly": True},
+            )
+
+
+def join_graphs(start, step, metadata):
+    """Return the ModelProto of a captioner.
+
+    start:    ModelProto, images -> state
+    step:     ModelProto, tokens, state -> log_probs, perhaps attention, next state
+    metadata: {name: text} that the file carries
+    """
+    begin, advance = as_branch(start, "start/"), as_branch(step, "step/")
+    names = [value.name for value in step.graph.output]
+    # Branches have the same outputs: the beginning says no word yet, and has not looked anywhere.
+    for place, output in enumerate(step.graph.output[: len(names) - len(start.graph.output)]):
+        shape, name = [0, output.type.tensor_type.shape.dim[1].dim_value], f"start/{output.name}"
+        none = helper.make_tensor(f"no_{output.name}", TensorProto.FLOAT, shape, [])
+        begin.node.append(helper.make_node("Constant", [], [name], value=none))
+        begin.output.insert(place, helper.make_tensor_value_info(name, TensorProto.FLOAT, shape))
+
+    shared = share_weights([begin, advance])
+    node = helper.make_node("If", ["begin"], names, then_branch=begin, else_branch=advance)
+    inputs = [helper.make_tensor_value_info("begin", TensorProto.BOOL, []), *start.graph.input, *step.graph.input]
+    graph = helper.make_graph([node], "captioner", inputs, list(step.graph.output), initializer=shared)
+    versions = {opset.domain: opset for model in (start, step) for opset in model.opset_import}
+    model = helper.make_model(graph, opset_imports=list(versions.values()), ir_version=start.ir_version)
+    helper.set_model_props(model, metadata)
+    onnx.checker.check_model(model)
+    return model
+
+
+def as_branch(model, prefix):
+    """Return the graph of a model with its own values prefixed, its inputs becoming those of the graph around it."""
+    graph = onnx.GraphProto()
+    graph.CopyFrom(compose.add_prefix(model, prefix).graph)
+    inputs = {value.name for value in graph.input}
+    for node in graph.node:
+        for position, name in enumerate(node.input):
+            if name in inputs:
+                node.input[position] = name.removeprefix(prefix)
+    del graph.input[:]
+    return graph
+
+
+def share_weights(graphs):
+    """Take the weights that stand in more than one graph out of them: a list of TensorProto for the graph around."""
+    places = defaultdict(list)  # content -> (graph, name)
+    for graph in graphs:
+        for tensor in graph.initializer:
+            content = onnx.TensorProto()
+            content.CopyFrom(tensor)
+            content.ClearField("name")
+            places[content.SerializeToString(deterministic=True)].append((graph, tensor.name))
+    shared = []
+    for content, uses in places.items():
+        if len({id(graph) for graph, _ in uses}) == 1:
+            continue
+        tensor = onnx.TensorProto.FromString(content)
+        tensor.name = f"shared/{len(shared)}"
+        shared.append(tensor)
+        for graph, name in uses:
+            kept = [other for other in graph.initializer if other.name != name]
+            del graph.initializer[:]
+            graph.initializer.extend(kept)
+            for node in graph.node:
+                for position, value in enumerate(node.input):
+                    if value == name:
+                        node.input[position] = tensor.name
+    return shared

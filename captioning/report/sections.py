@@ -1,0 +1,302 @@
+"""The report's sections, in an order that is the same for every run: tables and sentences in, a document out.
+
+Without classes a section that is about them says so and keeps its place, so that two reports can be laid side by side.
+"""
+
+from captioning.data import audit
+from captioning.report.document import Figure, Gallery, Section, Table, Text
+from captioning.report.tables import counted
+from captioning.scores.grounding import NONE
+
+GALLERY_IMAGES = 10  # of the best, and of the worst captions
+MISTAKES_SHOWN, IMAGES_OF_A_MISTAKE = 10, 2
+ROWS_SHOWN = 10  # of tables whose CSV may have thousands
+NO_CLASSES = Text(["The data has no classes."])
+
+FILES = {  # every file of a report -> what it holds; some are there only where the data has classes, or mistakes
+    "report.md": "the results in words, tables and figures",
+    "report.html": "the same as one page that needs nothing else; its tables are sorted by a click on a column's head",
+    "summary.csv": (
+        "one row per metric: `metric`, `value`, `recipe`, what the value depends on, and `low` and `high`, its 95 % "
+        "bootstrap interval over the images"
+    ),
+    "images.csv": (
+        "one row per image: `class` is the true one, `caption` the model's, `references` are joined by "
+        "` | `, `named` is the class that the caption names first, `correct` whether it is the true one, `mentions` "
+        "all the classes named, `case` how they stand to the true one (alone, first, later, other, none); "
+        "`sentence_bleu4`, `rouge_l` and `cider_d` are the caption's own scores, `log_prob` is in nats, `confidence` "
+        "the geometric mean of the probabilities of its words"
+    ),
+    "classes.csv": (
+        "one row per class: `bleu4` is the corpus BLEU-4 of its images, `sentence_bleu4` and `cider_d` are "
+        "means, `accuracy` is the share of its images whose caption names it first, `count` its images, `_low` and "
+        "`_high` bound 95 % bootstrap intervals over its images; `agreement` is the BLEU-4 of its reference captions "
+        "against each other, `reference_naming` the share of them that name it first, `probe` the plain classifier's "
+        "accuracy"
+    ),
+    "classes.png": "the same as bars",
+    "top_bottom.csv": "the best and the worst classes by `bleu4`; `rank` 0 is the group's average",
+    "yardsticks.csv": "classifiers beside each other, on the same images: the captions, reference captions, plain ones",
+    "yardsticks.png": "their accuracies",
+    "cases.csv": "how captions name classes, and how the reference captions do",
+    "nested.csv": "captions in which a class's name (`inside`) stands inside the words of another's (`named`)",
+    "confusion.csv": "images by true class (rows) and class named (columns, `(none)`: no class is named)",
+    "confusion.png": "the same as a picture, shaded by the share of the true class",
+    "mistakes.csv": "confusion pairs, the most frequent first: `images`, and their `share` of the class",
+    "mistakes.png": "pictures of the most frequent ones",
+    "groups.csv": (
+        "the accuracy of the classes with the best and the worst BLEU-4, and the difference with its interval over the "
+        "images"
+    ),
+    "relations.csv": (
+        "rank correlations (`rho`) over the classes of two columns of classes.csv, with 95 % bootstrap intervals over "
+        "the classes"
+    ),
+    "scatter.png": "BLEU-4 against accuracy",
+    "diagnosis.csv": (
+        "the classes that captions name least often: what they name instead, `unnamed_bleu4`, the mean sentence BLEU-4 "
+        "of the captions that do not name it, and `words`, those that set its reference captions apart"
+    ),
+    "references.csv": (
+        "the scores against fewer references; `reference_` columns score one reference against others of its image"
+    ),
+    "references.png": "the same as lines",
+    "best.png": "the captions with the highest CIDEr-D, one of each class",
+    "worst.png": "the captions with the lowest CIDEr-D, one of each class",
+    "language.csv": "what the captions are like beside the references'; distinct-n is different n-grams / all of them",
+    "lengths.png": "how long captions are",
+    "calibration.csv": "images in bins of confidence, as many in each, with the scores and their intervals",
+    "calibration.png": "the same as a reliability diagram",
+    "audit.csv": "the whole dataset: `measure`, `split`, `value`",
+    "copies.csv": "images that stand in an earlier split too",
+}
+FIGURES = {
+    "classes.png": "Scores of every class with 95 % intervals, best BLEU-4 on top",
+    "yardsticks.png": "Accuracy of the captions and of what they are measured against",
+    "confusion.png": "Confusion matrix: true class in rows, class named in columns",
+    "scatter.png": "BLEU-4 against accuracy, one point for each class",
+    "references.png": "Scores against the number of references",
+    "lengths.png": "Lengths of the captions and of the references",
+    "calibration.png": "Scores against confidence",
+    "mistakes.png": "The most frequent confusion pairs",
+    "best.png": "The captions with the highest CIDEr-D, one of each class",
+    "worst.png": "The captions with the lowest CIDEr-D, one of each class",
+}
+
+
+# ---- galleries -------------------------------------------------------------------------------------------
+
+
+def describe(row):
+    """Return the lines under the picture of one row of the image table."""
+    scores = f"BLEU-4 {row['sentence_bleu4']:.2f}, CIDEr-D {row['cider_d']:.2f}, confidence {row['confidence']:.2f}"
+    lines = [(row["class"], "label")] if row["class"] else []
+    correct = row.get("correct", "")  # an image without a class is neither right nor wrong
+    style = "caption" if correct == "" else "right" if correct else "wrong"
+    return [*lines, (row["caption"], style), (scores, "caption"), (row["references"].split(" | ")[0], "reference")]
+
+
+def extreme_gallery(images, paths, file, *, best):
+    """Return the Gallery of the captions with the highest, or the lowest, CIDEr-D; one of each class.
+
+    images: image_table; paths: the picture of each row
+    """
+    ranked = images.sort_values(["cider_d", "sentence_bleu4"], ascending=not best, kind="stable")
+    chosen = ranked[~ranked["class"].duplicated() | (ranked["class"] == "")].head(GALLERY_IMAGES)
+    return Gallery(
+        file, FIGURES[file], [paths[i] for i in chosen.index], [describe(r) for r in chosen.to_dict("records")]
+    )
+
+
+def mistake_gallery(mistakes, images, paths):
+    """Return the Gallery of the most frequent confusion pairs, None if there are none."""
+    chosen, lines = [], []
+    for pair in mistakes.head(MISTAKES_SHOWN).to_dict("records"):
+        rows = images[(images["class"] == pair["class"]) & (images["named"] == pair["named"])].head(IMAGES_OF_A_MISTAKE)
+        named = "no class" if pair["named"] == NONE else pair["named"]
+        head = f"{pair['class']} → {named}: {pair['images']} ({pair['share']:.0%})"
+        chosen += [paths[index] for index in rows.index]
+        lines += [[(head, "label"), *describe(row)[1:]] for row in rows.to_dict("records")]
+    return Gallery("mistakes.png", FIGURES["mistakes.png"], chosen, lines) if chosen else None
+
+
+# ---- sections --------------------------------------------------------------------------------------------
+
+
+def interval_cells(frame, names, digits=3):
+    """Return a DataFrame with each score's `_low` and `_high` as one column of text, "0.60–0.69", behind it."""
+    shown = frame.copy()
+    for name in names:
+        low, high = shown.pop(f"{name}_low" if name else "low"), shown.pop(f"{name}_high" if name else "high")
+        cells = [f"{a:.{digits}f}–{b:.{digits}f}" if a == a else "" for a, b in zip(low, high, strict=True)]
+        place = shown.columns.get_loc(name or "value") + 1
+        shown.insert(place, f"{name} 95 %".strip(), cells)
+    return shown
+
+
+def figure(file):
+    """Return the Figure of a file in FIGURES."""
+    return Figure(file, FIGURES[file])
+
+
+def build_sections(tables, texts, galleries):
+    """Return the Sections of the report.
+
+    tables:    name -> DataFrame, as FILES tells; without classes those about classes are missing
+    texts:     facts, notes, bleu, diagnoses, references, language, confidence, data, yardsticks -> sentences
+    galleries: name -> Gallery, the `mistakes` only where there are some
+    """
+    classed = "classes" in tables
+    return [
+        Section("Summary", [Text([" ".join(texts["facts"])]), Text(texts["notes"], points=True)]),
+        Section("Results", [Table(interval_cells(tables["summary"], [""], 4), 4)]),
+        Section("Classes", class_blocks(tables, texts) if classed else [NO_CLASSES]),
+        Section("Which class a caption names", naming_blocks(tables, galleries) if classed else [NO_CLASSES]),
+        Section("BLEU-4 and accuracy", relation_blocks(tables, texts) if classed else [NO_CLASSES]),
+        Section(
+            "Number of references",
+            [Text(texts["references"]), figure("references.png"), Table(tables["references"])],
+        ),
+        Section("Best and worst captions", [galleries["best"], galleries["worst"]]),
+        Section(
+            "Repeated and copied captions",
+            [Text(texts["language"]), figure("lengths.png"), Table(tables["language"])],
+        ),
+        Section("Confidence", confidence_blocks(tables, texts)),
+        Section("Is the data clean?", data_blocks(tables, texts)),
+    ]
+
+
+def class_blocks(tables, texts):
+    """Return the blocks about the classes: the best and worst, all of them, and the yardsticks."""
+    blocks = []
+    for group, word in (("top", "Best"), ("bottom", "Worst")):
+        rows = tables["top_bottom"]
+        rows = rows[rows["group"] == group].drop(columns="group")
+        if len(rows):
+            rows = rows.assign(rank=[rank or "" for rank in rows["rank"]], count=[f"{n:g}" for n in rows["count"]])
+            blocks += [Text([f"{word} {counted(len(rows) - 1, 'class')} by BLEU-4:"]), Table(rows)]
+    classes = tables["classes"]
+    kept = ["class", "count", "bleu4", "sentence_bleu4", "cider_d", "accuracy", "f1"]
+    kept += ["agreement", "reference_naming", "probe"]
+    shown = classes[[name for name in kept if name in classes]]
+    for name in ("bleu4", "accuracy", "f1"):
+        place = shown.columns.get_loc(name) + 1
+        for end in ("high", "low"):
+            shown.insert(place, f"{name}_{end}", classes[f"{name}_{end}"])
+    blocks += [
+        figure("classes.png"),
+        Text(["All classes, with 95 % intervals over each one's own images:"]),
+        Table(interval_cells(shown, ["bleu4", "accuracy", "f1"], 2)),
+        Text(["What the captions are measured against as a classifier:"]),
+        figure("yardsticks.png"),
+        Table(
+            interval_cells(
+                tables["yardsticks"].rename(columns={"low": "accuracy_low", "high": "accuracy_high"}), ["accuracy"]
+            )
+        ),
+    ]
+    return [*blocks, Text(texts["yardsticks"], points=True)]
+
+
+def naming_blocks(tables, galleries):
+    """Return the blocks about the classes that captions name: cases, nested names, confusion."""
+    nested, mistakes = tables["nested"], tables["mistakes"]
+    blocks = [Table(tables["cases"])]
+    if len(nested):
+        number = counted(nested["image"].nunique(), "caption")
+        text = f"In {number} a class's name stands inside another's; the longest name counts."
+        blocks += [Text([text]), Table(nested.head(ROWS_SHOWN))]
+    else:
+        blocks.append(Text(["In no caption does a class's name stand inside another's."]))
+    blocks.append(figure("confusion.png"))
+    if not len(mistakes):
+        return [*blocks, Text(["Mistakes: none, every caption names the true class first."])]
+    return [
+        *blocks,
+        Text(["Confusion pairs, the most frequent first:"]),
+        Table(mistakes.head(ROWS_SHOWN)),
+        galleries["mistakes"],
+    ]
+
+
+def relation_blocks(tables, texts):
+    """Return the blocks about BLEU-4 and accuracy: the verdict, the scatter, the classes that are not named."""
+    blocks = [
+        Text(texts["bleu"]),
+        figure("scatter.png"),
+        Table(
+            interval_cells(tables["relations"].rename(columns={"low": "rho_low", "high": "rho_high"}), ["rho"], 2), 2
+        ),
+    ]
+    if not texts["diagnoses"]:
+        return [*blocks, Text(["No class has a caption that names another or none."])]
+    return [
+        *blocks,
+        Text(["Why the classes with the lowest accuracy are not named:"]),
+        Text(texts["diagnoses"], points=True),
+    ]
+
+
+def confidence_blocks(tables, texts):
+    """Return the blocks about the captions' confidence."""
+    explained = "The confidence is the geometric mean of the probabilities of the caption's words, the end included."
+    calibration = tables["calibration"]
+    names = [name for name in ("accuracy", "sentence_bleu4", "cider_d") if name in calibration]
+    return [
+        Text([" ".join([explained, *texts["confidence"]])]),
+        figure("calibration.png"),
+        Table(interval_cells(calibration, names, 2)),
+    ]
+
+
+def data_blocks(tables, texts):
+    """Return the blocks of the audit, or why there is none."""
+    blocks = [Text(texts["data"], points=True)]
+    if "audit" in tables:
+        blocks.append(Table(audit.overview(tables["audit"])))
+        if len(tables["copies"]):
+            blocks.append(Table(tables["copies"].head(ROWS_SHOWN)))
+    return blocks
+
+
+def file_section(names):
+    """Return the Section that tells what the files beside the report hold."""
+    return Section(
+        "Files", [Text([f"[`{name}`]({name}): {FILES[name]}" for name in FILES if name in names], points=True)]
+    )
+
+
+# ---- two models ------------------------------------------------------------------------------------------
+
+COMPARISON_FILES = {
+    "report.md": "the comparison in words, tables and a figure",
+    "report.html": "the same as one page that needs nothing else",
+    "comparison.csv": (
+        "one row per metric: both values, their `difference` with its 95 % interval `low` and `high`, `p`, two-sided, "
+        "and `recipe`, what the values depend on"
+    ),
+    "comparison.png": "the differences; CIDEr-D, whose scale is another, is in the table alone",
+    "images.csv": "one row per image: both captions, the classes they name, and their CIDEr-D and its `difference`",
+}
+
+
+def both_captions(first, second):
+    """Return the image_tables of two models as one, the images on which they differ most first."""
+    both = first[["image", "class"]].copy()
+    columns = [name for name in ("caption", "named", "cider_d") if name in first]
+    for name in columns:
+        both[f"first_{name}"], both[f"second_{name}"] = first[name], second[name]
+    both["difference"] = first["cider_d"] - second["cider_d"]
+    return both.sort_values("difference", key=abs, ascending=False, kind="stable")
+
+
+def comparison_sections(table, subject, lines, images):
+    """Return the Sections of a comparison: its table, its sentences, and both_captions of the models."""
+    files = [f"[`{name}`]({name}): {text}" for name, text in COMPARISON_FILES.items()]
+    return [
+        Section("Summary", [Text([subject]), Text(lines, points=True)]),
+        Section("Results", [Figure("comparison.png", "Differences with 95 % intervals"), Table(table, 4)]),
+        Section("Where they differ most", [Table(images.head(ROWS_SHOWN), 2)]),
+        Section("Files", [Text(files, points=True)]),
+    ]

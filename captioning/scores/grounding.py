@@ -1,0 +1,250 @@
+"""Which class a caption names, and the scores of captions read as a classifier."""
+
+import difflib
+import re
+import unicodedata
+from functools import lru_cache
+
+import numpy as np
+import pandas as pd
+from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
+
+from captioning.data.tokenizer import tokenize
+
+NONE = "(none)"  # the column of captions that name no class
+
+CASES = {  # how a caption can name its image's class -> as printed
+    "alone": "the true class and no other",
+    "first": "the true class first, then others",
+    "later": "another class first, then the true one",
+    "other": "other classes alone",
+    "none": "no class",
+}
+
+# What typesetters and keyboards write for the apostrophe and the hyphen.
+_SPELLINGS = str.maketrans({"’": "'", "‘": "'", "ʼ": "'", "‐": "-", "‑": "-"})
+
+# Endings of English nouns whose plural is not made by -s, -es or -ies; "man" serves woman and fireman, too.
+_IRREGULAR = {
+    "man": "men",
+    "person": "people",
+    "child": "children",
+    "foot": "feet",
+    "tooth": "teeth",
+    "goose": "geese",
+    "mouse": "mice",
+    "ox": "oxen",
+    "cactus": "cacti",
+    "ife": "ives",  # knife, wife, life
+    "eaf": "eaves",  # leaf, sheaf
+    "oaf": "oaves",
+    "oof": "ooves",
+    "arf": "arves",  # scarf, wharf
+    "lf": "lves",  # wolf, shelf, calf, half
+    "thief": "thieves",
+}
+# Names that are other words without their -s: "a short man" does not name the class `shorts`.
+_ALWAYS_PLURAL = frozenset({"glasses", "goods", "news", "shorts", "tights"})
+
+
+class Grounder:
+    """Finds class names in captions.
+
+    classes: names as the data has them, `tennis_court` and `carpenter_s_kit` as well as "tennis court"
+    aliases: class -> further words that name it
+
+    Names and captions are compared word by word, split by one tokenizer; case, underscores, hyphens and the way
+    that Unicode spells a letter make no difference. The last word may be singular or plural on either side.
+    Where names overlap the longest counts: "garden spider" is no "spider". An exact name comes before the
+    plural of another.
+    Raises ValueError for a name without words, a name that stands for two classes, aliases of an unknown
+    class.
+    """
+
+    def __init__(self, classes: list[str], aliases: dict[str, list[str]] | None = None):
+        names = [(name, name) for name in classes]
+        for name, words in (aliases or {}).items():
+            if name not in classes:
+                near = ", ".join(difflib.get_close_matches(name, classes, n=1, cutoff=0))
+                raise ValueError(f"aliases: got {name!r}, which is not a class (nearest: {near or 'none'})")
+            names += [(alias, name) for alias in words]
+
+        self._classes: dict[tuple[str, ...], str] = {}  # words of a name -> its class
+        for name, label in names:
+            words = name_words(name)
+            if not words:
+                raise ValueError(f"classes: got {name!r}, a name needs at least one word")
+            if self._classes.setdefault(words, label) != label:
+                raise ValueError(f"classes: {name!r} names both {self._classes[words]!r} and {label!r}")
+        for words, label in list(self._classes.items()):
+            always_plural = " ".join(words) in _ALWAYS_PLURAL
+            for form in _plurals(words[-1]) | (set() if always_plural else _singulars(words[-1])):
+                self._classes.setdefault((*words[:-1], form), label)
+        self._sizes = sorted({len(words) for words in self._classes})
+
+    def find(self, caption: str) -> list[str]:
+        """The classes that a caption names, each once, in order of mention; [] if none."""
+        named, _ = self._read(caption)
+        return named
+
+    def nested(self, caption: str) -> list[tuple[str, str]]:
+        """The (class named, other class) pairs in which the other's name stands inside the words of the first's."""
+        _, nested = self._read(caption)
+        return nested
+
+    def _read(self, caption):
+        """Return what `find` and `nested` do."""
+        words, edges = [], {0}
+        for token in _tokens(caption):
+            words += filter(None, token.split("-"))
+            edges.add(len(words))
+
+        # A name begins and ends at the edge of a token: "t-shirt" is found, the tree of "tree-lined" is not.
+        found = []  # (-size, start, class)
+        for start in edges:
+            for size in self._sizes:
+                label = self._classes.get(tuple(words[start : start + size]))
+                if label and start + size in edges:
+                    found.append((-size, start, label))
+
+        mentions, nested, owner = [], [], {}  # owner: place of a word -> the class that it helps to name
+        for size, start, label in sorted(found):
+            span = range(start, start - size)
+            if owner.keys().isdisjoint(span):
+                owner |= dict.fromkeys(span, label)
+                mentions.append((start, label))
+            elif len({owner.get(place) for place in span}) == 1 and owner[start] != label:
+                nested.append((owner[start], label))
+        return list(dict.fromkeys(label for _, label in sorted(mentions))), list(dict.fromkeys(nested))
+
+    def label(self, name: str) -> str:
+        """The class that these words as a whole are a name of, "" if none."""
+        return self._classes.get(name_words(name), "")
+
+    def name(self, caption: str) -> str:
+        """The first class that a caption names, "" if none."""
+        return next(iter(self.find(caption)), "")
+
+
+def remember_named(grounder: Grounder, vocabulary, classes: list[str]):
+    """Return a function (ids of a caption, a tuple) -> position in `classes` of the first class that it names.
+
+    -1 = it names none. It remembers what it was asked: captions of a training set, and what a model says, repeat.
+    """
+    position = {name: index for index, name in enumerate(classes)}
+
+    @lru_cache(2**16)
+    def named(ids):
+        return position.get(grounder.name(vocabulary.decode(ids)), -1)
+
+    return named
+
+
+def classification_scores(true: list[str], predicted: list[str], classes: list[str]) -> dict[str, float]:
+    """Accuracy and mean precision, recall and F1 of captions read as a classifier, in [0, 1].
+
+    true:      N classes
+    predicted: N classes as the captions name them, "" = none, which counts as wrong
+    classes:   every legal value of both
+    returns:   "accuracy", the share of captions that name the true class; "precision", "recall" and "f1", the
+               plain (macro) means over the classes that occur in `true`, each 0 where it would divide by zero;
+               "weighted_precision", ... the means weighted by the classes' images
+
+    The weighted recall is the accuracy, and so is the plain one where all classes have as many images.
+    Raises ValueError on unequal or zero lengths and on a value that is not a class.
+    """
+    per_class = per_class_scores(true, predicted, classes)
+    scores = {"accuracy": float(np.mean(np.array(true) == np.array(predicted)))}
+    for name in ("precision", "recall", "f1"):
+        scores[name] = float(per_class[name].mean())
+        scores[f"weighted_{name}"] = float(np.average(per_class[name], weights=per_class["count"]))
+    return scores
+
+
+def naming_case(true: str, named: list[str]) -> str:
+    """The key in CASES of a caption that names these classes of an image of class `true`."""
+    if not named:
+        return "none"
+    if true not in named:
+        return "other"
+    return "later" if named[0] != true else "first" if len(named) > 1 else "alone"
+
+
+def per_class_scores(true: list[str], predicted: list[str], classes: list[str]) -> pd.DataFrame:
+    """One row per class that occurs in `true`, in the order of `classes`; arguments as classification_scores.
+
+    columns: class; precision, the share of captions naming the class that are right; recall; f1;
+             accuracy, the share of the class's own images whose caption names it, which is its recall;
+             count, its images
+
+    Raises ValueError as classification_scores.
+    """
+    _check(true, predicted, classes)
+    present = set(true)
+    labels = [name for name in classes if name in present]
+    precision, recall, f1, count = precision_recall_fscore_support(
+        true, _none_named(predicted), labels=labels, average=None, zero_division=0
+    )
+    columns = {"class": labels, "precision": precision, "recall": recall, "f1": f1, "accuracy": recall}
+    return pd.DataFrame({**columns, "count": count.astype(int)})
+
+
+def confusion(true: list[str], predicted: list[str], classes: list[str]) -> pd.DataFrame:
+    """How often an image of each class (row) was captioned as each class (column).
+
+    returns: (C, C + 1) counts, rows `classes`, columns `classes` and "(none)"; arguments as
+             classification_scores
+
+    Raises ValueError as classification_scores.
+    """
+    _check(true, predicted, classes)
+    labels = [*classes, NONE]
+    counts = confusion_matrix(true, _none_named(predicted), labels=labels)
+    return pd.DataFrame(counts[:-1], index=pd.Index(classes, name="true"), columns=labels)
+
+
+def _check(true, predicted, classes) -> None:
+    if len(true) != len(predicted):
+        raise ValueError(f"classes: got {len(predicted)} named for {len(true)} images, needs one for each")
+    if not true:
+        raise ValueError("classes: got no images, a score needs at least one")
+    unknown = set(true) - set(classes) or set(predicted) - {*classes, ""}
+    if unknown:
+        raise ValueError(f"classes: got {min(unknown)!r}, which is not one of the {len(classes)} classes")
+
+
+def _none_named(predicted: list[str]) -> list[str]:
+    return [name or NONE for name in predicted]
+
+
+def name_words(name: str) -> tuple[str, ...]:
+    """The words of a class name; `_s` at the end of a word is the file-name spelling of 's."""
+    caption = re.sub(r"(?<=[^\W_])_s(?![^\W_])", "'s", name).replace("_", " ")
+    return tuple(word for token in _tokens(caption) for word in token.split("-") if word)
+
+
+def _tokens(text: str) -> list[str]:
+    """The tokens of a name or caption, with one spelling of letters, apostrophes and hyphens."""
+    return tokenize(unicodedata.normalize("NFKC", text).translate(_SPELLINGS))
+
+
+def _plurals(word: str) -> set[str]:
+    """Every plural that the rules of spelling allow; a form that does not exist does no harm in a look-up."""
+    plurals = {word[: -len(end)] + plural for end, plural in _IRREGULAR.items() if word.endswith(end)}
+    if re.search(r"[^aeiou]y$", word):
+        return plurals | {word[:-1] + "ies"}
+    if re.search(r"(s|x|z|sh)$", word):
+        return plurals | {word + "es"}
+    return plurals | {word + "s"} | ({word + "es"} if re.search(r"(o|ch)$", word) else set())
+
+
+def _singulars(word: str) -> set[str]:
+    """Every singular of which `word` may be the plural."""
+    singulars = {word[: -len(plural)] + end for end, plural in _IRREGULAR.items() if word.endswith(plural)}
+    if re.search(r"[^s]s$", word):
+        singulars.add(word[:-1])
+    if word.endswith("ies"):
+        singulars.add(word[:-3] + "y")
+    if re.search(r"(s|x|z|ch|sh|o)es$", word):
+        singulars.add(word[:-2])
+    return singulars

@@ -1,0 +1,159 @@
+"""A cache of features on disk: what a frozen encoder computed once is read again as long as nothing has changed.
+
+A file is named by a fingerprint of all that its tensors depend on, so no file is ever out of date; those that nobody
+asks for any more are deleted, oldest first, when room is needed.
+"""
+
+import hashlib
+import json
+import os
+from pathlib import Path
+
+import torch
+from PIL import Image
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from captioning.evaluation import encode_images
+from captioning.files import replace_file
+
+FEATURES_DIR = "runs/features"  # what frozen encoders computed, to be read again
+MAX_VIEWS_BYTES = 8 * 10**9  # of them in memory, one split; pooled features of COCO's train split in 4 views are 2.4
+MAX_BYTES = 8 * 10**9  # pooled features of COCO's train split in four views are 2.4 GB
+CHECKSUM = "sha256"  # key in the metadata of a file
+HEADER_BYTES = 4096  # more than the names and shapes of a few tensors take
+
+
+def fingerprint(weights, description, paths):
+    """Return 64 hex digits of a sha256 over what features depend on.
+
+    weights:     name -> tensor, of the encoder; names, types, shapes and bytes count, their order does not
+    description: text that says the rest: the transforms (their repr), seed, number of views, precision
+    paths:       the image files, in order; each counts with its name, size and time of change
+
+    Raises FileNotFoundError for an image that is not there.
+    """
+    digest = hashlib.sha256(json.dumps([description, torch.__version__]).encode())
+    add_tensors(digest, weights)
+    for path in paths:
+        status = os.stat(path)
+        digest.update(json.dumps([os.fspath(path), status.st_size, status.st_mtime_ns]).encode())
+    return digest.hexdigest()
+
+
+def add_tensors(digest, tensors):
+    """Add names, types, shapes and bytes of a dict of tensors to a hashlib digest, in the order of the names."""
+    for name, tensor in sorted(tensors.items()):
+        digest.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
+        # As bytes, because numpy has no bfloat16; flat first, because a scalar cannot be seen as several bytes.
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+
+
+def checksum(tensors):
+    """Return the sha256 of a dict of tensors as hex digits."""
+    digest = hashlib.sha256()
+    add_tensors(digest, tensors)
+    return digest.hexdigest()
+
+
+def cached(folder, key, compute, max_bytes=MAX_BYTES):
+    """Return the tensors stored under a key; where there are none, compute and store them.
+
+    key:       of `fingerprint`; the file is <folder>/<key>.safetensors
+    compute:   () -> name -> tensor, stored in the type that it has; float16 takes half the room of float32
+    max_bytes: of all files in the folder; what is larger is returned, but not stored
+
+    A damaged file is computed again, and a full disk stores nothing; a warning line says so.
+    """
+    path = Path(folder) / f"{key}.safetensors"
+    try:
+        tensors = load(path)
+        os.utime(path)  # the oldest is the one that was not asked for the longest
+        return tensors
+    except FileNotFoundError:
+        pass
+    except (SafetensorError, OSError, ValueError) as error:
+        print(f"warning: {path}: damaged ({' '.join(str(error).split())}); computed again")
+        path.unlink(missing_ok=True)
+    tensors = compute()
+    try:
+        store(path, tensors, max_bytes)
+    except (SafetensorError, OSError) as error:
+        reason = getattr(error, "strerror", None) or error  # without the name of the file, which stands there already
+        print(f"warning: {path}: not stored ({' '.join(str(reason).split())})")
+    return tensors
+
+
+def load(path):
+    """Read a dict of tensors. Raises FileNotFoundError, or SafetensorError, OSError or ValueError if damaged."""
+    with safe_open(path, framework="pt") as file:
+        expected = (file.metadata() or {}).get(CHECKSUM)
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    if checksum(tensors) != expected:  # safetensors itself notices a wrong size, but no changed byte
+        raise ValueError("its checksum is another")
+    return tensors
+
+
+def store(path, tensors, max_bytes):
+    """Write a dict of tensors, after deleting the oldest files of the folder until it fits into `max_bytes`."""
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    room = max_bytes - HEADER_BYTES - sum(tensor.nbytes for tensor in tensors.values())
+    if room < 0:
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Hidden ones too: what a killed process left half written counts and goes.
+    files = [(status.st_mtime_ns, status.st_size, file) for file in path.parent.iterdir() if (status := file.stat())]
+    total = sum(size for _, size, _ in files)
+    for _, size, file in sorted(files):
+        if total <= room:
+            break
+        file.unlink(missing_ok=True)
+        total -= size
+    with replace_file(path) as temporary:
+        save_file(tensors, temporary, {CHECKSUM: checksum(tensors)})
+
+
+def compute_views(trunk, paths, transforms, loading, seed, what):
+    """Run the frozen trunk over each transform's view of the images, or read what it gave the last time.
+
+    seed:    of the random transforms; torch's own generators are left as they were
+    what:    names the images on the progress bar
+    returns: (N,) long positions of the readable images, (N, W, ...) its outputs, W = len(transforms); maps as float16
+
+    Raises ValueError if they would take more than MAX_VIEWS_BYTES of memory.
+    """
+    with torch.inference_mode():
+        output = trunk.eval()(transforms[0](Image.new("RGB", (256, 256)))[None].to(loading["device"]))
+    kind = torch.float16 if output.ndim > 2 else torch.float32
+    num_bytes = len(paths) * len(transforms) * output[0].numel() * kind.itemsize
+    if num_bytes > MAX_VIEWS_BYTES:
+        raise ValueError(
+            f"--train.feature_views: {len(transforms)} views of {len(paths):,} {what} take {num_bytes / 1e9:.1f} GB, "
+            f"allowed are {MAX_VIEWS_BYTES / 1e9:.0f}; give fewer views, or all blocks to --train.finetune_blocks, "
+            f"which reads image files instead"
+        )
+
+    def compute():
+        views = None
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            for number, transform in enumerate(transforms):
+                bar = f"{what}, view {number + 1}/{len(transforms)}"
+                kept, outputs = encode_images(trunk, paths, transform, bar=bar, **loading)
+                if views is None:
+                    views = torch.empty(len(kept), len(transforms), *outputs.shape[1:], dtype=kind)
+                views[:, number] = outputs
+        return {"kept": kept, "views": views}
+
+    # The shape too: with attention the same weights give positions, where they are pooled without it.
+    described = f"{transforms} {sorted((name, str(value)) for name, value in loading.items())} {seed}"
+    described += f" {tuple(output.shape[1:])}"
+    key = fingerprint(trunk.state_dict(), described, paths)
+    tensors = cached(FEATURES_DIR, key, compute)
+    return tensors["kept"], tensors["views"]
+
+
+def as_input(inputs, device):
+    """Move images, feature maps or pooled features to the device, in the layout and type that networks take."""
+    inputs = inputs.to(device, non_blocking=True).float()
+    return inputs.contiguous(memory_format=torch.channels_last) if inputs.ndim == 4 else inputs

@@ -1,0 +1,260 @@
+"""Pictures of every kind become the same RGB; hostile files are one line; pixels are those that training evaluates."""
+
+import io
+import random
+import struct
+import threading
+import time
+import zipfile
+import zlib
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from captioning.data import images
+from captioning.data.images import from_array, load_image, read_image, to_pixels, to_rgb
+from data_loader import MEAN, STD, eval_transform
+
+
+@pytest.fixture
+def photo():
+    """A smooth picture whose corners differ."""
+    y, x = np.mgrid[0:40, 0:60]
+    return Image.fromarray(np.stack([4 * x, 6 * y, 255 - 4 * x], axis=2).astype(np.uint8))
+
+
+def difference(one, other):
+    """The mean difference of two pictures of one size, 0..255."""
+    assert one.mode == other.mode == "RGB"
+    assert one.size == other.size
+    return np.abs(np.asarray(one, dtype=int) - np.asarray(other, dtype=int)).mean()
+
+
+@pytest.mark.parametrize("size", [1, 32, 63, 224])
+@pytest.mark.parametrize("shape", [(1, 1), (2, 3), (64, 64), (63, 200), (201, 64), (500, 333), (15, 240)])
+def test_pixels_are_those_of_the_evaluation_transform(shape, size):
+    """A captioner without torch must see what the checkpoint was validated on: bit for bit before normalising."""
+    noise = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
+    image = Image.fromarray(noise)
+    expected = eval_transform(size)(image)
+    ours = torch.from_numpy(np.ascontiguousarray(to_pixels(image, size, MEAN, STD)))
+    assert ours.dtype == expected.dtype == torch.float32
+    torch.testing.assert_close(ours, expected, rtol=0, atol=1e-6)
+    raw = [255 * (p * torch.tensor(STD)[:, None, None] + torch.tensor(MEAN)[:, None, None]) for p in (ours, expected)]
+    assert torch.equal(raw[0].round(), raw[1].round())
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_every_exif_orientation_is_turned_upright(photo, tmp_path, orientation):
+    """The picture is stored as the camera held it; each inverse below is the orientation's own definition."""
+    turn = Image.Transpose
+    stored = {
+        1: [], 2: [turn.FLIP_LEFT_RIGHT], 3: [turn.ROTATE_180], 4: [turn.FLIP_TOP_BOTTOM],
+        5: [turn.TRANSPOSE], 6: [turn.ROTATE_90], 7: [turn.TRANSVERSE], 8: [turn.ROTATE_270],
+    }[orientation]  # fmt: skip
+    held = photo
+    for one in stored:
+        held = held.transpose(one)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    held.save(tmp_path / "a.png", exif=exif)
+    assert difference(load_image(tmp_path / "a.png"), photo) == 0
+
+
+@pytest.mark.parametrize(
+    ("mode", "suffix", "tolerance"),
+    [("L", "png", 0), ("1", "png", 0), ("CMYK", "tif", 2), ("CMYK", "jpg", 6), ("RGBA", "webp", 12), ("P", "gif", 12)],
+)
+def test_modes_become_what_they_look_like(photo, tmp_path, mode, suffix, tolerance):
+    converted = photo.convert(mode)
+    converted.save(tmp_path / f"a.{suffix}")
+    assert difference(load_image(tmp_path / f"a.{suffix}"), converted.convert("RGB")) <= tolerance
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "PA"])
+def test_transparent_is_white_not_what_hides_beneath(mode):
+    """Dropping the alpha channel shows what no viewer shows: black, most of the time."""
+    image = Image.new("RGBA", (2, 1), (0, 0, 0, 0))
+    image.putpixel((1, 0), (200, 200, 200, 255))
+    seen = to_rgb(image.convert(mode))
+    assert seen.getpixel((0, 0)) == (255, 255, 255)
+    assert max(abs(value - 200) for value in seen.getpixel((1, 0))) <= 2
+
+
+def test_a_transparent_colour_of_a_png_is_white(tmp_path):
+    Image.new("RGB", (3, 3), (10, 20, 30)).save(tmp_path / "a.png", transparency=(10, 20, 30))
+    assert load_image(tmp_path / "a.png").getpixel((1, 1)) == (255, 255, 255)
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+def test_sixteen_bits_are_scaled_not_cut(tmp_path, suffix):
+    """Pillow's own conversion cuts at 255, which turns all but the darkest 16-bit pixels white."""
+    levels = np.array([[0, 257, 128 * 257, 65535]], dtype=np.uint16)
+    Image.fromarray(levels).save(tmp_path / f"a.{suffix}")
+    assert np.asarray(load_image(tmp_path / f"a.{suffix}"))[0, :, 0].tolist() == [0, 1, 128, 255]
+
+
+def test_floats_of_a_tiff_are_scaled(tmp_path):
+    Image.fromarray(np.array([[0.0, 0.5, 1.0]], dtype=np.float32)).save(tmp_path / "a.tif")
+    assert np.asarray(load_image(tmp_path / "a.tif"))[0, :, 0].tolist() == [0, 128, 255]
+
+
+def test_an_animation_is_its_first_frame(tmp_path):
+    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
+    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
+    assert load_image(tmp_path / "a.gif").getpixel((4, 4)) == (255, 0, 0)
+
+
+@pytest.mark.parametrize(("size", "expected"), [((1, 1), (1, 1)), ((20000, 20), (320, 20)), ((2, 3000), (2, 32))])
+def test_extreme_shapes_keep_their_middle(tmp_path, size, expected):
+    """Resizing the shorter side of a 1 x 10,000,000 strip to 224 pixels would take 1.5 TB."""
+    image = Image.new("RGB", size, "white")
+    image.paste("red", (size[0] // 2 - 1, size[1] // 2 - 1, size[0] // 2 + 1, size[1] // 2 + 1))
+    image.save(tmp_path / "a.png")
+    loaded = load_image(tmp_path / "a.png")
+    assert loaded.size == expected
+    assert (255, 0, 0) in [color for _, color in loaded.getcolors()]
+    assert to_pixels(loaded, 224, MEAN, STD).shape == (3, 224, 224)
+
+
+def png_header(width, height):
+    """A PNG that claims a size and holds next to nothing."""
+
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(b"\0" * 1000))
+        + chunk(b"IEND", b"")
+    )
+
+
+def zip_file():
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("a.png", b"x" * 100)
+    return file.getvalue()
+
+
+HOSTILE = {
+    "bomb.png": (lambda: png_header(60000, 60000), "3600000000 pixels|60000 x 60000 pixels"),
+    "huge.png": (lambda: png_header(20000, 6000), "20000 x 6000 pixels, at most 100,000,000 are read"),
+    "text.png": (lambda: b"hello, I am a text file\n" * 50, "its content is none of JPEG, PNG"),
+    "drawing.svg": (lambda: b'<svg xmlns="http://www.w3.org/2000/svg"><script>1</script></svg>', "none of"),
+    "archive.png": (zip_file, "its content is none of"),
+    "page.eps": (lambda: b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n(x) run\n", "none of"),
+    "empty.jpg": (lambda: b"", "its content is none of"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_hostile_file_is_one_line_that_names_it(tmp_path, name):
+    content, reason = HOSTILE[name]
+    (tmp_path / name).write_bytes(content())
+    with pytest.raises(ValueError, match=reason) as error:
+        load_image(tmp_path / name)
+    assert str(error.value).startswith(f"{tmp_path / name}: not a readable image")
+    assert "\n" not in str(error.value)
+
+
+def test_every_way_to_cut_a_jpeg_is_one_line_or_a_picture(photo, tmp_path):
+    file = io.BytesIO()
+    photo.save(file, "JPEG")
+    content = file.getvalue()
+    generator = random.Random(0)
+    for length in [*range(30), *(generator.randrange(len(content)) for _ in range(60))]:
+        (tmp_path / "a.jpg").write_bytes(content[:length])
+        with pytest.raises(ValueError, match="not a readable image") as error:
+            load_image(tmp_path / "a.jpg")
+        assert "\n" not in str(error.value)
+
+
+def test_large_pictures_are_decoded_one_at_a_time(tmp_path, monkeypatch):
+    """Each may take a gigabyte while it is decoded; the threads that read pictures must not multiply it."""
+    active, most, lock = 0, 0, threading.Lock()
+    original = images.to_rgb
+
+    def slow(image):
+        nonlocal active, most
+        with lock:
+            active += 1
+            most = max(most, active)
+        time.sleep(0.02)
+        with lock:
+            active -= 1
+        return original(image)
+
+    monkeypatch.setattr(images, "to_rgb", slow)
+    Image.new("RGB", (40, 40)).save(tmp_path / "a.png")
+    for limit, at_once in ((10_000, 4), (1000, 1)):
+        monkeypatch.setattr(images, "LARGE_PIXELS", limit)
+        most = 0
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(load_image, [tmp_path / "a.png"] * 8))
+        assert most <= at_once
+        assert limit == 1000 or most > 1
+
+
+def test_an_opened_picture_that_is_cut_is_one_line_that_names_it(photo, tmp_path):
+    """Pillow reads its pixels when they are first needed, and raises errors of its own then."""
+    file = io.BytesIO()
+    photo.save(file, "JPEG")
+    (tmp_path / "a.jpg").write_bytes(file.getvalue()[:-200])
+    with Image.open(tmp_path / "a.jpg") as image, pytest.raises(ValueError, match="not a readable image") as error:
+        images.read_image(image)
+    assert str(error.value).startswith(f"{tmp_path / 'a.jpg'}: ")
+    assert "\n" not in str(error.value)
+
+
+def test_a_huge_jpeg_is_decoded_smaller(tmp_path):
+    Image.new("RGB", (8400, 4200), "blue").save(tmp_path / "a.jpg")
+    Image.new("RGB", (8000, 4000), "blue").save(tmp_path / "b.jpg")
+    assert load_image(tmp_path / "a.jpg").size == (4200, 2100)
+    assert load_image(tmp_path / "b.jpg").size == (8000, 4000)
+
+
+@pytest.mark.parametrize(
+    ("array", "pixel"),
+    [
+        (np.full((4, 5), 7, np.uint8), (7, 7, 7)),
+        (np.full((4, 5, 1), 7, np.uint8), (7, 7, 7)),
+        (np.full((4, 5, 3), 7, np.uint8), (7, 7, 7)),
+        (np.zeros((4, 5, 4), np.uint8), (255, 255, 255)),
+        (np.full((4, 5), 514, np.uint16), (2, 2, 2)),
+        (np.full((4, 5, 3), 0.2, np.float64), (51, 51, 51)),
+    ],
+)
+def test_arrays_become_pictures(array, pixel):
+    image = read_image(array)
+    assert (image.size, image.getpixel((2, 2))) == ((5, 4), pixel)
+
+
+@pytest.mark.parametrize(
+    ("array", "message"),
+    [
+        (np.zeros((2, 2, 2), np.uint8), r"got shape \(2, 2, 2\)"),
+        (np.zeros((0, 3), np.uint8), r"got shape \(0, 3\)"),
+        (np.zeros((3, 8, 8), np.uint8), r"got shape \(3, 8, 8\)"),
+        (np.zeros((8, 8), np.int64), "got int64, allowed are uint8"),
+        (np.full((8, 8), 255.0), "got 255 to 255, floats must lie in"),
+        (np.full((8, 8), np.nan), "floats must lie in"),
+    ],
+)
+def test_other_arrays_are_refused(array, message):
+    with pytest.raises(ValueError, match=message):
+        from_array(array)
+
+
+def test_the_callers_picture_is_turned_in_a_copy(photo, tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    photo.save(tmp_path / "a.png", exif=exif)
+    with Image.open(tmp_path / "a.png") as held:
+        assert read_image(held).size == photo.size[::-1]
+        assert held.size == photo.size

@@ -1,0 +1,197 @@
+"""The ONNX file says what PyTorch says, for every decoder; it stands alone, and a foreign file is one line."""
+
+import json
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from caption import TorchModel
+from captioning.checkpoint import load_checkpoint
+from captioning.data.images import load_image, to_pixels
+from captioning.deploy.onnx_export import export_onnx
+from captioning.deploy.onnx_model import OnnxModel
+from captioning.metadata import PARTS, dump_metadata
+from captioning.search.options import SearchOptions
+from model import CONFIG, AttentionRNN, build_model
+from vocab import Vocabulary
+
+WORDS = {"start": 1, "end": 2, "banned": (0, 1, 3)}
+VOCAB = ["<pad>", "<start>", "<end>", "<unk>", *(f"w{number}" for number in range(30))]
+TRANSFORM = {"image_size": 32, "mean": [0.5] * 3, "std": [0.5] * 3}
+
+
+def metadata(**changes):
+    parts = {name: kind() for name, kind in PARTS.items()} | {"vocab": VOCAB, "transform": TRANSFORM}
+    return dump_metadata(parts | {"config": {"model": {}}} | changes)
+
+
+class SmallEncoder(torch.nn.Module):
+    """An encoder that is exported in no time; conftest's `model_files` have the real one."""
+
+    def __init__(self, embed_size, grid):
+        super().__init__()
+        self.conv, self.linear, self.grid = torch.nn.Conv2d(3, 8, 5, stride=4), torch.nn.Linear(8, embed_size), grid
+
+    def forward(self, images):
+        places = torch.relu(self.conv(images)).flatten(2).transpose(1, 2) * 5  # (B, P, 8)
+        return self.linear(places if self.grid else places.mean(dim=1))
+
+
+DECODERS = [
+    {"image_input": "first"},
+    {"image_input": "state"},
+    {"image_input": "every", "num_layers": 2, "tie_weights": True},
+    {"decoder": "attention"},
+]
+
+
+@pytest.fixture(scope="module", params=DECODERS, ids=lambda kind: " ".join(map(str, kind.values())))
+def pair(request, tmp_path_factory):
+    """A model of random weights in torch and in ONNX."""
+    torch.manual_seed(0)
+    network = build_model(len(VOCAB), CONFIG | {"embed_size": 12, "hidden_size": 16} | request.param)
+    with torch.no_grad():
+        for parameter in network.decoder.parameters():
+            parameter.mul_(3)
+        bias = network.decoder.bias if network.decoder.tie_weights else network.decoder.output.bias
+        bias[WORDS["end"]] -= 3  # not every caption ends before its first word
+    network.encoder = SmallEncoder(12, grid="decoder" in request.param)
+    path = tmp_path_factory.mktemp("pair") / "a.onnx"
+    export_onnx(network, metadata(), 32, path)
+    return TorchModel(network, VOCAB, TRANSFORM, {}), OnnxModel(path), path
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 8])
+@pytest.mark.parametrize("beam_size", [1, 4])
+def test_the_same_captions_as_pytorch(pair, batch_size, beam_size):
+    """A batch size that became a constant of the graph would fail here."""
+    generator = np.random.default_rng(batch_size)
+    scale = generator.uniform(0.2, 3, size=(batch_size, 1, 1, 1))
+    images = (scale * generator.normal(size=(batch_size, 3, 32, 32))).astype(np.float32)
+    options = SearchOptions(beam_size=beam_size, max_len=9, num_best=beam_size)
+    ours, theirs = (model.search(images, options, **WORDS) for model in pair[:2])
+    assert len({tuple(found[0].ids) for found in ours}) > 1 or batch_size < 8
+    for one, other in zip(ours, theirs, strict=True):
+        assert [found.ids for found in one] == [found.ids for found in other]
+        assert [f.log_prob for f in one] == pytest.approx([f.log_prob for f in other], abs=1e-3)
+
+
+def test_it_looks_where_pytorch_looks(pair):
+    ours, theirs, _ = pair
+    assert ours.has_attention == theirs.has_attention == isinstance(ours.network.decoder, AttentionRNN)
+    if not ours.has_attention:
+        return
+    images = np.random.default_rng(0).normal(size=(3, 3, 32, 32)).astype(np.float32)
+    vocabulary, options = Vocabulary(VOCAB), SearchOptions(max_len=9)
+    captions = [vocabulary.decode(found[0].ids) for found in theirs.search(images, options, **WORDS)]
+    captions[1] = ""
+    for one, other, caption in zip(*(m.attend(images, captions, vocabulary) for m in pair[:2]), captions, strict=True):
+        assert one.shape == other.shape == (len(caption.split()), 7, 7)  # of SmallEncoder at 32 pixels
+        np.testing.assert_allclose(one, other, atol=1e-5)
+        np.testing.assert_allclose(other.sum(axis=(1, 2)), 1, rtol=1e-4)
+    assert max(m.max() for m in theirs.attend(images, captions, vocabulary) if m.size) > 2 / 49  # it does look
+
+
+def test_the_file_is_valid_and_holds_each_large_weight_once(pair):
+    network, _, path = pair
+    model = onnx.load(path)
+    onnx.checker.check_model(model, full_check=True)
+    assert [opset.version for opset in model.opset_import if not opset.domain] == [18]
+    parameters = sum(parameter.numel() for parameter in network.network.parameters())
+    assert path.stat().st_size < 4 * parameters + 150_000
+
+
+def test_the_int8_file_is_a_third_and_says_nearly_the_same(model_files, pictograms_dir):
+    """A quarter of the encoder; names, scales and the graph do not shrink."""
+    assert model_files.int8.stat().st_size < 0.35 * model_files.onnx.stat().st_size
+    paths = sorted((pictograms_dir / "test").rglob("*.jpg"))[::6]
+    transform = load_checkpoint(model_files.checkpoint).transform
+    images = np.stack([to_pixels(load_image(path), **transform) for path in paths])
+    whole, small = OnnxModel(model_files.onnx), OnnxModel(model_files.int8)
+    states = [np.concatenate([part.ravel() for part in model.encode(images)]) for model in (whole, small)]
+    assert np.corrcoef(*states)[0, 1] > 0.9
+    operators = {node.op_type for node in all_nodes(onnx.load(model_files.int8).graph)}
+    assert {"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLSTM"} <= operators
+
+
+def all_nodes(graph):
+    """The nodes of a graph and of the graphs inside them."""
+    for node in graph.node:
+        yield node
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                yield from all_nodes(attribute.g)
+
+
+def test_what_stands_beside_the_weights_comes_along(model_files):
+    checkpoint, model = load_checkpoint(model_files.checkpoint), OnnxModel(model_files.onnx)
+    for name in ("vocab", "transform", "config", "classes"):
+        assert getattr(model, name) == getattr(checkpoint, name)
+
+
+def foreign(path, change):
+    """A copy of the ONNX file at `path`, changed."""
+    model = onnx.load(path)
+    change(model)
+    onnx.save(model, path.with_name("foreign.onnx"))
+    return path.with_name("foreign.onnx")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda m: m.ClearField("metadata_props"), "not a checkpoint of this project"),
+        (lambda m: onnx.helper.set_model_props(m, metadata(vocab={"a": 1})), "'vocab' is a dict, must be a list"),
+        (lambda m: onnx.helper.set_model_props(m, metadata() | {"vocab": "[" * 10**5}), "its metadata is not JSON"),
+        (lambda m: setattr(m.graph.input[1], "name", "pictures"), "not a readable ONNX model|not those of a captioner"),
+        (lambda m: m.graph.ClearField("node"), "not a readable ONNX model"),
+        (lambda m: m.graph.output.pop(), "not a readable ONNX model|does not caption pictures of 32 pixels"),
+        (
+            lambda m: onnx.helper.set_model_props(m, metadata(transform=TRANSFORM | {"image_size": 33})),
+            "foreign.onnx: its graph does not caption pictures of 33 pixels",
+        ),
+        (
+            lambda m: onnx.helper.set_model_props(m, metadata(vocab=VOCAB[:-1])),
+            "foreign.onnx: its graph chooses among 34 words, its vocabulary has 33",
+        ),
+    ],
+)
+def test_a_foreign_graph_is_one_line(pair, change, message):
+    with pytest.raises(ValueError, match=message) as error:
+        OnnxModel(foreign(pair[2], change))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("content", [b"", b"\x08", b"no model", b"\x08\x0a" + b"\xff" * 5000, b"PK\x03\x04" * 99])
+def test_a_damaged_file_is_one_line(tmp_path, content):
+    (tmp_path / "a.onnx").write_bytes(content)
+    with pytest.raises(ValueError, match=r"a\.onnx: not a readable ONNX model") as error:
+        OnnxModel(tmp_path / "a.onnx")
+    assert "\n" not in str(error.value)
+
+
+def test_a_model_cannot_read_other_files_as_its_weights(pair, tmp_path):
+    """ONNX may keep weights in files beside it, by any path: a model from a stranger could name one of yours."""
+    (tmp_path / "secret").write_bytes(b"\x01" * 10**6)
+
+    def point_outside(model):
+        tensor = max(model.graph.node[0].attribute[0].g.initializer, key=lambda one: len(one.raw_data))
+        tensor.ClearField("raw_data")
+        tensor.data_location = onnx.TensorProto.EXTERNAL
+        entry = tensor.external_data.add()
+        entry.key, entry.value = "location", str(tmp_path / "secret")
+
+    with pytest.raises(ValueError, match="not a readable ONNX model"):
+        OnnxModel(foreign(pair[2], point_outside))
+
+
+def test_a_missing_file_says_what_writes_one(tmp_path):
+    with pytest.raises(ValueError, match=r"export\.py"):
+        OnnxModel(tmp_path / "a.onnx")
+
+
+def test_metadata_is_json_a_person_can_read(pair):
+    found = {entry.key: json.loads(entry.value) for entry in onnx.load(pair[2]).metadata_props}
+    assert found["vocab"] == VOCAB

@@ -1,0 +1,105 @@
+"""The classifiers beside the captions: what they learn, and which ImageNet categories are of a class."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torchvision import models
+
+from captioning.data.annotations import Example
+from captioning.report.yardsticks import draw_per_class, imagenet_classes, linear_probe, load_imagenet, majority_class
+from captioning.scores.grounding import Grounder
+
+CATEGORIES = models.MobileNet_V2_Weights.IMAGENET1K_V1.meta["categories"]
+
+
+def test_majority_class():
+    assert majority_class(["cat", "dog", "dog", "", "", ""]) == "dog"
+    assert majority_class(["dog", "cat"]) == "cat", "the first by name of equals"
+    assert majority_class(["", ""]) == ""
+
+
+def test_draw_takes_some_of_each_class():
+    examples = [Example(Path(f"{label}/{n}.jpg"), ["x"], label, "train") for label in ("b", "a", "") for n in range(9)]
+    drawn = draw_per_class(examples, 4, seed=1)
+    assert [example.label for example in drawn] == ["a"] * 4 + ["b"] * 4
+    assert len({example.image for example in drawn}) == 8
+    assert drawn == draw_per_class(examples, 4, seed=1) != draw_per_class(examples, 4, seed=2)
+    assert len(draw_per_class(examples, 100)) == 18
+    assert draw_per_class(examples, 0) == []
+
+
+def test_probe_tells_what_the_features_tell():
+    generator = torch.Generator().manual_seed(0)
+    centres = 3 * torch.randn(3, 16, generator=generator)
+    labels = [row % 3 for row in range(90)]
+    features = centres[labels] + torch.randn(90, 16, generator=generator)
+    names = ["cat", "dog", "owl"]
+    true = [names[label] for label in labels]
+    named = linear_probe(features[:60], true[:60], features[60:])
+    assert sum(a == b for a, b in zip(named, true[60:], strict=True)) == 30
+    # Labels that have nothing to do with the features cannot be learned.
+    shuffled = [true[row] for row in torch.randperm(60, generator=generator)]
+    named = linear_probe(features[:60], shuffled, features[60:])
+    assert sum(a == b for a, b in zip(named, true[60:], strict=True)) < 25
+
+
+def test_probe_of_a_single_class_names_it():
+    assert linear_probe(torch.zeros(2, 4), ["cat", "cat"], torch.zeros(3, 4)) == ["cat"] * 3
+
+
+def test_imagenet_categories_are_of_the_class_that_their_last_words_name():
+    classes = ["cat", "monkey", "tennis_court", "golf_course", "umbrella", "scale", "king", "potter_s_wheel", "wheel"]
+    mapped = dict(zip(CATEGORIES, imagenet_classes(Grounder(classes)), strict=True))
+    assert len(CATEGORIES) == 1000
+    named = {category: label for category, label in mapped.items() if label}
+    assert named == {
+        **dict.fromkeys(["tiger cat", "Persian cat", "Siamese cat", "Egyptian cat", "Madagascar cat"], "cat"),
+        **dict.fromkeys(
+            ["proboscis monkey", "howler monkey", "spider monkey", "squirrel monkey"],
+            "monkey",
+        ),
+        "umbrella": "umbrella",
+        "scale": "scale",
+        "potter's wheel": "potter_s_wheel",  # the longest name
+        "car wheel": "wheel",
+    }
+
+
+def test_aliases_reach_further_categories():
+    mapped = imagenet_classes(Grounder(["airplane"], {"airplane": ["airliner"]}))
+    assert [CATEGORIES[index] for index, label in enumerate(mapped) if label] == ["airliner"]
+
+
+def test_imagenet_network_is_read_whole(tmp_path):
+    torch.manual_seed(0)
+    network = models.mobilenet_v2(weights=None).eval()
+    torch.save(network.state_dict(), tmp_path / "m.pth")
+    images = torch.randn(1, 3, 64, 64)
+    with torch.inference_mode():
+        assert torch.equal(load_imagenet(tmp_path / "m.pth")(images), network(images))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "no such file"),
+        (b"no archive", "not a readable state_dict"),
+        ([1, 2], "no state_dict"),
+        ({"features.0.0.weight": torch.zeros(1)}, "has no weights"),
+    ],
+)
+def test_other_files_are_refused(tmp_path, content, message):
+    path = tmp_path / "m.pth"
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    elif content is not None:
+        torch.save(content, path)
+    with pytest.raises(ValueError, match=message):
+        load_imagenet(path)
+
+
+def test_a_file_with_code_in_it_is_refused(tmp_path):
+    torch.save({"weight": Path("x")}, tmp_path / "m.pth")
+    with pytest.raises(ValueError, match="not a readable state_dict"):
+        load_imagenet(tmp_path / "m.pth")
