@@ -48,10 +48,60 @@ class Example:
     split: str
 
 
+@dataclass(frozen=True, slots=True)
+class Dataset:
+    """A captioned dataset, parsed once and handed on.
+
+    name:    of its folder
+    root:    the folder that paths in a report are written relative to
+    splits:  split -> its Examples, in file order; only the splits that were loaded, and never an empty one
+    aliases: class -> further words that name it, {} = none
+    """
+
+    name: str
+    root: Path
+    splits: dict[str, list[Example]]
+    aliases: dict[str, list[str]]
+
+    @property
+    def examples(self):
+        """The Examples of all loaded splits."""
+        return [example for examples in self.splits.values() for example in examples]
+
+    @property
+    def classes(self):
+        """The class names of all loaded splits, sorted; [] = data without classes."""
+        return sorted({example.label for example in self.examples} - {""})
+
+    def fingerprint(self, split):
+        """Return twelve hex digits that tell this split from every other; see `fingerprint`."""
+        return fingerprint(self.splits[split])
+
+
 # ---- what the scripts call -----------------------------------------------------------------------
 
 
-def load_examples(data_dir: str | Path, split: str = "", silent: list[str] | None = None) -> list[Example]:
+def load_dataset(data_dir, *needed):
+    """Read a dataset, once for a process.
+
+    data_dir: a dataset folder or its annotation file, in one of the formats above
+    needed:   splits that must have examples; the others are loaded where they are there
+
+    Raises what `load_examples` raises.
+    """
+    for split in needed:
+        check_split(split)
+    examples = load_examples(data_dir)
+    splits = {name: [e for e in examples if e.split == name] for name in SPLITS}
+    splits = {name: group for name, group in splits.items() if group}
+    for split in needed:
+        if split not in splits:
+            present = ", ".join(splits)
+            raise ValueError(f"{data_dir}: split {split!r} has no example; the splits there are {present}")
+    return Dataset(dataset_name(data_dir), dataset_root(Path(data_dir)), splits, load_aliases(data_dir))
+
+
+def load_examples(data_dir, split="", silent=None):
     """Every captioned image of a dataset in file order, or those of one split.
 
     data_dir: a dataset folder or its annotation file, in one of the formats above
@@ -79,13 +129,13 @@ def load_examples(data_dir: str | Path, split: str = "", silent: list[str] | Non
     return chosen
 
 
-def check_split(split: str) -> None:
+def check_split(split):
     """Raise ValueError unless `split` is the name of one."""
     if split not in SPLITS:
         raise ValueError(f"split: got {split!r}, allowed are {', '.join(SPLITS)}")
 
 
-def refuse_second_entries(path: Path, examples: list[Example]) -> None:
+def refuse_second_entries(path, examples):
     """Raise ValueError if two examples have one image file, as two spellings of its name: it may be in two splits."""
     splits = {}
     for example in examples:
@@ -95,12 +145,12 @@ def refuse_second_entries(path: Path, examples: list[Example]) -> None:
         splits[example.image] = example.split
 
 
-def dataset_name(data_dir: str | Path) -> str:
+def dataset_name(data_dir):
     """The name of a dataset: that of its folder, also when the annotation file is given."""
     return dataset_root(Path(data_dir)).resolve().name
 
 
-def load_aliases(data_dir: str | Path) -> dict[str, list[str]]:
+def load_aliases(data_dir):
     """Words that name a class without saying its label, from the optional aliases.csv (class,alias).
 
     returns: class -> aliases in file order; {} when the dataset has no such file
@@ -115,7 +165,7 @@ def load_aliases(data_dir: str | Path) -> dict[str, list[str]]:
     return dict(aliases)
 
 
-def fingerprint(examples: list[Example]) -> str:
+def fingerprint(examples):
     """Twelve hex digits of a sha256 over image names, labels, splits and captions.
 
     Neither the folder's place nor the order of the images changes it.
@@ -127,7 +177,7 @@ def fingerprint(examples: list[Example]) -> str:
 # ---- which file, which format --------------------------------------------------------------------
 
 
-def find_annotations(path: Path):
+def find_annotations(path):
     """Return ([annotation files], reader) for a dataset folder or an annotation file."""
     if path.is_file():
         return [path], reader_of_file(path)
@@ -148,7 +198,7 @@ def find_annotations(path: Path):
     )
 
 
-def reader_of_file(path: Path):
+def reader_of_file(path):
     """Return the reader of one annotation file, by suffix; a JSON file is told by its keys."""
     match path.suffix.lower():
         case ".csv":
@@ -160,7 +210,7 @@ def reader_of_file(path: Path):
     raise ValueError(f"{path}: not a known caption file; {ACCEPTED}")
 
 
-def dataset_root(path: Path) -> Path:
+def dataset_root(path):
     """The dataset's folder: `path` itself or what holds the file; COCO's annotations/ is a part of it."""
     folder = path.parent if path.is_file() else path
     return folder.parent if folder.name == "annotations" else folder
@@ -169,7 +219,7 @@ def dataset_root(path: Path) -> Path:
 # ---- one reader per format, each (annotation files) -> list[Example] -----------------------------
 
 
-def read_project(files: list[Path], silent: list[str] | None = None) -> list[Example]:
+def read_project(files, silent=None):
     """captions.csv with the columns image,caption; the image's path gives split and class."""
     (path,) = files
     captions = defaultdict(list)
@@ -188,7 +238,7 @@ def read_project(files: list[Path], silent: list[str] | None = None) -> list[Exa
     return examples
 
 
-def check_all_captioned(path: Path, captions: dict, silent: list[str] | None = None) -> None:
+def check_all_captioned(path, captions, silent=None):
     """Raise ValueError if train/, val/ or test/ hold an image that the caption file does not name."""
     present = []
     for split in SPLITS:
@@ -199,12 +249,12 @@ def check_all_captioned(path: Path, captions: dict, silent: list[str] | None = N
     refuse_silent([name for name in present if name not in captions], path, silent)
 
 
-def is_image_name(name: str) -> bool:
+def is_image_name(name):
     """True for a file name with an image's suffix that is not hidden (macOS leaves ._1.jpg beside 1.jpg)."""
     return name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith(".")
 
 
-def refuse_silent(names: list[str], path: Path, silent: list[str] | None) -> None:
+def refuse_silent(names, path, silent):
     """Raise ValueError naming the first of the images without a caption, and their count, or add them to `silent`."""
     if silent is not None:
         silent += names
@@ -212,7 +262,7 @@ def refuse_silent(names: list[str], path: Path, silent: list[str] | None) -> Non
         raise ValueError(f"{path}: no caption for {names[0]} ({counted(len(names), 'image')} without a caption)")
 
 
-def read_karpathy(files: list[Path], silent: list[str] | None = None) -> list[Example]:
+def read_karpathy(files, silent=None):
     """Karpathy's dataset.json: images with filename, split and sentences[].raw; `restval` counts as train.
 
     `filepath` is the class if there are several and none is like train2014 (COCO's folders are not classes).
@@ -246,7 +296,7 @@ def read_karpathy(files: list[Path], silent: list[str] | None = None) -> list[Ex
     ]
 
 
-def read_coco(files: list[Path], silent: list[str] | None = None) -> list[Example]:
+def read_coco(files, silent=None):
     """COCO's captions_<split><year>.json; the split is read from the file's name.
 
     With instances_<split><year>.json beside it, the label is the category with the largest total area in the
@@ -264,13 +314,13 @@ def read_coco(files: list[Path], silent: list[str] | None = None) -> list[Exampl
     return [example for split, path in paths.items() for example in read_coco_file(path, split, silent)]
 
 
-def coco_split(path: Path) -> str:
+def coco_split(path):
     """The split in a COCO file's name; "" if there is none."""
     found = re.search("|".join(SPLITS), path.stem)
     return found[0] if found else ""
 
 
-def read_coco_file(path: Path, split: str, silent: list[str] | None = None) -> list[Example]:
+def read_coco_file(path, split, silent=None):
     """The examples of one COCO caption file."""
     content = read_json(path)
     names = {}
@@ -297,7 +347,7 @@ def read_coco_file(path: Path, split: str, silent: list[str] | None = None) -> l
     return [Example(images[name], captions[i], labels.get(i, ""), split) for i, name in names.items()]
 
 
-def read_coco_labels(path: Path) -> dict[int, str]:
+def read_coco_labels(path):
     """Return image id -> name of the category with the largest total area; {} if the file is not there."""
     if not path.is_file() or not path.name.startswith("instances"):
         return {}
@@ -319,7 +369,7 @@ def read_coco_labels(path: Path) -> dict[int, str]:
     return {image_id: categories[max(sums, key=sums.get)] for image_id, sums in areas.items()}
 
 
-def read_flickr8k(files: list[Path], silent: list[str] | None = None) -> list[Example]:
+def read_flickr8k(files, silent=None):
     """captions.txt (image,caption) or Flickr8k.token.txt (image#number<tab>caption), with three split files.
 
     Images outside the split files are left out (92 of the original's). There are no labels.
@@ -364,7 +414,7 @@ FORMATS = (
 # ---- files, rows and keys ------------------------------------------------------------------------
 
 
-def locate(names, path: Path, roots: list[Path], bare: bool = False) -> dict[str, Path]:
+def locate(names, path, roots, bare=False):
     """Return name -> path of the image file, for the relative `names` in the annotation file `path`.
 
     roots: folders to look in, each with its usual image folders; the last one is the dataset's
@@ -395,7 +445,7 @@ def locate(names, path: Path, roots: list[Path], bare: bool = False) -> dict[str
     return found
 
 
-def list_names(folder: str) -> set[str]:
+def list_names(folder):
     """The names in a folder, without asking the disk about each; empty if there is no such folder."""
     try:
         with os.scandir(folder) as entries:
@@ -404,7 +454,7 @@ def list_names(folder: str) -> set[str]:
         return set()
 
 
-def checked_caption(caption: str, path: Path, where: str) -> str:
+def checked_caption(caption, path, where):
     """Return the caption without outer blanks.
 
     Raises ValueError if it has no letter or digit, half a character, or more of them than MAX_CAPTION.
@@ -419,7 +469,7 @@ def checked_caption(caption: str, path: Path, where: str) -> str:
     return caption.strip()
 
 
-def read_csv(path: Path, columns: tuple[str, ...]):
+def read_csv(path, columns):
     """Yield (row number, values of `columns`) of a CSV; the header is row 1, and may have further columns."""
     with open(path, encoding="utf-8-sig", newline="") as file:
         reader = csv.reader(file, strict=True)
@@ -443,7 +493,7 @@ def read_csv(path: Path, columns: tuple[str, ...]):
             raise ValueError(f"{path}: not UTF-8 text ({error.reason} after row {reader.line_num})") from None
 
 
-def read_tokens(path: Path):
+def read_tokens(path):
     """Yield (row number, (image, caption)) of Flickr8k.token.txt."""
     for row, line in enumerate(read_lines(path), 1):
         if line.strip():
@@ -453,7 +503,7 @@ def read_tokens(path: Path):
             yield row, (name.rpartition("#")[0] or name, caption)
 
 
-def read_lines(path: Path) -> list[str]:
+def read_lines(path):
     """The lines of a UTF-8 text file."""
     try:
         return path.read_text(encoding="utf-8-sig").split("\n")
@@ -461,7 +511,7 @@ def read_lines(path: Path) -> list[str]:
         raise ValueError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from None
 
 
-def read_json(path: Path, unread: tuple[str, ...] = ()) -> dict:
+def read_json(path, unread=()):
     """The object in a JSON file; the keys `unread` of all objects in it are dropped as soon as they are parsed."""
 
     def drop(entry):
@@ -483,14 +533,14 @@ def read_json(path: Path, unread: tuple[str, ...] = ()) -> dict:
     return content
 
 
-def read_list(path: Path, content: dict, key: str) -> list:
+def read_list(path, content, key):
     """The list under a top-level key of a JSON file."""
     if not isinstance(content.get(key), list):
         raise ValueError(f"{path}: no list under the key {key!r}")
     return content[key]
 
 
-def read_key(entry, key: str, kind, path: Path, where: str):
+def read_key(entry, key, kind, path, where):
     """One value, of the type `kind`, of a JSON object inside the file."""
     if not isinstance(entry, dict) or key not in entry:
         raise ValueError(f"{path}: {where}: no key {key!r}")
@@ -499,6 +549,6 @@ def read_key(entry, key: str, kind, path: Path, where: str):
     return entry[key]
 
 
-def counted(number: int, noun: str) -> str:
+def counted(number, noun):
     """ "1 image", "2 images"."""
     return f"{number} {noun}" + "s" * (number != 1)

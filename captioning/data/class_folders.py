@@ -57,7 +57,7 @@ class Gathered:
 # ---- what there is ---------------------------------------------------------------------------------
 
 
-def list_photos(source: Path) -> dict[str, list[str]]:
+def list_photos(source):
     """Return class -> image paths relative to `source` ("cat/1.jpg"), both sorted; other files are ignored."""
     if not source.is_dir():
         raise FileNotFoundError(f"{source}: no such folder; --source takes a folder of <class>/<image>.jpg")
@@ -72,7 +72,7 @@ def list_photos(source: Path) -> dict[str, list[str]]:
     return photos
 
 
-def choose_classes(available: list[str], wanted: str) -> list[str]:
+def choose_classes(available, wanted):
     """Return the classes to use: all for "", the first N for "N", or those of a list "a,b,c"."""
     if not wanted.strip():
         return available
@@ -91,7 +91,7 @@ def choose_classes(available: list[str], wanted: str) -> list[str]:
     return names
 
 
-def read_captions(path: Path, photos: dict[str, list[str]]) -> dict[str, list[str]]:
+def read_captions(path, photos):
     """Return image -> captions from a CSV (image,caption), the image relative to the source folder.
 
     Raises ValueError for a malformed row, an empty caption, and images that are not in the source.
@@ -113,19 +113,19 @@ def read_captions(path: Path, photos: dict[str, list[str]]) -> dict[str, list[st
 # ---- decoding ----------------------------------------------------------------------------------------
 
 
-def read_square(path: Path, size: int) -> Image.Image:
+def read_square(path, size):
     """Return the picture upright, cropped to its central square and resized to size x size, in RGB."""
     return ImageOps.fit(load_image(path, size), (size, size), Image.Resampling.LANCZOS)
 
 
-def is_square_jpeg(path: Path, size: int) -> bool:
+def is_square_jpeg(path, size):
     """True for a JPEG that needs no change, and so none of the loss of writing it anew."""
     with Image.open(path) as image:
         upright = image.getexif().get(ORIENTATION, 1) == 1
         return upright and (image.format, image.mode, image.size) == ("JPEG", "RGB", (size, size))
 
 
-def make_square(task: tuple[Path, Path], size: int):
+def make_square(task, size):
     """Write the square JPEG of one photograph.
 
     task:    (photograph, JPEG to write)
@@ -149,7 +149,7 @@ def make_square(task: tuple[Path, Path], size: int):
 
 
 @contextmanager
-def process_map(num_workers: int):
+def process_map(num_workers):
     """Give a lazy map over `num_workers` processes that keeps the order; 1 = this process."""
     if num_workers == 1:
         yield map
@@ -171,14 +171,14 @@ class CopyGroups:
 
     BLOCK = 1024  # rows compared at a time: 1024 x 100,000 distances are 400 MB
 
-    def __init__(self, distance: int):
+    def __init__(self, distance):
         self.distance = distance
         self.group = np.zeros(0, dtype=np.int64)  # (N,) the smallest number in the image's group
         self.exact = np.zeros(0, dtype=bool)  # (N,) True = an earlier image has the same bytes
         self.signs = np.zeros((0, HASH_BITS), dtype=np.float32)  # (N, 64) the hashes as -1 and 1
         self.numbers = {}  # digest -> number of the first image with it
 
-    def add(self, digests: list[str], hashes: np.ndarray) -> None:
+    def add(self, digests, hashes):
         """Add images by their files' digests and their (n, 64) bool hashes."""
         first = len(self.group)
         self.group = np.concatenate([self.group, np.arange(first, first + len(digests))])
@@ -191,7 +191,7 @@ class CopyGroups:
             for start in range(first, len(self.group), self.BLOCK):
                 self.join_near(start, min(start + self.BLOCK, len(self.group)))
 
-    def join_near(self, start: int, stop: int) -> None:
+    def join_near(self, start, stop):
         """Join the images start..stop-1 with every earlier one whose hash is near."""
         # The product of two sign vectors is 64 - 2 * (bits that differ), exactly, and fast.
         near = self.signs[start:stop] @ self.signs[:stop].T >= HASH_BITS - 2 * self.distance
@@ -199,21 +199,21 @@ class CopyGroups:
         for row in np.flatnonzero(near.any(axis=1)):
             self.join(np.append(np.flatnonzero(near[row]), start + row))
 
-    def join(self, numbers: np.ndarray) -> None:
+    def join(self, numbers):
         """Make one group of the groups of these images."""
         groups = np.unique(self.group[numbers])
         if len(groups) > 1:
             self.group[np.isin(self.group, groups)] = groups[0]
 
-    def firsts(self) -> np.ndarray:
+    def firsts(self):
         """The (N,) bool mask of the images that come first in their group."""
         return self.group == np.arange(len(self.group))
 
 
 def gather_photos(
-    source: Path, candidates: dict[str, list[str]], folder: Path, *, need: int, size: int, distance: int, seed: int,
-    num_workers: int = 1, progress: bool = True,
-) -> Gathered:  # fmt: skip
+    source, candidates, folder, *, need, size, distance, seed,
+    num_workers = 1, progress = True,
+):  # fmt: skip
     """Read photographs in random order until each class has `need` without copies, or is used up.
 
     candidates: class -> image paths relative to `source`
@@ -260,7 +260,7 @@ def gather_photos(
 # ---- the dataset's folder ------------------------------------------------------------------------------
 
 
-def place_photos(photos: list[Photo], sizes: dict[str, int], folder: Path) -> dict[str, str]:
+def place_photos(photos, sizes, folder):
     """Move the JPEGs of one class to folder/<split>/<class>/, the first sizes["train"] to train and so on.
 
     returns: path relative to `folder` -> the photograph's path relative to the source
@@ -280,7 +280,7 @@ def place_photos(photos: list[Photo], sizes: dict[str, int], folder: Path) -> di
     return origin
 
 
-def check_replaceable(path: Path, inputs: list[Path]) -> None:
+def check_replaceable(path, inputs):
     """Raise ValueError if a dataset must not be written to `path`: it holds an input, or something else of value."""
     path = path.resolve()
     for source in (source.resolve() for source in inputs):
@@ -299,7 +299,7 @@ def check_replaceable(path: Path, inputs: list[Path]) -> None:
 
 
 @contextmanager
-def replace_folder(path: Path):
+def replace_folder(path):
     """Give an empty folder to fill; put it in the place of `path` when the block ends well.
 
     An error inside the block (disk full, Ctrl-C) removes it and leaves the old folder as it was.
@@ -333,7 +333,7 @@ def replace_folder(path: Path):
 
 
 @contextmanager
-def scratch_folder(folder: Path):
+def scratch_folder(folder):
     """Give a folder inside `folder` that is gone after the block."""
     scratch = folder / ".scratch"
     scratch.mkdir()

@@ -19,7 +19,7 @@ _CONTRACTION = re.compile(r"\b(?:cannot|gimme|gonna|gotta|lemme|wanna)\b")
 _TO_WORDS = {ord(","): " ", ord("."): " ", ord("'"): " '"}
 
 
-def tokenize(caption: str) -> list[str]:
+def tokenize(caption):
     """The words of a caption: lower case, split by NLTK's rules, punctuation dropped as COCO does.
 
     returns: tokens without blanks; [] for a caption without words
@@ -46,6 +46,6 @@ def _nltk_tokenizer():
     return NLTKWordTokenizer()
 
 
-def _tokenize_any(text: str) -> list[str]:
+def _tokenize_any(text):
     """tokenize() for any lower-case text, about thirty times slower than the path for plain captions."""
     return [token.rstrip(".") for token in _nltk_tokenizer().tokenize(text) if token.strip(_PUNCTUATION)]

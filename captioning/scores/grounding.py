@@ -61,7 +61,7 @@ class Grounder:
     class.
     """
 
-    def __init__(self, classes: list[str], aliases: dict[str, list[str]] | None = None):
+    def __init__(self, classes, aliases=None):
         names = [(name, name) for name in classes]
         for name, words in (aliases or {}).items():
             if name not in classes:
@@ -69,7 +69,7 @@ class Grounder:
                 raise ValueError(f"aliases: got {name!r}, which is not a class (nearest: {near or 'none'})")
             names += [(alias, name) for alias in words]
 
-        self._classes: dict[tuple[str, ...], str] = {}  # words of a name -> its class
+        self._classes = {}  # words of a name -> its class
         for name, label in names:
             words = name_words(name)
             if not words:
@@ -82,12 +82,12 @@ class Grounder:
                 self._classes.setdefault((*words[:-1], form), label)
         self._sizes = sorted({len(words) for words in self._classes})
 
-    def find(self, caption: str) -> list[str]:
+    def find(self, caption):
         """The classes that a caption names, each once, in order of mention; [] if none."""
         named, _ = self._read(caption)
         return named
 
-    def nested(self, caption: str) -> list[tuple[str, str]]:
+    def nested(self, caption):
         """The (class named, other class) pairs in which the other's name stands inside the words of the first's."""
         _, nested = self._read(caption)
         return nested
@@ -117,16 +117,16 @@ class Grounder:
                 nested.append((owner[start], label))
         return list(dict.fromkeys(label for _, label in sorted(mentions))), list(dict.fromkeys(nested))
 
-    def label(self, name: str) -> str:
+    def label(self, name):
         """The class that these words as a whole are a name of, "" if none."""
         return self._classes.get(name_words(name), "")
 
-    def name(self, caption: str) -> str:
+    def name(self, caption):
         """The first class that a caption names, "" if none."""
         return next(iter(self.find(caption)), "")
 
 
-def remember_named(grounder: Grounder, vocabulary, classes: list[str]):
+def remember_named(grounder, vocabulary, classes):
     """Return a function (ids of a caption, a tuple) -> position in `classes` of the first class that it names.
 
     -1 = it names none. It remembers what it was asked: captions of a training set, and what a model says, repeat.
@@ -140,7 +140,7 @@ def remember_named(grounder: Grounder, vocabulary, classes: list[str]):
     return named
 
 
-def classification_scores(true: list[str], predicted: list[str], classes: list[str]) -> dict[str, float]:
+def classification_scores(true, predicted, classes):
     """Accuracy and mean precision, recall and F1 of captions read as a classifier, in [0, 1].
 
     true:      N classes
@@ -161,7 +161,7 @@ def classification_scores(true: list[str], predicted: list[str], classes: list[s
     return scores
 
 
-def naming_case(true: str, named: list[str]) -> str:
+def naming_case(true, named):
     """The key in CASES of a caption that names these classes of an image of class `true`."""
     if not named:
         return "none"
@@ -170,7 +170,7 @@ def naming_case(true: str, named: list[str]) -> str:
     return "later" if named[0] != true else "first" if len(named) > 1 else "alone"
 
 
-def per_class_scores(true: list[str], predicted: list[str], classes: list[str]) -> pd.DataFrame:
+def per_class_scores(true, predicted, classes):
     """One row per class that occurs in `true`, in the order of `classes`; arguments as classification_scores.
 
     columns: class; precision, the share of captions naming the class that are right; recall; f1;
@@ -189,7 +189,7 @@ def per_class_scores(true: list[str], predicted: list[str], classes: list[str]) 
     return pd.DataFrame({**columns, "count": count.astype(int)})
 
 
-def confusion(true: list[str], predicted: list[str], classes: list[str]) -> pd.DataFrame:
+def confusion(true, predicted, classes):
     """How often an image of each class (row) was captioned as each class (column).
 
     returns: (C, C + 1) counts, rows `classes`, columns `classes` and "(none)"; arguments as
@@ -203,7 +203,7 @@ def confusion(true: list[str], predicted: list[str], classes: list[str]) -> pd.D
     return pd.DataFrame(counts[:-1], index=pd.Index(classes, name="true"), columns=labels)
 
 
-def _check(true, predicted, classes) -> None:
+def _check(true, predicted, classes):
     if len(true) != len(predicted):
         raise ValueError(f"classes: got {len(predicted)} named for {len(true)} images, needs one for each")
     if not true:
@@ -213,22 +213,22 @@ def _check(true, predicted, classes) -> None:
         raise ValueError(f"classes: got {min(unknown)!r}, which is not one of the {len(classes)} classes")
 
 
-def _none_named(predicted: list[str]) -> list[str]:
+def _none_named(predicted):
     return [name or NONE for name in predicted]
 
 
-def name_words(name: str) -> tuple[str, ...]:
+def name_words(name):
     """The words of a class name; `_s` at the end of a word is the file-name spelling of 's."""
     caption = re.sub(r"(?<=[^\W_])_s(?![^\W_])", "'s", name).replace("_", " ")
     return tuple(word for token in _tokens(caption) for word in token.split("-") if word)
 
 
-def _tokens(text: str) -> list[str]:
+def _tokens(text):
     """The tokens of a name or caption, with one spelling of letters, apostrophes and hyphens."""
     return tokenize(unicodedata.normalize("NFKC", text).translate(_SPELLINGS))
 
 
-def _plurals(word: str) -> set[str]:
+def _plurals(word):
     """Every plural that the rules of spelling allow; a form that does not exist does no harm in a look-up."""
     plurals = {word[: -len(end)] + plural for end, plural in _IRREGULAR.items() if word.endswith(end)}
     if re.search(r"[^aeiou]y$", word):
@@ -238,7 +238,7 @@ def _plurals(word: str) -> set[str]:
     return plurals | {word + "s"} | ({word + "es"} if re.search(r"(o|ch)$", word) else set())
 
 
-def _singulars(word: str) -> set[str]:
+def _singulars(word):
     """Every singular of which `word` may be the plural."""
     singulars = {word[: -len(plural)] + end for end, plural in _IRREGULAR.items() if word.endswith(plural)}
     if re.search(r"[^s]s$", word):

@@ -23,7 +23,7 @@ _SIGMA = 6.0  # CIDEr-D: words of length difference that cost a factor of exp(-1
 _LOW = (1 << 32) - 1  # two numbers below 2**31 share an int64: high << 32 | low
 
 
-def corpus_bleu(hypotheses, references, max_n=4) -> list[float]:
+def corpus_bleu(hypotheses, references, max_n=4):
     """Corpus BLEU-1..max_n in [0, 1]; papers print x100.
 
     Unsmoothed; counts are summed over the images before dividing, not a mean of sentences. The reference
@@ -64,7 +64,7 @@ def bleu_counts(hypotheses, references, max_n=4):
     return matches, totals, lengths, closest
 
 
-def bleu_of_counts(matches, totals, lengths, closest) -> np.ndarray:
+def bleu_of_counts(matches, totals, lengths, closest):
     """Corpus BLEU-1..n (..., n) in [0, 1] from the sums of bleu_counts over the images of a corpus.
 
     matches, totals: (..., n); lengths, closest: (...): one corpus for each place of the leading axes
@@ -75,7 +75,7 @@ def bleu_of_counts(matches, totals, lengths, closest) -> np.ndarray:
     return scores * np.exp(np.minimum(0.0, 1 - 1 / ratio))[..., None]
 
 
-def sentence_bleu(hypotheses, references) -> np.ndarray:
+def sentence_bleu(hypotheses, references):
     """BLEU-4 of every caption for itself, smoothed; (N,) in [0, 1].
 
     0 for a caption that shares no word with its references. An n-gram order without a match counts
@@ -92,7 +92,7 @@ def sentence_bleu(hypotheses, references) -> np.ndarray:
     return np.where(missing[:, 0], 0.0, np.exp(log_mean + penalty))
 
 
-def rouge_l(hypotheses, references) -> tuple[float, np.ndarray]:
+def rouge_l(hypotheses, references):
     """ROUGE-L, the F-measure of the longest common subsequence: (mean, (N,) per image), in [0, 1].
 
     Precision and recall are each the best over the references before they are combined with beta = 1.2.
@@ -112,7 +112,7 @@ def rouge_l(hypotheses, references) -> tuple[float, np.ndarray]:
     return float(np.mean(scores)), np.array(scores)
 
 
-def cider_d(hypotheses, references) -> tuple[float, np.ndarray]:
+def cider_d(hypotheses, references):
     """CIDEr-D: (mean, (N,) per image), in [0, 10].
 
     The scale is pycocoevalcap's, which includes the paper's factor 10: Lu et al. 2017 print this number
@@ -159,7 +159,7 @@ class CiderD:
             norms = np.sqrt(np.bincount(caption, values**2, minlength=len(captions)))
             self._orders.append(_Vectors(weights, ngram, values, _starts(size), size, norms))
 
-    def score(self, hypotheses, image_indices) -> np.ndarray:
+    def score(self, hypotheses, image_indices):
         """Return the CIDEr-D of each hypothesis against the references of its image, (N,) in [0, 10].
 
         hypotheses:    N token lists, [] allowed
@@ -274,7 +274,7 @@ def _ranges(first, sizes):
     return np.repeat(first - _starts(sizes), sizes) + np.arange(sizes.sum())
 
 
-def _check(hypotheses, references) -> None:
+def _check(hypotheses, references):
     if len(hypotheses) != len(references):
         raise ValueError(f"captions: got {len(hypotheses)} for {len(references)} images, needs one for each")
     if not hypotheses:
@@ -284,7 +284,7 @@ def _check(hypotheses, references) -> None:
             raise ValueError(f"references: image {index} has none, needs at least one caption")
 
 
-def _common_lengths(tokens, others) -> list[int]:
+def _common_lengths(tokens, others):
     """The length of the longest common subsequence of `tokens` with each of `others`.
 
     One bit per token of `tokens`, a whole row of the usual table at once. Source: Hyyrö 2004.
