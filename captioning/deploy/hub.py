@@ -13,7 +13,7 @@ from captioning.files import replace_file
 
 NUM_EXAMPLES = 4
 EXAMPLE_SIDE = 256  # pixels
-LICENCE = Path(__file__).resolve().parents[1] / "LICENSE"
+LICENCE = Path(__file__).resolve().parents[2] / "LICENSE"
 FILES = {".safetensors": "model.safetensors", ".onnx": "model.onnx", "_int8.onnx": "model_int8.onnx"}
 
 CARD = """---
