@@ -16,6 +16,11 @@ depends on, and its 95 % bootstrap interval over the images. Two checkpoints are
 files in the folder are replaced together, when all the new ones are complete.
 """
 
+if __name__ == "__main__":
+    from captioning import process
+
+    process.set_up()  # before torch loads
+
 import os
 import tempfile
 from contextlib import contextmanager

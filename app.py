@@ -10,6 +10,11 @@ Writes  nothing; what visitors upload is deleted after an hour
 Needs requirements-app.txt. Labels are English or Korean, as the visitor's browser asks.
 """
 
+if __name__ == "__main__":
+    from captioning import process
+
+    process.set_up()  # before torch loads
+
 import base64
 import html
 import io

@@ -15,6 +15,11 @@ Writes  standard output or `output`; a picture that cannot be read is named on s
         print(caption.text, caption.confidence, [other.text for other in caption.alternatives])
 """
 
+if __name__ == "__main__":
+    from captioning import process
+
+    process.set_up()  # before torch loads
+
 import contextlib
 import csv
 import glob

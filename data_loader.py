@@ -10,6 +10,11 @@ One item is one image with all its captions, decoded once. A batch keeps them ap
 `tokens` a row per caption, and `owner` says which image each caption belongs to.
 """
 
+if __name__ == "__main__":
+    from captioning import process
+
+    process.set_up()  # before torch loads
+
 import math
 from dataclasses import dataclass, replace
 from pathlib import Path

@@ -15,6 +15,11 @@ median of one image, encoded and decoded greedily, after warm-up, each form in t
 Needs requirements-deploy.txt.
 """
 
+if __name__ == "__main__":
+    from captioning import process
+
+    process.set_up()  # before torch loads
+
 import statistics
 import time
 from pathlib import Path

@@ -12,6 +12,11 @@ Run as a script it prints the complexity of both encoders: parameters, multiply-
 a copy), the size of the weights, and the latency of one forward pass, median after warm-up.
 """
 
+if __name__ == "__main__":
+    from captioning import process
+
+    process.set_up()  # before torch loads
+
 import copy
 import itertools
 import statistics

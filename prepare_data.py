@@ -14,6 +14,11 @@ Photographs are cropped to their central square and resized. Unreadable ones are
 files, or nearly equal pictures) one is kept, so that no picture is in two splits.
 """
 
+if __name__ == "__main__":
+    from captioning import process
+
+    process.set_up()  # before torch loads
+
 import csv
 import itertools
 import os

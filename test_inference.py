@@ -16,6 +16,11 @@ the true class, a cross and a dashed frame one that does not. Data with fewer cl
 classes 20 random images.
 """
 
+if __name__ == "__main__":
+    from captioning import process
+
+    process.set_up()  # before torch loads
+
 import os
 import random
 import sys

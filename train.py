@@ -22,6 +22,11 @@ early; the checkpoint is the best epoch of all:
   3 self-critical  rewarded with the CIDEr-D of the captions that the model says itself
 """
 
+if __name__ == "__main__":
+    from captioning import process
+
+    process.set_up()  # before torch loads
+
 import math
 import re
 import time

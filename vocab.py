@@ -9,6 +9,11 @@ Writes  vocab_<min_count>.pkl, a pickle of built-in types only, and graphs/vocab
 Only the train split counts: a word met in val or test alone stays <unk>, as it would for a stranger's picture.
 """
 
+if __name__ == "__main__":
+    from captioning import process
+
+    process.set_up()  # before torch loads
+
 import io
 import itertools
 import pickle

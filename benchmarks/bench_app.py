@@ -7,20 +7,26 @@ Starts app.py on this machine; `clients` visitors upload a picture each and wait
 all. Memory is the resident size of the page's process. The last line is JSON. Needs requirements-app.txt and psutil.
 """
 
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+if __name__ == "__main__":
+    from captioning import process
+
+    process.set_up()  # before torch loads
+
 import json
 import re
 import socket
 import statistics
 import subprocess
-import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
 import psutil
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from captioning import cli
 from captioning.data.annotations import IMAGE_SUFFIXES

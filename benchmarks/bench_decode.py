@@ -16,22 +16,26 @@ captions have about 12 words and end at different steps. The last line is JSON. 
 after a warm-up. Without transformers `generate` is left out.
 """
 
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+if __name__ == "__main__":
+    from captioning import process
+
+    process.set_up()  # before torch loads
+
 import copy
 import importlib.util
 import json
 import platform
 import statistics
-import sys
 import tempfile
-from pathlib import Path
 
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 from bench_export import RandomImages
-from timing import rate
-
 from captioning import cli
 from captioning.deploy.onnx_export import export_onnx
 from captioning.deploy.onnx_model import OnnxModel
@@ -41,6 +45,7 @@ from captioning.search.beam import beam_search
 from captioning.search.options import SearchOptions
 from model import CONFIG as MODEL
 from model import DecoderRNN, build_model
+from timing import rate
 from vocab import SPECIALS
 
 CONFIG = {

@@ -11,18 +11,24 @@ cuda        where there is one: both encoders eager, and captured in a CUDA grap
 Weights are random. Times are the median in ms after a warm-up, all in one run; the last line is JSON.
 """
 
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+if __name__ == "__main__":
+    from captioning import process
+
+    process.set_up()  # before torch loads
+
 import json
 import platform
 import statistics
-import sys
 import tempfile
 import time
-from pathlib import Path
 
 import onnxruntime
 import torch
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from caption import TorchModel
 from captioning import cli

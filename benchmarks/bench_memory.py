@@ -19,23 +19,29 @@ and the Python objects that each process makes for itself, is given beside it an
 Linux only. The last line is JSON.
 """
 
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+if __name__ == "__main__":
+    from captioning import process
+
+    process.set_up()  # before torch loads
+
 import json
 import multiprocessing
 import os
 import platform
 import subprocess
-import sys
 import tempfile
 import time
 import warnings
 from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from captioning import cli
 from captioning.data.annotations import load_examples

@@ -16,18 +16,24 @@ they are timed against counts the references of its batch anew, which is what a 
 The last line is JSON. Times are the median of several runs after a warm-up.
 """
 
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+if __name__ == "__main__":
+    from captioning import process
+
+    process.set_up()  # before torch loads
+
 import json
 import os
 import platform
 import statistics
-import sys
 import time
 from functools import partial
-from pathlib import Path
 
 import numpy as np
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from captioning import cli
 from captioning.scores.metrics import CiderD, cider_d, corpus_bleu, rouge_l

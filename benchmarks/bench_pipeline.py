@@ -12,20 +12,24 @@ report      captions/s of beam 5, 64 images at a time           baseline: one im
 The last line is JSON. Times are the median of several runs after a warm-up.
 """
 
-import json
-import platform
 import sys
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+if __name__ == "__main__":
+    from captioning import process
+
+    process.set_up()  # before torch loads
+
+import json
+import platform
 
 import torch
 from nltk.tokenize import NLTKWordTokenizer
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from timing import rate
 
 import data_loader
 from captioning import cli
@@ -37,6 +41,7 @@ from captioning.evaluation import decode_embeddings, encode_images
 from captioning.runtime import pick_workers
 from captioning.search.options import SearchOptions
 from model import CNNtoRNN
+from timing import rate
 from train import CachedBatches
 from vocab import Vocabulary, build_vocabulary, count_words
 

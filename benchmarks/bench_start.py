@@ -9,19 +9,25 @@ caption.py      the interpreter, the model and one caption, beam 5
 Seconds are the median of several runs after a first one that warms the disk. The last line is JSON.
 """
 
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+if __name__ == "__main__":
+    from captioning import process
+
+    process.set_up()  # before torch loads
+
 import json
 import os
 import statistics
 import subprocess
-import sys
 import tempfile
 import time
-from pathlib import Path
 
 import numpy as np
 from PIL import Image
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from captioning import cli
 

@@ -16,19 +16,23 @@ Images/s counts an image once an epoch, tokens/s <end> but no padding. Times are
 warm-up. The last line is JSON.
 """
 
-import json
-import platform
 import sys
-import time
-from functools import partial
 from pathlib import Path
-
-import torch
-from torch.nn import functional as F
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from timing import rate
+if __name__ == "__main__":
+    from captioning import process
+
+    process.set_up()  # before torch loads
+
+import json
+import platform
+import time
+from functools import partial
+
+import torch
+from torch.nn import functional as F
 
 import data_loader
 import train
@@ -37,6 +41,7 @@ from captioning.data.annotations import load_examples
 from captioning.evaluation import encode_images
 from captioning.runtime import autocast, flush_denormals, pick_precision, pick_workers
 from model import CNNtoRNN
+from timing import rate
 from vocab import build_vocabulary, count_words
 
 CONFIG = {

@@ -8,16 +8,22 @@ difference. Every run's scores are kept in runs/levers.csv, so that an interrupt
 delete it before a new one. Writes checkpoints/levers.safetensors, again and again. The last line is JSON.
 """
 
-import json
-import statistics
-import subprocess
 import sys
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+if __name__ == "__main__":
+    from captioning import process
+
+    process.set_up()  # before torch loads
+
+import json
+import statistics
+import subprocess
+
 import pandas as pd
 from tqdm import tqdm
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from captioning import cli
 

@@ -7,13 +7,19 @@ CIDEr-D or, with class_reward, by val_reward, which is what the checkpoint would
 scores are those of the validation split, decoded freely with train.py's beam. The last line is JSON.
 """
 
-import json
 import sys
 from pathlib import Path
 
-import pandas as pd
-
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+if __name__ == "__main__":
+    from captioning import process
+
+    process.set_up()  # before torch loads
+
+import json
+
+import pandas as pd
 
 from captioning import cli
 

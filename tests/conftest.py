@@ -1,5 +1,9 @@
 """Fixtures that several test modules use."""
 
+from captioning import process
+
+process.set_up()  # before torch loads, as the scripts do
+
 from dataclasses import dataclass
 from pathlib import Path
 
