@@ -6,7 +6,7 @@
 Reads   the images and captions of `data_dir` and the vocabulary
 Writes  graphs/batch.png, to see what the model will see
 
-One item is one image with all its captions, decoded once. A batch keeps them apart: `images` has a row per image,
+One item is one image with all its captions, decoded once. A batch keeps them apart: `inputs` has a row per image,
 `tokens` a row per caption, and `owner` says which image each caption belongs to.
 """
 
@@ -17,6 +17,7 @@ if __name__ == "__main__":
 
 import math
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -103,19 +104,26 @@ def eval_transform(image_size, mean=MEAN, std=STD):
 class Batch:
     """B images with M captions.
 
-    images: (B, 3, S, S) float, normalised
-    tokens: (M, T) long, <start> w1 ... <end>, right-padded to the longest of the batch
-    owner:  (M,) long, the row of `images` that each caption describes
-    labels: (B,) long, class index; -1 = no class
-    index:  (B,) long, position in the dataset
-    failed: error lines of the images that could not be read, which are left out
+    inputs:      (B, ...) float, what the network reads of each image; `kind` says which
+    kind:        "images": (B, 3, S, S), normalised
+                 "feature maps": (B, C, h, w), the output of the encoder's frozen blocks
+                 "grid features": (B, P, D), one vector per place of the image, for a decoder with attention
+                 "pooled features": (B, D)
+    tokens:      (M, T) long, <start> w1 ... <end>, right-padded to the longest of the batch
+    owner:       (M,) long, the row of `inputs` that each caption describes
+    labels:      (B,) long, class index; -1 = no class
+    index:       (B,) long, position in the dataset
+    names_class: (M,) bool, True where a caption names the class of its image first
+    failed:      error lines of the images that could not be read, which are left out
     """
 
-    images: torch.Tensor
+    inputs: torch.Tensor
+    kind: str
     tokens: torch.Tensor
     owner: torch.Tensor
     labels: torch.Tensor
     index: torch.Tensor
+    names_class: torch.Tensor
     failed: list
 
     def pin_memory(self):
@@ -131,9 +139,27 @@ class Batch:
         return replace(self, **tensors)
 
 
+def captions_that_name_their_class(examples, vocabulary, grounder):
+    """Return (M,) bool for the captions of all examples: True where the first class named is the image's own.
+
+    grounder: Grounder of the classes
+
+    A caption is judged by the words that the vocabulary knows, because the model reads and writes no others: a class
+    name of which a word became <unk> is not named.
+    """
+
+    @lru_cache(2**16)  # captions repeat
+    def first_class(caption):
+        return grounder.name(vocabulary.decode(vocabulary.encode(caption)))
+
+    flags = (bool(e.label) and first_class(caption) == e.label for e in examples for caption in e.captions)
+    return np.fromiter(flags, dtype=bool)
+
+
 class CaptionDataset(Dataset):
     """Images with the ids of their captions.
 
+    grounder: Grounder that finds class names in captions; None = no caption counts as naming its class
     captions_per_image: how many captions an item draws at random; 0 = all
     paths:  Paths of the N images; tokens: Captions of them; labels: (N,) int32, class index, -1 = no class
 
@@ -141,10 +167,13 @@ class CaptionDataset(Dataset):
     An unreadable image is an item with `image` None and the error line in `failed`.
     """
 
-    def __init__(self, examples, vocabulary, transform, *, classes=(), captions_per_image=0, image_size=0):
+    def __init__(
+        self, examples, vocabulary, transform, *, classes=(), grounder=None, captions_per_image=0, image_size=0
+    ):
         self.transform, self.image_size = transform, image_size
         self.paths = Paths(example.image for example in examples)
-        self.tokens = Captions(map(vocabulary.encode, example.captions) for example in examples)
+        names_class = captions_that_name_their_class(examples, vocabulary, grounder) if grounder else None
+        self.tokens = Captions((map(vocabulary.encode, example.captions) for example in examples), names_class)
         position = {name: index for index, name in enumerate(classes)}
         self.labels = np.array([position.get(example.label, -1) for example in examples], dtype=np.int32)
         self.captions_per_image = captions_per_image
@@ -153,10 +182,10 @@ class CaptionDataset(Dataset):
         return len(self.paths)
 
     def __getitem__(self, index):
-        tokens = self.tokens[index]
+        tokens, names_class = self.tokens[index], self.tokens.names_class[self.tokens.rows(index)]
         if 0 < self.captions_per_image < len(tokens):
             chosen = torch.randperm(len(tokens))[: self.captions_per_image].tolist()
-            tokens = [tokens[i] for i in chosen]
+            tokens, names_class = [tokens[i] for i in chosen], names_class[chosen]
         image, failed = None, ""
         try:
             # Twice the size leaves the random crop something to choose from.
@@ -166,6 +195,7 @@ class CaptionDataset(Dataset):
         return {
             "image": None if failed else self.transform(image),
             "tokens": tokens,
+            "names_class": names_class,
             "label": int(self.labels[index]),
             "index": index,
             "failed": failed,
@@ -199,12 +229,15 @@ def collate(items):
     """Put items of a CaptionDataset together into a Batch; unreadable images are left out and named."""
     good = [item for item in items if item["image"] is not None]
     tokens = [tokens for item in good for tokens in item["tokens"]]
+    flags = [item["names_class"] for item in good]
     return Batch(
-        images=torch.stack([item["image"] for item in good]) if good else torch.empty(0),
+        inputs=torch.stack([item["image"] for item in good]) if good else torch.empty(0),
+        kind="images",
         tokens=pad_tokens(tokens) if tokens else torch.empty(0, 0, dtype=torch.long),
         owner=torch.tensor([row for row, item in enumerate(good) for _ in item["tokens"]], dtype=torch.long),
         labels=torch.tensor([item["label"] for item in good], dtype=torch.long),
         index=torch.tensor([item["index"] for item in good], dtype=torch.long),
+        names_class=torch.from_numpy(np.concatenate(flags)) if flags else torch.empty(0, dtype=torch.bool),
         failed=[item["failed"] for item in items if item["failed"]],
     )
 
@@ -223,6 +256,9 @@ def build_loader(dataset, *, batch_size, num_workers=0, shuffle=False, seed=0):
     )
 
 
+CACHED_KINDS = {3: "pooled features", 4: "grid features", 5: "feature maps"}  # by dimensions, (N, W, ...)
+
+
 class CachedBatches:
     """Batches of cached inputs in a new order, and with new views, each epoch.
 
@@ -233,13 +269,14 @@ class CachedBatches:
     def __init__(self, inputs, tokens, labels, batch_size, *, by_caption):
         self.inputs, self.tokens, self.labels, self.batch_size = inputs, tokens, labels, batch_size
         self.by_caption = by_caption
+        self.kind = CACHED_KINDS[inputs.ndim]
         self.image = torch.from_numpy(tokens.owner) if by_caption else torch.arange(len(tokens))
 
     def __len__(self):
         return math.ceil(len(self.image) / self.batch_size)
 
     def epoch(self, seed):
-        """Yield a Batch whose `images` are cached inputs (B, ...)."""
+        """Yield the Batches of an epoch."""
         generator = torch.Generator().manual_seed(seed)
         if self.by_caption:  # like lengths together, so that little padding is multiplied
             batches = length_buckets(self.tokens.ids.lengths, self.batch_size, generator)
@@ -249,12 +286,16 @@ class CachedBatches:
             image = self.image[rows]
             view = torch.randint(self.inputs.shape[1], (len(rows),), generator=generator)
             captions = [[row] if self.by_caption else list(self.tokens.rows(row)) for row in rows.tolist()]
+            captions_in_row = torch.tensor([len(group) for group in captions])
+            captions = np.concatenate(captions)
             yield Batch(
-                images=self.inputs[image, view],
-                tokens=torch.from_numpy(self.tokens.ids.padded(np.concatenate(captions), PAD_ID)),
-                owner=torch.arange(len(rows)).repeat_interleave(torch.tensor([len(group) for group in captions])),
+                inputs=self.inputs[image, view],
+                kind=self.kind,
+                tokens=torch.from_numpy(self.tokens.ids.padded(captions, PAD_ID)),
+                owner=torch.arange(len(rows)).repeat_interleave(captions_in_row),
                 labels=self.labels[image],
                 index=image,
+                names_class=torch.from_numpy(self.tokens.names_class[captions]),
                 failed=[],
             )
 
@@ -305,9 +346,9 @@ def main(config):
     if not len(batch.index):
         raise ValueError(f"{config['data_dir']}: none of the {len(batch.failed)} images of a batch can be read")
     print(f"train images   {len(examples):,} with {sum(len(e.captions) for e in examples):,} captions")
-    print(f"one batch      images {tuple(batch.images.shape)}, tokens {tuple(batch.tokens.shape)}")
+    print(f"one batch      images {tuple(batch.inputs.shape)}, tokens {tuple(batch.tokens.shape)}")
     mean, std = torch.tensor(MEAN)[:, None, None], torch.tensor(STD)[:, None, None]
-    shown = (batch.images[:12] * std + mean).clamp(0, 1)
+    shown = (batch.inputs[:12] * std + mean).clamp(0, 1)
     first_caption = [(batch.owner == row).nonzero()[0, 0] for row in range(len(shown))]
     plots.caption_grid(
         [v2.functional.to_pil_image(image) for image in shown],

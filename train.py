@@ -254,11 +254,10 @@ def train_mode(model, stage):
         model.encoder.backbone.eval()
 
 
-def caption_loss(model, embeddings, batch, config, named=None):
+def caption_loss(model, embeddings, batch, config):
     """Return (what is minimised, {"train_loss": cross-entropy in nats per token}) of a batch on the device.
 
     embeddings: (B, E), one a row of the batch; for attention (B, P, E)
-    named:      of grounding.remember_named; with class_emphasis
 
     What is minimised is smoothed and weighted, and has the auxiliary losses added; what is measured is not.
     """
@@ -277,9 +276,7 @@ def caption_loss(model, embeddings, batch, config, named=None):
     logits, targets = logits.flatten(0, 1).float(), targets.flatten()
     smoothing = {"ignore_index": PAD_ID, "label_smoothing": config["label_smoothing"]}
     if config["class_emphasis"]:
-        labels = batch.labels[batch.owner]
-        names_it = labels.new_tensor([named(tuple(ids)) for ids in batch.tokens.tolist()]) == labels
-        weight = 1 + config["class_emphasis"] * (names_it & (labels >= 0)).float()
+        weight = 1 + config["class_emphasis"] * batch.names_class.float()
         weight = weight.repeat_interleave(inputs.shape[1]) * (targets != PAD_ID)
         loss = (F.cross_entropy(logits, targets, reduction="none", **smoothing) * weight).sum() / weight.sum()
     else:
@@ -324,7 +321,7 @@ def train_one_epoch(
             if len(batch.index) > 1:  # BatchNorm has no statistics of one row
                 batch = batch.to(device)
                 with autocast(device, dtype):
-                    embeddings = source.encode(model, as_input(batch.images, device))
+                    embeddings = source.encode(model, as_input(batch.inputs, device))
                     objective, measured = source.loss(model, embeddings, batch)
                 if not torch.isfinite(objective):
                     rates = " and ".join(RATES[stage.name])
@@ -472,7 +469,7 @@ class Sources:
 
     def open(self, stage, model):
         """Return the Source of a stage that begins with the weights of `model`."""
-        options, loss = self.options, partial(caption_loss, config=self.options, named=self.named)
+        options, loss = self.options, partial(caption_loss, config=self.options)
         if stage.name in self.from_files:
             self.views = None  # of a backbone that is about to change
             size = self.data["batch_size"] if stage.name == "everything" else options["finetune_batch_size"]
@@ -636,20 +633,21 @@ def main(config):
         data_loader.train_transform(size, **{key: data[key] for key in data_loader.AUGMENTATION}),
         data_loader.eval_transform(size),
     )
+    # Of all splits: val may have classes that train lacks, and aliases may belong to them.
+    labels = sorted({example.label for example in load_examples(data["data_dir"])} - {""}) if classes else []
+    grounder = Grounder(labels, load_aliases(data["data_dir"])) if classes else None
+    named = remember_named(grounder, vocabulary, classes) if classes else None
     train_set = data_loader.CaptionDataset(
         train_examples,
         vocabulary,
         transforms[0],
         classes=classes,
+        grounder=grounder,
         captions_per_image=data["captions_per_image"],
         image_size=size,
     )
     del train_examples  # the batches hold all that an epoch needs, and much smaller
     loading = {"device": device, "dtype": dtype, "num_workers": pick_workers(data["num_workers"], device)}
-    # Of all splits: val may have classes that train lacks, and aliases may belong to them.
-    labels = sorted({example.label for example in load_examples(data["data_dir"])} - {""}) if classes else []
-    grounder = Grounder(labels, load_aliases(data["data_dir"])) if classes else None
-    named = remember_named(grounder, vocabulary, classes) if classes else None
     sources = Sources(model.encoder, stages, train_set, val_examples, vocabulary, named, transforms, loading, config)
 
     # What it writes

@@ -117,7 +117,7 @@ def bench_decoder(model, examples, vocabulary, runs):
     def epoch(pad_to):
         for batch in batches.epoch(seed=0):
             ids = F.pad(batch.tokens, (0, max(0, pad_to - batch.tokens.shape[1])), value=vocabulary.pad_id)
-            logits = model.decoder(model.encoder.embed(batch.images)[batch.owner], ids[:, :-1])
+            logits = model.decoder(model.encoder.embed(batch.inputs)[batch.owner], ids[:, :-1])
             loss = F.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten(), ignore_index=vocabulary.pad_id)
             optimizer.zero_grad()
             loss.backward()

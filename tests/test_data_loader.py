@@ -7,7 +7,18 @@ from PIL import Image
 
 from captioning.data.annotations import Example
 from captioning.data.images import check_unreadable, load_image
-from data_loader import CONFIG, CaptionDataset, build_loader, eval_transform, length_buckets, main, train_transform
+from captioning.scores.grounding import Grounder
+from data_loader import (
+    CONFIG,
+    CachedBatches,
+    CaptionDataset,
+    build_loader,
+    captions_that_name_their_class,
+    eval_transform,
+    length_buckets,
+    main,
+    train_transform,
+)
 from vocab import SPECIALS, Vocabulary, save_vocabulary
 
 VOCABULARY = Vocabulary([*SPECIALS, "a", "red", "sun", "cup"])
@@ -29,13 +40,42 @@ def examples(tmp_path):
 def test_owner_tokens_labels_and_the_damaged_image(examples):
     dataset = CaptionDataset(examples, VOCABULARY, eval_transform(16), classes=["c0", "c1"])
     batch = next(iter(build_loader(dataset, batch_size=6)))
-    assert batch.images.shape == (5, 3, 16, 16)
+    assert batch.inputs.shape == (5, 3, 16, 16)
     assert batch.index.tolist() == [0, 1, 2, 4, 5]
     assert batch.labels.tolist() == [0, 1, 0, 0, 1]
     assert batch.owner.tolist() == [0, 1, 1, 2, 3, 4, 4]
     assert batch.tokens.tolist()[:3] == [[1, 4, 5, 6, 2], [1, 4, 5, 6, 2], [1, 7, 2, 0, 0]]
     assert len(batch.failed) == 1
     assert str(examples[3].image) in batch.failed[0]
+
+
+def test_names_class_follows_its_caption_into_every_kind_of_batch(examples):
+    """Image c0 is captioned "a red sun"; c1 also "cup", which is the only caption that names its class."""
+    grounder = Grounder(["c0", "c1"], {"c1": ["cup"]})
+    dataset = CaptionDataset(examples, VOCABULARY, eval_transform(16), classes=["c0", "c1"], grounder=grounder)
+    batch = next(iter(build_loader(dataset, batch_size=6)))
+    assert batch.kind == "images"
+    assert batch.names_class.tolist() == [False, False, True, False, False, False, True]
+
+    labels = torch.from_numpy(dataset.labels).long()
+    tokens = dataset.tokens.take([5, 0, 1])  # what a cache holds lacks the images that could not be read
+    for by_caption in (True, False):
+        batches = CachedBatches(torch.zeros(3, 1, 4), tokens, labels[[5, 0, 1]], 2, by_caption=by_caption)
+        for batch in batches.epoch(seed=0):
+            assert batch.kind == "pooled features"
+            assert batch.names_class.tolist() == [ids[1] == VOCABULARY.stoi["cup"] for ids in batch.tokens.tolist()]
+
+
+def test_a_class_name_that_the_vocabulary_lacks_is_not_named(examples):
+    """The model reads <unk> there, so weighting the caption would teach it no name."""
+    cups = [Example(e.image, ["a red cup", "a red mug"], "cup", "train") for e in examples[:1]]
+    grounder = Grounder(["cup"], {"cup": ["mug"]})
+    assert captions_that_name_their_class(cups, VOCABULARY, grounder).tolist() == [True, False]
+
+
+def test_an_image_without_a_class_has_no_caption_that_names_it(examples):
+    plain = [Example(e.image, ["a sun", "a cup"], "", "train") for e in examples[:1]]
+    assert captions_that_name_their_class(plain, VOCABULARY, Grounder(["cup"])).tolist() == [False, False]
 
 
 def test_a_batch_is_padded_to_its_own_longest_caption(examples):
@@ -51,7 +91,7 @@ def test_the_same_seed_gives_the_same_batches(examples, num_workers):
         torch.manual_seed(seed)
         dataset = CaptionDataset(examples, VOCABULARY, train_transform(16), captions_per_image=1)
         loader = build_loader(dataset, batch_size=2, num_workers=num_workers, shuffle=True, seed=seed)
-        return [(batch.index.tolist(), batch.images, batch.tokens.tolist()) for batch in loader]
+        return [(batch.index.tolist(), batch.inputs, batch.tokens.tolist()) for batch in loader]
 
     first, second, other = batches(0), batches(0), batches(1)
     assert [index for index, _, _ in first] == [index for index, _, _ in second]

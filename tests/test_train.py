@@ -530,7 +530,7 @@ def test_an_epoch_of_cached_inputs_holds_every_caption_once(by_caption, batch_si
     seen = []
     for batch in batches.epoch(seed=0):
         for ids, row in zip(batch.tokens, batch.owner.tolist(), strict=True):
-            image = int(batch.images[row, 0]) // 2
+            image = int(batch.inputs[row, 0]) // 2
             assert batch.labels[row] == 7 + image
             assert batch.index[row] == image
             assert ids[1] // 10 == image
@@ -556,14 +556,12 @@ def test_class_emphasis_is_seeing_captions_that_name_the_class_more_often():
     model = CNNtoRNN(8, embed_size=6, hidden_size=7, dropout=0.0).eval()
     tokens = torch.tensor([[1, 4, 5, 2, 0], [1, 6, 2, 0, 0], [1, 4, 6, 5, 2]])
     owner, labels, embeddings = torch.tensor([0, 0, 1]), torch.tensor([1, 0]), torch.randn(2, 6)
-
-    def named(ids):  # the first two captions name class 1, which is image 0's, the third too, which is not image 1's
-        return 1
+    names_class = torch.tensor([True, True, False])
 
     def loss(emphasis, rows):
-        batch = SimpleNamespace(tokens=tokens[rows], owner=owner[rows], labels=labels)
+        batch = SimpleNamespace(tokens=tokens[rows], owner=owner[rows], labels=labels, names_class=names_class[rows])
         options = dict.fromkeys(KEYS, 0) | {"class_emphasis": emphasis, "label_smoothing": 0.1}
-        return caption_loss(model, embeddings, batch, options, named)[0].item()
+        return caption_loss(model, embeddings, batch, options)[0].item()
 
     assert loss(2.0, [0, 1, 2]) == pytest.approx(loss(0.0, [0, 1, 2, 0, 1, 0, 1]), rel=1e-5)
 

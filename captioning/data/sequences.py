@@ -7,6 +7,7 @@ array counts none of its elements.
 
 import os
 from array import array
+from itertools import chain
 
 import numpy as np
 import torch
@@ -69,12 +70,15 @@ class Paths:
 class Captions:
     """The token ids of the captions of N images; c[i] is the list of an image's captions, each (T,) long.
 
-    images: an iterable with an item for each image, an iterable of captions, each an iterable of ids
-    ids:    Sequences of all M captions, image after image
-    starts: (N + 1,) int64, where the captions of each image begin; the last is M
+    images:      an iterable with an item for each image, an iterable of captions, each an iterable of ids
+    names_class: (M,) bool, True where a caption names the class of its image first; None = False for all captions
+    ids:         Sequences of all M captions, image after image
+    starts:      (N + 1,) int64, where the captions of each image begin; the last is M
+
+    Raises ValueError if `names_class` has another length than the captions.
     """
 
-    def __init__(self, images):
+    def __init__(self, images, names_class=None):
         starts = array("q", [0])
 
         def one_by_one():
@@ -86,6 +90,9 @@ class Captions:
 
         self.ids = Sequences(one_by_one())
         self.starts = np.array(starts, dtype=np.int64)
+        self.names_class = np.zeros(len(self.ids), dtype=bool) if names_class is None else np.asarray(names_class)
+        if len(self.names_class) != len(self.ids):
+            raise ValueError(f"names_class: got {len(self.names_class)} values for {len(self.ids)} captions")
 
     def __len__(self):
         return len(self.starts) - 1
@@ -100,7 +107,9 @@ class Captions:
 
     def take(self, images):
         """Return the Captions of some of the images, in the order of their positions `images`."""
-        return Captions((self.ids[row].tolist() for row in self.rows(index)) for index in images)
+        rows = [self.rows(index) for index in images]
+        flags = self.names_class[np.fromiter(chain.from_iterable(rows), dtype=np.int64)]
+        return Captions(((self.ids[row].tolist() for row in group) for group in rows), flags)
 
     @property
     def owner(self):
