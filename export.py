@@ -20,8 +20,7 @@ if __name__ == "__main__":
 
     process.set_up()  # before torch loads
 
-import statistics
-import time
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +29,7 @@ import torch
 
 from caption import Captioner
 from captioning import cli
+from captioning.complexity import median_seconds
 from captioning.data.annotations import check_split, load_aliases, load_examples
 from captioning.data.images import load_image
 from captioning.deploy import hub
@@ -83,13 +83,8 @@ def draw(examples, count, seed):
 
 def latency_ms(captioner, images, num_runs):
     """Return the median time in ms from a decoded picture to its greedy caption, one at a time, after warm-up."""
-    times = []
-    for run in range(num_runs + 3):
-        pixels = captioner.read(images[run % len(images)])
-        begin = time.perf_counter()
-        captioner.caption_batch([("", pixels)], GREEDY)
-        times.append(1000 * (time.perf_counter() - begin))
-    return statistics.median(times[3:])
+    pictures = itertools.cycle([captioner.read(image) for image in images])
+    return 1000 * median_seconds(lambda: captioner.caption_batch([("", next(pictures))], GREEDY), num_runs)
 
 
 def latencies(paths, images, num_runs):

@@ -17,10 +17,7 @@ if __name__ == "__main__":
 
     process.set_up()  # before torch loads
 
-import copy
 import itertools
-import statistics
-import time
 from pathlib import Path
 
 import torch
@@ -463,35 +460,11 @@ def load_captioner(path, device="cpu"):
     return model.to(device).eval(), vocabulary, checkpoint
 
 
-def count_macs(encoder, image_size):
-    """Return (multiply-accumulates, parameters) of one image, counted by thop on a copy (it leaves hooks behind)."""
-    import thop  # only this count needs it
-
-    encoder = copy.deepcopy(encoder).cpu().eval()
-    macs, _ = thop.profile(encoder, inputs=(torch.zeros(1, 3, image_size, image_size),), verbose=False)
-    return macs, sum(parameter.numel() for parameter in encoder.parameters())
-
-
-@torch.inference_mode()
-def latency_ms(encoder, image_size, batch_size, device, num_runs):
-    """Return the median time in ms of one forward pass of `batch_size` images, after warm-up."""
-    encoder = copy.deepcopy(encoder).to(device).eval()
-    images = torch.randn(batch_size, 3, image_size, image_size, device=device)
-    times = []
-    for _ in range(num_runs + 3):
-        begin = time.perf_counter()
-        encoder(images)
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        times.append(1000 * (time.perf_counter() - begin))
-    return statistics.median(times[3:])
-
-
 def main(config):
-    """Print and save the complexity table of both encoders at 224 and 256 pixels."""
-    import pandas as pd  # slow to import, and a model alone needs neither
+    """Measure both encoders at 224 and 256 pixels, print each row once it is measured, and save the table."""
+    import pandas as pd  # slow to import, and a model alone needs none of the three
 
-    from captioning import plots
+    from captioning import complexity, plots
 
     config = config["model"]
     check_folder("graphs")
@@ -499,32 +472,12 @@ def main(config):
     devices = [torch.device("cpu")] + ([pick_device()] if pick_device().type == "cuda" else [])
     # The last row is the setting in which ResNet-18 was first published beside this model.
     variants = [("mobilenet_v2", config["embed_size"]), ("resnet18", config["embed_size"]), ("resnet18", 512)]
+    print(complexity.header(devices), flush=True)
     rows = []
     for name, embed_size in dict.fromkeys(variants):
-        encoder = EncoderCNN(name, embed_size)
-        latency = {
-            f"{device.type} batch {batch_size}": latency_ms(encoder, 224, batch_size, device, num_runs)
-            for device in devices
-            for batch_size, num_runs in ((1, 20), (32, 3))
-        }
-        macs, parameters = count_macs(encoder, 224)
-        weights_mb = sum(v.numel() * v.element_size() for v in encoder.state_dict().values()) / 1e6
-        rows.append(
-            {
-                "model": f"{'MobileNetV2' if name == 'mobilenet_v2' else 'ResNet-18'} ({embed_size})",
-                "params_m": parameters / 1e6,
-                "macs_g": macs / 1e9,
-                "macs_g_256px": count_macs(encoder, 256)[0] / 1e9,
-                "checkpoint_mb": weights_mb,
-                "latency_ms": latency,
-            }
-        )
-    header = f"{'encoder (embed_size)':<22}{'params M':>9}{'MACs G':>9}{'at 256 px':>11}{'fp32 MB':>9}"
-    print(header + "".join(f"{key + ' ms':>19}" for key in rows[0]["latency_ms"]))
-    for row in rows:
-        line = f"{row['model']:<22}{row['params_m']:>9.2f}{row['macs_g']:>9.3f}{row['macs_g_256px']:>11.3f}"
-        line += f"{row['checkpoint_mb']:>9.1f}"
-        print(line + "".join(f"{value:>19.2f}" for value in row["latency_ms"].values()))
+        title = f"{'MobileNetV2' if name == 'mobilenet_v2' else 'ResNet-18'} ({embed_size})"
+        rows.append({"model": title} | complexity.measure(EncoderCNN(name, embed_size), devices))
+        print(complexity.row_text(rows[-1]), flush=True)
     table = pd.DataFrame([{k: v for k, v in row.items() if k != "latency_ms"} | row["latency_ms"] for row in rows])
     Path("graphs").mkdir(exist_ok=True)
     table.to_csv("graphs/complexity.csv", index=False, float_format="%.4f")

@@ -23,15 +23,14 @@ if __name__ == "__main__":
 
 import json
 import platform
-import statistics
 import tempfile
-import time
 
 import onnxruntime
 import torch
 
 from caption import TorchModel
 from captioning import cli
+from captioning.complexity import median_seconds
 from captioning.deploy.onnx_export import export_module, export_onnx
 from captioning.deploy.onnx_model import OnnxModel
 from captioning.metadata import dump_metadata
@@ -65,12 +64,7 @@ class RandomImages:
 
 def median_ms(work, runs):
     """Return the median time of `work()` in ms after a warm-up."""
-    times = []
-    for _ in range(runs + 5):
-        begin = time.perf_counter()
-        work()
-        times.append(1000 * (time.perf_counter() - begin))
-    return statistics.median(times[5:])
+    return 1000 * median_seconds(work, runs, warm_up=5)
 
 
 def encoder_session(network, images, path, num_threads):

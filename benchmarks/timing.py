@@ -1,14 +1,8 @@
 """How the benchmarks measure a rate."""
 
-import statistics
-import time
+from captioning.complexity import median_seconds
 
 
 def rate(work, amount, runs):
     """Return amount/s of `work()`, the median of `runs` after one warm-up."""
-    times = []
-    for _ in range(runs + 1):
-        begin = time.perf_counter()
-        work()
-        times.append(time.perf_counter() - begin)
-    return amount / statistics.median(times[1:])
+    return amount / median_seconds(work, runs, warm_up=1)
