@@ -121,7 +121,7 @@ class TorchModel:
     @property
     def has_attention(self):
         """True if `attend` can show where the model looked."""
-        return hasattr(self.network.decoder, "attend")
+        return self.network.decoder.has_attention
 
     def attend(self, images, captions, vocabulary):
         """Return where it looked for each word of its captions of images (B, 3, S, S): arrays (words, h, w), square."""

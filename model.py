@@ -5,8 +5,10 @@
 
     image (3, S, S) -> MobileNetV2 -> pooled feature (1280) -> Linear -> BatchNorm -> embedding (300) -> LSTM -> words
 
-With `decoder` attention nothing is pooled: each place of the image has an embedding, and the LSTM looks at some of them
-for each word.
+With `decoder` attention there is no pooling: each position of the feature grid has an embedding, and the LSTM attends
+to them for each word.
+
+ENCODERS and DECODERS list what there is. A new one needs an entry there, and no change elsewhere.
 
 Run as a script it prints the complexity of both encoders: parameters, multiply-accumulates (MACs, counted by thop on
 a copy), the size of the weights, and the latency of one forward pass, median after warm-up.
@@ -18,6 +20,8 @@ if __name__ == "__main__":
     process.set_up()  # before torch loads
 
 import itertools
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -60,65 +64,116 @@ LIMITS = {
     "layer_dropout": (0, 0.95),
 }
 
-ENCODERS = ("mobilenet_v2", "resnet18")
-DECODERS = ("lstm", "attention")
 IMAGE_INPUTS = ("first", "state", "every")
 
 
 class Positions(nn.Module):
-    """(B, D, h, w) feature maps -> (B, P, D), the feature of each of P = h * w positions, row after row."""
+    """(B, D, h, w) feature maps -> (B, P, D), the feature of each of P = h * w positions, row by row."""
 
     def forward(self, maps):
         return maps.flatten(2).transpose(1, 2)
 
 
-class EncoderCNN(nn.Module):
-    """An image becomes one embedding: CNN -> global average pool -> Linear -> BatchNorm1d.
+@dataclass(frozen=True)
+class Backbone:
+    """A CNN that an EncoderCNN can be built on.
 
-    name: mobilenet_v2 (feature_dim D = 1280) or resnet18 (D = 512)
-    grid: no pool, but an embedding of each of P positions: 7 x 7 at 224 px, 8 x 8 at 256 px
+    title:       as printed
+    run_name:    default name of a run that trains it
+    feature_dim: channels D of its last feature maps
+    weights:     torchvision's enum of its weights
+    build:       (pooling modules, grid) -> the network with random weights; (B, 3, S, S) -> (B, D), or (B, P, D)
+    blocks:      the network -> its blocks in order, without the pooling
+    rename:      name in torchvision's state_dict -> name in ours; "" = the weight is left out
+    """
+
+    title: str
+    run_name: str
+    feature_dim: int
+    weights: str
+    build: Callable
+    blocks: Callable
+    rename: Callable
+
+
+def build_mobilenet(pooling, grid):
+    """Return MobileNetV2 without its classifier."""
+    return nn.Sequential(mobilenet_v2(), *pooling)
+
+
+def build_resnet(pooling, grid):
+    """Return torchvision's ResNet-18 without its classifier. It flattens after the pooling, which a grid undoes."""
+    import torchvision  # slow to import, as captioning/mobilenet.py tells
+
+    network = torchvision.models.resnet18(weights=None)
+    feature_dim = network.fc.in_features
+    network.avgpool = nn.Sequential(*pooling, nn.Flatten())
+    network.fc = nn.Unflatten(1, (-1, feature_dim)) if grid else nn.Identity()
+    return network
+
+
+def resnet_blocks(network):
+    """Return ResNet-18's stem and its 8 residual blocks."""
+    stem = nn.Sequential(network.conv1, network.bn1, network.relu, network.maxpool)
+    return [stem, *network.layer1, *network.layer2, *network.layer3, *network.layer4]
+
+
+ENCODERS = {
+    "mobilenet_v2": Backbone(
+        title="MobileNetV2",
+        run_name="mobile",
+        feature_dim=FEATURE_DIM,
+        weights="MobileNet_V2_Weights",
+        build=build_mobilenet,
+        blocks=lambda network: list(network[0]),  # 19, the last of them the 1x1 convolution to 1280
+        rename=lambda name: f"0.{name.removeprefix('features.')}" if name.startswith("features.") else "",
+    ),
+    "resnet18": Backbone(
+        title="ResNet-18",
+        run_name="resnet",
+        feature_dim=512,
+        weights="ResNet18_Weights",
+        build=build_resnet,
+        blocks=resnet_blocks,
+        rename=lambda name: "" if name.startswith("fc.") else name,
+    ),
+}
+
+
+class EncoderCNN(nn.Module):
+    """One embedding per image: CNN -> global average pool -> Linear -> BatchNorm1d.
+
+    name: key of ENCODERS
+    grid: no pool; an embedding for each of P positions: 7 x 7 at 224 px, 8 x 8 at 256 px
+
+    Raises ValueError for an unknown name.
     """
 
     def __init__(self, name="mobilenet_v2", embed_size=300, grid=False):
         super().__init__()
         if name not in ENCODERS:
             raise ValueError(f"model.encoder: got {name!r}, allowed are {', '.join(ENCODERS)}")
+        self.kind = ENCODERS[name]
+        self.feature_dim = self.kind.feature_dim
         self.pooling = [Positions()] if grid else [nn.AdaptiveAvgPool2d(1), nn.Flatten()]
-        if name == "mobilenet_v2":
-            self.feature_dim = FEATURE_DIM
-            self.backbone = nn.Sequential(mobilenet_v2(), *self.pooling)
-        else:
-            import torchvision  # slow to import, as captioning/mobilenet.py tells
-
-            network = torchvision.models.resnet18(weights=None)
-            self.feature_dim = network.fc.in_features
-            network.avgpool = nn.Sequential(*self.pooling, nn.Flatten())
-            network.fc = nn.Unflatten(1, (-1, self.feature_dim)) if grid else nn.Identity()
-            self.backbone = network
+        self.backbone = self.kind.build(self.pooling, grid)
         self.linear = nn.Linear(self.feature_dim, embed_size)
         self.norm = nn.BatchNorm1d(embed_size)
 
     def blocks(self):
-        """Return (blocks, pooling): the backbone in order, as lists of modules that share its weights.
+        """Return the backbone's blocks in order, as a list of modules that share its weights; no pooling."""
+        return self.kind.blocks(self.backbone)
 
-        MobileNetV2 has 19 blocks, the last of them the 1x1 convolution to 1280; ResNet-18 has 9, the first its stem.
-        """
-        if isinstance(self.backbone, nn.Sequential):
-            return list(self.backbone[0]), self.pooling
-        net = self.backbone
-        stem = nn.Sequential(net.conv1, net.bn1, net.relu, net.maxpool)
-        return [stem, *net.layer1, *net.layer2, *net.layer3, *net.layer4], self.pooling
+    def cut(self, num_blocks):
+        """Cut the backbone in two before its last `num_blocks` blocks: (trunk, head); the head has the pooling too.
 
-    def split(self, num_blocks):
-        """Return (trunk, head): the backbone without its last `num_blocks` blocks, and those with the pooling.
-
-        head(trunk(images)) is backbone(images). With 0 the trunk is the whole backbone and the head does nothing:
-        between them lie features, not maps.
+        head(trunk(images)) is backbone(images). With 0 the trunk is the whole backbone and the head is the identity;
+        the trunk then returns features instead of feature maps.
         """
         if not num_blocks:
             return self.backbone, nn.Identity()
-        blocks, pooling = self.blocks()
-        return nn.Sequential(*blocks[:-num_blocks]), nn.Sequential(*blocks[-num_blocks:], *pooling)
+        blocks = self.blocks()
+        return nn.Sequential(*blocks[:-num_blocks]), nn.Sequential(*blocks[-num_blocks:], *self.pooling)
 
     def embed(self, features):
         """(B, D) pooled features -> (B, E) embedding, or (B, P, D) of positions -> (B, P, E)."""
@@ -131,15 +186,21 @@ class EncoderCNN(nn.Module):
 
 
 class Decoder(nn.Module):
-    """What both decoders share: word vectors in, word scores out, and one way through teacher forcing and decoding.
+    """Base of the decoders: word embeddings, output layer, teacher forcing and the decoding step.
 
     output_size: width of what `unroll` returns
-    dropout:     on what `unroll` returns; input_dropout: on the word vectors
-    tie_weights: the vector that a word is read by also scores it (Press and Wolf 2017, arXiv:1608.05859)
+    dropout:     on what `unroll` returns; input_dropout: on the word embeddings
+    tie_weights: share the input embedding and the output matrix (Press and Wolf 2017, arXiv:1608.05859)
 
-    A decoder adds start(image) -> state and unroll(tokens (N, T), state) -> (outputs (N, T, output_size), state); a
-    state is a tuple of tensors (N, ...).
+    A subclass adds start(image) -> state and unroll(tokens (N, T), state) -> (outputs (N, T, output_size), state); a
+    state is a tuple of tensors (N, ...). One with attention sets `has_attention` and adds `attend` and
+    `step_and_attend`.
     """
+
+    settings = ()  # keys of CONFIG that it takes beside those of this base class
+    unsupported = ()  # pairs of a key of CONFIG and the only value that it can have
+    reads_grid = False  # its image embedding is (N, P, E), one vector for each position, instead of (N, E)
+    has_attention = False  # it can return the attention weights
 
     def __init__(self, vocab_size, embed_size, output_size, *, input_dropout=0.5, dropout=0.5, tie_weights=False):
         super().__init__()
@@ -179,18 +240,27 @@ class Decoder(nn.Module):
         return F.log_softmax(self.score(outputs[:, 0]).float(), dim=1), state
 
     def make_step(self):
-        """Return `step` of a model in eval() for a search with the weights as they are now, faster where it can be."""
+        """Return `step` for a search with the current weights in eval(); a subclass may return a faster equivalent."""
         return self.step
+
+    def train_mode(self, stage):
+        """Go into training mode for the stage of this name.
+
+        Self-critical training has no dropout, so that the samples come from the policy that is trained.
+        """
+        self.train(stage != "self-critical")
 
 
 class DecoderRNN(Decoder):
-    """An LSTM that writes a caption from an image embedding (Vinyals et al. 2015, arXiv:1411.4555).
+    """An LSTM that generates a caption from an image embedding (Vinyals et al. 2015, arXiv:1411.4555).
 
     image_input:   "first", the image is the LSTM's first input, before <start>; "state", it gives the initial state;
-                   "every", it gives the initial state and stands beside every word
+                   "every", it gives the initial state and is concatenated to every word embedding
     layer_dropout: between the LSTM's layers, of which there must be two or more
     common:        input_dropout, dropout, tie_weights of Decoder
     """
+
+    settings = ("num_layers", "image_input", "layer_dropout")
 
     def __init__(
         self, vocab_size, embed_size=300, hidden_size=512, *, num_layers=1, image_input="first", layer_dropout=0.0,
@@ -225,11 +295,17 @@ class DecoderRNN(Decoder):
         outputs, (h, c) = self.lstm(inputs, (h.transpose(0, 1).contiguous(), c.transpose(0, 1).contiguous()))
         return outputs, (h.transpose(0, 1), c.transpose(0, 1), *image)
 
-    def make_step(self):
-        """As Decoder.make_step. What every word adds to the gates is multiplied once, (V, 4H), and then looked up.
+    def train_mode(self, stage):
+        """As Decoder.train_mode. The LSTM itself stays in train(), since cuDNN has no gradient for one in eval()."""
+        super().train_mode(stage)
+        self.lstm.train()
+        self.lstm.dropout = 0.0 if stage == "self-critical" else self.layer_dropout
 
-        That is a third of a step's work at 160 rows, and nn.LSTM's preparations are most of it at five. The results
-        are those of `step` but for rounding.
+    def make_step(self):
+        """As Decoder.make_step: the product of each word with the input weights, (V, 4H), is computed once.
+
+        It is a third of a step's work at 160 rows; at five rows most of it is nn.LSTM's overhead. Results equal those
+        of `step` up to rounding.
         """
         lstm, size = self.lstm, self.lstm.hidden_size
         if lstm.num_layers > 1 or self.image_input == "every":
@@ -250,13 +326,17 @@ class DecoderRNN(Decoder):
 
 
 class AttentionRNN(Decoder):
-    """An LSTM that looks at places of the image for each word: "soft" attention (Xu et al. 2015, arXiv:1502.03044).
+    """An LSTM with "soft" attention over the positions of the feature grid (Xu et al. 2015, arXiv:1502.03044).
 
-    The weight of a place is the softmax of v . tanh(keys + query), the comparison of Bahdanau et al. 2015; what is
-    seen passes the gate of section 4.2.1, and scores the next word beside the last word and the state (equation 7).
+    The weights are the softmax over positions of v . tanh(keys + query), as in Bahdanau et al. 2015. The context
+    vector passes the gate of section 4.2.1; with the last word and the state it scores the next word (equation 7).
 
     common: input_dropout, dropout, tie_weights of Decoder
     """
+
+    settings = ("attention_size",)
+    unsupported = (("num_layers", 1), ("image_input", "first"), ("layer_dropout", 0))
+    reads_grid = has_attention = True
 
     def __init__(self, vocab_size, embed_size=300, hidden_size=512, *, attention_size=256, **common):
         super().__init__(vocab_size, embed_size, embed_size, **common)
@@ -274,27 +354,35 @@ class AttentionRNN(Decoder):
         h, c = self.initial(image.mean(dim=1)).chunk(2, dim=1)
         return torch.tanh(h), torch.tanh(c), image, self.key(image)
 
-    def look(self, tokens, state):
-        """(N, T) tokens from a state -> (N, T, E) outputs, (N, T, P) weights of the places, and the state after."""
+    def unroll_and_attend(self, tokens, state):
+        """(N, T) tokens from a state -> (N, T, E) outputs, (N, T, P) attention weights, and the state after them."""
         h, c, image, keys = state
         outputs, attention = [], []
         for word in self.input_dropout(self.embedding(tokens)).unbind(dim=1):  # (N, E)
             weights = self.compare(torch.tanh(keys + self.query(h)[:, None]))[:, :, 0].softmax(dim=1)  # (N, P)
-            seen = torch.sigmoid(self.gate(h)) * (weights[:, None].to(image.dtype) @ image)[:, 0]  # (N, E)
-            h, c = self.lstm(torch.cat([word, seen], dim=1), (h, c))
-            outputs.append(word + self.from_hidden(h) + self.from_image(seen))
+            context = torch.sigmoid(self.gate(h)) * (weights[:, None].to(image.dtype) @ image)[:, 0]  # (N, E)
+            h, c = self.lstm(torch.cat([word, context], dim=1), (h, c))
+            outputs.append(word + self.from_hidden(h) + self.from_image(context))
             attention.append(weights)
         return torch.stack(outputs, dim=1), torch.stack(attention, dim=1), (h, c, image, keys)
 
     def unroll(self, tokens, state):
         """(N, T) tokens from a state -> (N, T, E) outputs and the state after them."""
-        outputs, _, state = self.look(tokens, state)
+        outputs, _, state = self.unroll_and_attend(tokens, state)
         return outputs, state
 
     def attend(self, image, tokens):
-        """As forward -> (N, T, V) logits, and (N, T, P): where each next token was looked for, each row sums to 1."""
-        outputs, attention, _ = self.look(tokens, self.start(image))
+        """As forward -> (N, T, V) logits, and the attention weights (N, T, P) of each next token, which sum to 1."""
+        outputs, attention, _ = self.unroll_and_attend(tokens, self.start(image))
         return self.score(outputs), attention
+
+    def step_and_attend(self, tokens, state):
+        """As step -> (N, V) log-probabilities, the attention weights (N, P), and the next state."""
+        outputs, attention, state = self.unroll_and_attend(tokens[:, None], state)
+        return F.log_softmax(self.score(outputs[:, 0]).float(), dim=1), attention[:, 0], state
+
+
+DECODERS = {"lstm": DecoderRNN, "attention": AttentionRNN}
 
 
 def image_vector(embedding):
@@ -303,13 +391,15 @@ def image_vector(embedding):
 
 
 class CNNtoRNN(nn.Module):
-    """The captioner: EncoderCNN and a decoder, and two heads on the image embedding that serve training alone.
+    """The captioner: EncoderCNN, a decoder, and two heads on the image embedding for auxiliary losses.
 
-    decoder:       lstm, with num_layers, image_input and layer_dropout; attention, with attention_size
-    classifier:    class logits, where num_classes > 0
-    word_detector: logits of each word standing in a caption (Fang et al. 2015, arXiv:1411.4952), if detect_words
+    encoder, decoder: keys of ENCODERS and DECODERS; the other settings are those of CONFIG
+    classifier:       class logits (B, C); where num_classes > 0
+    word_detector:    logits (B, V) of each word standing in a caption (Fang et al. 2015, arXiv:1411.4952);
+                      where detect_words
 
-    The heads give an encoder with random weights a signal before the decoder has learned to speak.
+    The heads give an encoder with random weights a gradient before the decoder has learned anything.
+    Raises ValueError for an unknown name, and for a setting that the decoder does not support.
     """
 
     def __init__(
@@ -320,19 +410,33 @@ class CNNtoRNN(nn.Module):
         super().__init__()
         if decoder not in DECODERS:
             raise ValueError(f"model.decoder: got {decoder!r}, allowed are {', '.join(DECODERS)}")
-        sizes = vocab_size, embed_size, hidden_size
-        both = {"input_dropout": input_dropout, "dropout": dropout, "tie_weights": tie_weights}
-        lstm = {"num_layers": num_layers, "image_input": image_input, "layer_dropout": layer_dropout}
-        self.encoder = EncoderCNN(encoder, embed_size, grid=decoder == "attention")
-        if decoder == "lstm":
-            self.decoder = DecoderRNN(*sizes, **lstm, **both)
-        else:
-            for name, only in {"num_layers": 1, "image_input": "first", "layer_dropout": 0}.items():
-                if lstm[name] != only:
-                    raise ValueError(f"model.{name}: got {lstm[name]!r}, with decoder attention it must be {only!r}")
-            self.decoder = AttentionRNN(*sizes, attention_size=attention_size, **both)
+        given = {
+            "num_layers": num_layers, "image_input": image_input, "layer_dropout": layer_dropout,
+            "attention_size": attention_size,
+        }  # fmt: skip
+        kind = DECODERS[decoder]
+        for name, only in kind.unsupported:
+            if given[name] != only:
+                raise ValueError(f"model.{name}: got {given[name]!r}, with decoder {decoder} it must be {only!r}")
+        self.encoder = EncoderCNN(encoder, embed_size, grid=kind.reads_grid)
+        self.decoder = kind(
+            vocab_size, embed_size, hidden_size, input_dropout=input_dropout, dropout=dropout, tie_weights=tie_weights,
+            **{name: given[name] for name in kind.settings},
+        )  # fmt: skip
         self.classifier = nn.Linear(embed_size, num_classes) if num_classes else None
         self.word_detector = nn.Linear(embed_size, vocab_size) if detect_words else None
+
+    def train_mode(self, stage):
+        """Go into training mode for the stage of this name.
+
+        Except in stage "everything" the backbone stays in eval(): its BatchNorm keeps the statistics of the millions
+        of images that it was trained on, which small batches of a few thousand images would blur. Features cached in
+        front of it would no longer fit it, either. The weights of a fine-tuned BatchNorm do train.
+        """
+        self.train(stage != "self-critical")
+        self.decoder.train_mode(stage)
+        if stage != "everything":
+            self.encoder.backbone.eval()
 
     def forward(self, images, tokens, owner):
         """Images (B, 3, S, S), tokens (M, T), owner (M,) the image of each caption -> logits (M, T, V)."""
@@ -342,7 +446,7 @@ class CNNtoRNN(nn.Module):
 def load_encoder_weights(encoder, name, source):
     """Fill the CNN of an EncoderCNN from `source`; the Linear and BatchNorm too when it is one of our checkpoints.
 
-    name:    mobilenet_v2 | resnet18
+    name:    key of ENCODERS
     source:  "none", "imagenet" (torchvision downloads it), a torchvision state_dict, or one of our checkpoints
              (a path, https://... or hf://owner/name)
     returns: image size that the weights were trained at, 0 = not known
@@ -353,9 +457,9 @@ def load_encoder_weights(encoder, name, source):
     if source == "imagenet":
         import torchvision
 
-        enum = {"mobilenet_v2": "MobileNet_V2_Weights", "resnet18": "ResNet18_Weights"}[name]
+        weights = getattr(torchvision.models, encoder.kind.weights)
         try:
-            state = getattr(torchvision.models, enum).IMAGENET1K_V1.get_state_dict(progress=True, check_hash=True)
+            state = weights.IMAGENET1K_V1.get_state_dict(progress=True, check_hash=True)
         except (OSError, RuntimeError) as error:
             raise ValueError(
                 f"model.encoder_weights: imagenet could not be downloaded ({cli.one_line(error)[:120]}).\n"
@@ -382,14 +486,11 @@ def load_encoder_weights(encoder, name, source):
 
 def load_torchvision(encoder, state, source):
     """Load a torchvision state_dict, without its classifier, into the CNN of an EncoderCNN."""
-    if any(name.startswith("features.") for name in state):
-        state = {f"0.{k.removeprefix('features.')}": v for k, v in state.items() if k.startswith("features.")}
-    else:
-        state = {k: v for k, v in state.items() if not k.startswith("fc.")}
+    state = {new: tensor for name, tensor in state.items() if (new := encoder.kind.rename(name))}
     load_weights(encoder.backbone, state, source)
 
 
-TRAINING_HEADS = ("classifier.", "word_detector.")  # prefixes of weights that no checkpoint keeps
+TRAINING_HEADS = ("classifier.", "word_detector.")  # prefixes of weights of auxiliary losses; no checkpoint has them
 
 
 def build_model(vocab_size, config, *, num_classes=0, detect_words=False):
@@ -400,39 +501,42 @@ def build_model(vocab_size, config, *, num_classes=0, detect_words=False):
 
 
 def training_heads(model):
-    """Return the weights that serve training alone and that no checkpoint keeps, by name."""
+    """Return the weights of the auxiliary losses, which no checkpoint has, by name."""
     return {k: v for k, v in model.state_dict().items() if k.startswith(TRAINING_HEADS)}
 
 
 def kept_weights(model):
-    """Return the weights that a checkpoint keeps, by name."""
+    """Return the weights that a checkpoint has, by name."""
     return {k: v for k, v in model.state_dict().items() if not k.startswith(TRAINING_HEADS)}
 
 
-def start_model(vocabulary, classes, options, model_config):
-    """Build the model and fill it: (CNNtoRNN, image size its weights were trained at, 0 = not known)."""
+def start_model(vocabulary, classes, settings, model_config):
+    """Build the model and load its first weights: (CNNtoRNN, image size they were trained at, 0 = not known).
+
+    settings: train.CONFIG, of which it reads init, class_loss and word_loss
+    """
     model = build_model(
         len(vocabulary),
         model_config,
-        num_classes=len(classes) if options["class_loss"] else 0,
-        detect_words=options["word_loss"] > 0,
+        num_classes=len(classes) if settings["class_loss"] else 0,
+        detect_words=settings["word_loss"] > 0,
     )
-    if not options["init"]:
+    if not settings["init"]:
         name, source = model_config["encoder"], model_config["encoder_weights"]
         return model, load_encoder_weights(model.encoder, name, source)
-    checkpoint = load_checkpoint(fetch_model(options["init"]))
+    checkpoint = load_checkpoint(fetch_model(settings["init"]))
     if checkpoint.vocab != vocabulary.itos:
         pairs = itertools.zip_longest(checkpoint.vocab, vocabulary.itos, fillvalue="nothing")
         first = next(
             f"word {i} is {there!r} there, {here!r} here" for i, (there, here) in enumerate(pairs) if there != here
         )
-        raise ValueError(f"{options['init']}: has another vocabulary ({first}); give the one it was trained with")
-    load_weights(model, checkpoint.weights | training_heads(model), options["init"])
+        raise ValueError(f"{settings['init']}: has another vocabulary ({first}); give the one it was trained with")
+    load_weights(model, checkpoint.weights | training_heads(model), settings["init"])
     return model, checkpoint.transform["image_size"]
 
 
-class Undrawn(TorchFunctionMode):
-    """Where no normal weights are drawn: they are about to be read, and on "meta" torch would import its compiler."""
+class NoInitialisation(TorchFunctionMode):
+    """Skip weight initialisation; load_weights overwrites it, and on device "meta" torch would import its compiler."""
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
         if function in (torch.Tensor.normal_, nn.init.normal_):
@@ -443,6 +547,7 @@ class Undrawn(TorchFunctionMode):
 def load_captioner(path, device="cpu"):
     """Read a checkpoint: (CNNtoRNN in eval(), Vocabulary, Checkpoint).
 
+    A setting that its config lacks, since the file is older, takes its default of CNNtoRNN.
     Raises ValueError if the file is not a checkpoint, or its weights do not fit its own config and vocabulary.
     """
     checkpoint = load_checkpoint(path)
@@ -452,7 +557,7 @@ def load_captioner(path, device="cpu"):
             value = checkpoint.config["model"].get(key, least)
             if isinstance(value, bool) or not least <= value <= most:
                 raise ValueError(f"{key} is {value}, allowed is {least} to {most}")
-        with torch.device("meta"), Undrawn():  # no memory for weights that the file may not have
+        with torch.device("meta"), NoInitialisation():  # no memory for weights that the file may not have
             model = build_model(len(vocabulary), checkpoint.config["model"])
     except (KeyError, TypeError, AttributeError, RuntimeError, ValueError) as error:
         raise ValueError(f"{path}: its config does not describe a model ({cli.one_line(error)})") from None
@@ -475,7 +580,7 @@ def main(config):
     print(complexity.header(devices), flush=True)
     rows = []
     for name, embed_size in dict.fromkeys(variants):
-        title = f"{'MobileNetV2' if name == 'mobilenet_v2' else 'ResNet-18'} ({embed_size})"
+        title = f"{ENCODERS[name].title} ({embed_size})"
         rows.append({"model": title} | complexity.measure(EncoderCNN(name, embed_size), devices))
         print(complexity.row_text(rows[-1]), flush=True)
     table = pd.DataFrame([{k: v for k, v in row.items() if k != "latency_ms"} | row["latency_ms"] for row in rows])

@@ -37,7 +37,6 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from torch import nn
 from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
@@ -71,7 +70,7 @@ from captioning.training.features import as_input, compute_views
 from captioning.training.history import Record, best_path, file_digest, last_path, load_run
 from captioning.training.losses import SelfCritical, attention_penalty, mix_guesses, word_detection_loss
 from data_loader import CachedBatches, ImageBatches
-from model import AttentionRNN, image_vector, kept_weights, start_model, training_heads
+from model import ENCODERS, image_vector, kept_weights, start_model, training_heads
 from vocab import count_words, coverage, load_vocabulary
 
 CONFIG = {
@@ -160,7 +159,6 @@ RATES = {  # stage -> the settings of its rate
     "finetune": ["--train.finetune_lr", "--train.encoder_lr"],
     "self-critical": ["--train.self_critical_lr"],
 }
-RUN_NAMES = {"mobilenet_v2": "mobile", "resnet18": "resnet"}
 LEAST_COVERAGE = 0.5  # of the train captions' running words; a vocabulary of other data knows fewer
 
 
@@ -238,22 +236,6 @@ def moving_average(decay):
     return update
 
 
-def train_mode(model, stage):
-    """Put the model into training.
-
-    Frozen or fine-tuned, the backbone is in eval(): its BatchNorm then keeps the statistics of the millions of images
-    it was trained on, which a few thousand in small batches would only blur; a frozen one must not drift at all, and
-    behind a cached trunk the cache would no longer fit it. The weights of a fine-tuned BatchNorm do train.
-    Self-critical training is without dropout, so that what is rewarded is what was said.
-    """
-    model.train(stage.name != "self-critical")
-    lstm = model.decoder.lstm.train()  # cuDNN has no gradient for an LSTM in eval()
-    if isinstance(lstm, nn.LSTM):
-        lstm.dropout = 0.0 if stage.name == "self-critical" else model.decoder.layer_dropout
-    if stage.name != "everything":
-        model.encoder.backbone.eval()
-
-
 def caption_loss(model, embeddings, batch, config):
     """Return (what is minimised, {"train_loss": cross-entropy in nats per token}) of a batch on the device.
 
@@ -268,7 +250,7 @@ def caption_loss(model, embeddings, batch, config):
             guesses = model.decoder(images, inputs)
         inputs = mix_guesses(guesses, inputs, config["scheduled_sampling"])
     penalty = 0.0
-    if isinstance(model.decoder, AttentionRNN):
+    if model.decoder.has_attention:
         logits, attention = model.decoder.attend(images, inputs)
         penalty = config["attention_penalty"] * attention_penalty(attention, targets != PAD_ID)
     else:
@@ -310,7 +292,7 @@ def train_one_epoch(
     returns:  ({name: mean over tokens} of what the stage's loss measures, rows of the batches a second, error lines)
     Raises ValueError if the loss is not finite.
     """
-    train_mode(model, stage)
+    model.train_mode(stage.name)
     totals, count, rows, failed, pending, began = Counter(), 0, 0, [], False, time.perf_counter()
     accumulate = config["accumulate"]
     rest = len(source.batches) % accumulate  # batches of the last group, where it is smaller
@@ -450,7 +432,7 @@ class Sources:
             [transforms[1]] + [transforms[0]] * (self.options["feature_views"] - 1),
             transforms[1],
         )
-        whole = self.options["finetune_blocks"] == len(encoder.blocks()[0])
+        whole = self.options["finetune_blocks"] == len(encoder.blocks())
         self.from_files = {"everything"} | ({"finetune"} if whole else set())
         finetunes = any(stage.name == "finetune" for stage in stages)
         self.cut = self.options["finetune_blocks"] if finetunes and not whole else 0
@@ -458,7 +440,7 @@ class Sources:
 
     def compute(self, encoder):
         """Run the trunk over all views of all images."""
-        trunk, seed = encoder.eval().split(self.cut)[0], self.options["seed"]
+        trunk, seed = encoder.eval().cut(self.cut)[0], self.options["seed"]
         kept, self.views = compute_views(trunk, self.train_set.paths, self.views_of, self.loading, seed, "train images")
         self.tokens = self.train_set.tokens.take(kept.tolist())
         self.labels = torch.from_numpy(self.train_set.labels).long()[kept]
@@ -482,8 +464,8 @@ class Sources:
             batches = CachedBatches(
                 self.views, self.tokens, self.labels, options["finetune_batch_size"], by_caption=False
             )
-            return Source(batches, lambda m, maps: m.encoder.embed(m.encoder.split(cut)[1](maps)), loss, self.val_views)
-        head = model.encoder.eval().split(cut)[1]
+            return Source(batches, lambda m, maps: m.encoder.embed(m.encoder.cut(cut)[1](maps)), loss, self.val_views)
+        head = model.encoder.eval().cut(cut)[1]
         features, val = self.views, self.val_views
         if cut:  # else they are pooled already
             features = self.run(head, features.flatten(0, 1)).unflatten(0, features.shape[:2])
@@ -533,7 +515,7 @@ def train_stage(number, stage, model, sources, record, score, resumed, *, option
     if not done:
         # Each stage has random numbers of its own, so that resuming between two of them changes nothing.
         seed_everything(options["seed"] + number)
-    blocks = model.encoder.blocks()[0]
+    blocks = model.encoder.blocks()
     num_trained = {"everything": len(blocks), "finetune": options["finetune_blocks"]}.get(stage.name, 0)
     for index, block in enumerate(blocks):
         block.requires_grad_(index >= len(blocks) - num_trained)
@@ -592,7 +574,8 @@ def main(config):
     check_options(options, data)
     decoding = SearchOptions(**{name: options[name] for name in ("beam_size", "max_len", "consensus")})
     stages = plan_stages(options)
-    run = options["run"] or RUN_NAMES.get(model_config["encoder"], "")
+    encoder = ENCODERS.get(model_config["encoder"])
+    run = options["run"] or (encoder.run_name if encoder else "")
     start = options["init"] or model_config["encoder_weights"]
     if Path(start).resolve() == best_path(run).resolve():
         key = "train.init" if options["init"] else "model.encoder_weights"
@@ -608,7 +591,7 @@ def main(config):
     train_examples, val_examples, classes = load_data(data["data_dir"], vocabulary)
     drop_class_terms(options, classes, data["data_dir"])
     model, native_size = start_model(vocabulary, classes, options, model_config)
-    num_blocks = len(model.encoder.blocks()[0])
+    num_blocks = len(model.encoder.blocks())
     if not 1 <= options["finetune_blocks"] <= num_blocks:
         got = f"got {options['finetune_blocks']}, allowed is 1 to {num_blocks}"
         raise ValueError(f"train.finetune_blocks: {got} for {model_config['encoder']}")

@@ -96,7 +96,7 @@ class Waiting:
 def one_epoch(model, name, batches, encode, dtype, num_blocks):
     """Train as the stage `name` of train.py does, for an epoch, with gradients in the last `num_blocks` blocks."""
     stage = train.Stage(name, 1, lr=1e-4, encoder_lr=1e-4 if num_blocks else 0.0)
-    blocks = model.encoder.blocks()[0]
+    blocks = model.encoder.blocks()
     for index, block in enumerate(blocks):
         block.requires_grad_(index >= len(blocks) - num_blocks)
     optimizer = train.build_optimizer(model, stage.lr, 0.01, stage.encoder_lr)
@@ -173,7 +173,7 @@ def main(config):
     num_tokens, num_images = int((tokens.ids.lengths - 1).sum()), len(dataset)
 
     def cache(blocks):
-        trunk = model.encoder.eval().split(blocks)[0]
+        trunk = model.encoder.eval().cut(blocks)[0]
         loading = {"device": device, "dtype": dtype, "num_workers": pick_workers(config["num_workers"], device)}
         return encode_images(trunk, dataset.paths, transform, **loading)[1][:, None]
 
@@ -184,7 +184,7 @@ def main(config):
         return model.encoder.embed(features)
 
     def embed_maps(model, maps):
-        return model.encoder.embed(model.encoder.split(cut)[1](maps))
+        return model.encoder.embed(model.encoder.cut(cut)[1](maps))
 
     seconds = {}  # of an epoch, by loop
     cut = config["finetune_blocks"]
@@ -198,7 +198,7 @@ def main(config):
         "untrimmed": lambda: one_epoch(model, "decoder", Padded(decoder_batches(), longest), embed, dtype, 0),
         "stage 2": lambda: one_epoch(model, "finetune", maps_batches, embed_maps, dtype, cut),
         "files": lambda: one_epoch(
-            model, "everything", files, lambda m, images: m.encoder(images), dtype, len(model.encoder.blocks()[0])
+            model, "everything", files, lambda m, images: m.encoder(images), dtype, len(model.encoder.blocks())
         ),
     }
     for name, epoch in work.items():

@@ -283,5 +283,5 @@ def test_attention_maps_are_what_each_step_looked_at(vocabulary):
         state = model.decoder.start(embedding[None])
         for word, expected in zip(vocabulary.encode(caption), found, strict=False):
             with torch.no_grad():
-                _, weights, state = model.decoder.look(torch.tensor([[word]]), state)
+                _, weights, state = model.decoder.unroll_and_attend(torch.tensor([[word]]), state)
             np.testing.assert_allclose(weights[0, 0].view(3, 3).numpy(), expected, rtol=1e-5, atol=1e-6)

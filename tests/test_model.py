@@ -1,6 +1,7 @@
 """The model: its published size, and that step by step it says what it says at once."""
 
 import os
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -8,10 +9,11 @@ import pytest
 import torch
 import torchvision
 
-from captioning.checkpoint import Checkpoint, save_checkpoint
+from captioning.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from captioning.mobilenet import mobilenet_v2
 from model import (
     CONFIG,
+    ENCODERS,
     IMAGE_INPUTS,
     AttentionRNN,
     CNNtoRNN,
@@ -21,6 +23,7 @@ from model import (
     load_captioner,
     load_encoder_weights,
 )
+from model import DECODERS as DECODERS_BY_NAME
 from vocab import SPECIALS
 
 DECODERS = [
@@ -274,11 +277,11 @@ def test_a_state_dict_with_one_wrong_shape_is_named_with_both_shapes(tmp_path):
 def test_a_split_backbone_is_the_backbone(name, num_blocks, grid):
     encoder = EncoderCNN(name, 8, grid).eval()
     images = torch.randn(2, 3, 64, 64)
-    assert len(encoder.blocks()[0]) == num_blocks
+    assert len(encoder.blocks()) == num_blocks
     with torch.inference_mode():
         whole = encoder.backbone(images)
         for last in (0, 1, 5, num_blocks):
-            trunk, head = encoder.split(last)
+            trunk, head = encoder.cut(last)
             torch.testing.assert_close(head(trunk(images)), whole)
 
 
@@ -302,3 +305,79 @@ def test_each_dropout_is_where_its_name_says(decoder):
     assert changes(input_dropout=0.0, dropout=0.0) == (False, False)
     assert changes(input_dropout=0.5, dropout=0.0) == (True, False)
     assert changes(input_dropout=0.0, dropout=0.5) == (False, True)
+
+
+@pytest.mark.parametrize("name", DECODERS_BY_NAME)
+def test_a_decoder_answers_for_itself(name):
+    """What training, decoding and the export ask of a decoder is an attribute or a method that each of them has."""
+    network = CNNtoRNN(9, embed_size=8, hidden_size=16, decoder=name)
+    decoder, batch = network.decoder, 2
+    image = torch.randn(batch, 4, 8) if decoder.reads_grid else torch.randn(batch, 8)
+    tokens = torch.tensor([[1, 5], [1, 4]])
+    network.eval()
+    if decoder.has_attention:
+        logits, attention = decoder.attend(image, tokens)
+        torch.testing.assert_close(logits, decoder(image, tokens))
+        log_probs, weights, _ = decoder.step_and_attend(tokens[:, 0], decoder.start(image))
+        torch.testing.assert_close(weights, attention[:, 0])
+        torch.testing.assert_close(log_probs, logits[:, 0].log_softmax(dim=1))
+    else:
+        assert not hasattr(decoder, "attend")
+    log_probs, _ = decoder.make_step()(tokens[:, 0], decoder.start(image))
+    assert log_probs.shape == (batch, 9)
+
+
+@pytest.mark.parametrize("name", DECODERS_BY_NAME)
+@pytest.mark.parametrize("stage", ["decoder", "everything", "finetune", "self-critical"])
+def test_each_stage_has_its_training_mode(name, stage):
+    """Self-critical training has no dropout, and only training everything moves the backbone's BatchNorm."""
+    network = CNNtoRNN(9, embed_size=8, hidden_size=16, decoder=name).eval()
+    network.train_mode(stage)
+    assert network.decoder.dropout.training == network.decoder.input_dropout.training == (stage != "self-critical")
+    assert network.encoder.norm.training == (stage != "self-critical")
+    assert network.encoder.backbone.training == (stage == "everything")
+
+
+def test_between_layers_there_is_no_dropout_in_self_critical_training_either():
+    """The LSTM is in train() all the same: cuDNN has no gradient for one in eval()."""
+    decoder = CNNtoRNN(9, embed_size=8, hidden_size=16, num_layers=2, layer_dropout=0.5).decoder
+    for stage, dropout in (("self-critical", 0.0), ("decoder", 0.5)):
+        decoder.train_mode(stage)
+        assert decoder.lstm.training
+        assert decoder.lstm.dropout == dropout
+
+
+def test_a_new_encoder_and_decoder_need_an_entry_in_their_tables_alone(monkeypatch):
+    """Also where names were listed outside the tables: the split of the backbone, the training mode, the weights."""
+
+    class Bag(DecoderRNN):
+        """A decoder of its own."""
+
+    kind = replace(
+        ENCODERS["resnet18"],
+        feature_dim=6,
+        build=lambda pooling, grid: torch.nn.Sequential(torch.nn.Conv2d(3, 6, 3), *pooling),
+        blocks=lambda network: [network[0]],
+        rename=lambda name: name,
+    )
+    monkeypatch.setitem(ENCODERS, "tiny", kind)
+    monkeypatch.setitem(DECODERS_BY_NAME, "bag", Bag)
+    network = build_model(9, {**CONFIG, "encoder": "tiny", "decoder": "bag", "embed_size": 4, "hidden_size": 5}).eval()
+    assert isinstance(network.decoder, Bag)
+    images = torch.randn(2, 3, 8, 8)
+    trunk, head = network.encoder.cut(1)
+    torch.testing.assert_close(head(trunk(images)), network.encoder.backbone(images))
+    network.train_mode("decoder")
+    assert not network.encoder.backbone.training
+
+
+def test_a_checkpoint_without_a_later_setting_takes_its_default(tmp_path, ours):
+    """A config of a version that did not have tie_weights, attention_size or layer_dropout yet."""
+    network, path = ours
+    old = load_checkpoint(path)
+    for key in ("tie_weights", "attention_size", "layer_dropout", "image_input"):
+        del old.config["model"][key]
+    save_checkpoint(tmp_path / "old.safetensors", old)
+    loaded, _, _ = load_captioner(tmp_path / "old.safetensors")
+    images, tokens, owner = torch.randn(2, 3, 32, 32), torch.randint(1, 7, (2, 4)), torch.tensor([0, 1])
+    torch.testing.assert_close(loaded(images, tokens, owner), network(images, tokens, owner))

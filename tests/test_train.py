@@ -397,7 +397,7 @@ def test_a_resumed_run_is_not_taken_for_another(folder):
 
 def test_more_views_than_fit_into_memory_are_refused_before_the_first(tmp_path):
     """2 million images in 64 views; none of the files is there, so nothing was read."""
-    trunk = CNNtoRNN(6, embed_size=4, hidden_size=4).encoder.split(5)[0]
+    trunk = CNNtoRNN(6, embed_size=4, hidden_size=4).encoder.cut(5)[0]
     paths, loading = [tmp_path / "a.jpg"] * 2_000_000, {"device": torch.device("cpu"), "dtype": torch.float32}
     with pytest.raises(ValueError, match=r"--train.feature_views: 64 views of 2,000,000 train images take [\d.]+ GB"):
         compute_views(trunk, paths, [eval_transform(64)] * 64, loading, 0, "train images")

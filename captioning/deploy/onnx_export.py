@@ -17,7 +17,6 @@ import torch
 from onnx import TensorProto, compose, helper
 from onnxruntime import quantization
 from onnxruntime.quantization.shape_inference import quant_pre_process
-from torch.nn import functional as F
 
 from captioning.data.images import load_image, to_pixels
 from captioning.deploy.onnx_model import ATTENTION, STATE
@@ -71,11 +70,11 @@ class Step(torch.nn.Module):
 
     def forward(self, tokens, *state):
         decoder = self.network.decoder
-        if not hasattr(decoder, "look"):
+        if not decoder.has_attention:
             log_probs, state = decoder.step(tokens, state)
             return log_probs, *state
-        outputs, attention, state = decoder.look(tokens[:, None], state)
-        return F.log_softmax(decoder.score(outputs[:, 0]).float(), dim=1), attention[:, 0], *state
+        log_probs, attention, state = decoder.step_and_attend(tokens, state)
+        return log_probs, attention, *state
 
 
 @contextlib.contextmanager
@@ -98,7 +97,7 @@ def export_halves(network, image_size, folder):
     with torch.inference_mode():
         state = Start(network)(images)
     names = [f"{STATE}{number}" for number in range(len(state))]
-    attention = [ATTENTION] if hasattr(network.decoder, "look") else []
+    attention = [ATTENTION] if network.decoder.has_attention else []
     images_dim, rows = torch.export.Dim("images"), torch.export.Dim("rows")
     halves = {
         "start": (Start(network), (images,), ({0: images_dim},), ["images"], names),
