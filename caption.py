@@ -29,7 +29,7 @@ import os
 import sys
 import warnings
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -76,20 +76,22 @@ class Caption:
     """What a model says about an image.
 
     text:         words joined by blanks
-    log_prob:     nats, of all its tokens, <end> included
+    log_prob:     nats, of all its tokens, <end> included where it was said
     tokens:       their ids, without <start> and <end>
+    ended:        False = cut at max_len, so <end> was not said
     alternatives: other Captions of the same image, the next best first
     """
 
     text: str
     log_prob: float
     tokens: tuple
+    ended: bool = True
     alternatives: tuple = ()
 
     @property
     def confidence(self):
         """The model's mean probability of a token, 0..1, as captioning.search.options.confidence."""
-        return confidence(self.log_prob, len(self.tokens))
+        return confidence(self.log_prob, len(self.tokens) + self.ended)
 
 
 class TorchModel:
@@ -289,8 +291,11 @@ class Captioner:
 
     def to_caption(self, hypotheses):
         """Hypotheses, best first -> Caption."""
-        best, *others = (Caption(self.vocabulary.decode(h.ids), h.log_prob, tuple(h.ids)) for h in hypotheses)
-        return Caption(best.text, best.log_prob, best.tokens, tuple(others))
+        best, *others = (
+            Caption(self.vocabulary.decode(found.ids), found.log_prob, tuple(found.ids), found.ended)
+            for found in hypotheses
+        )
+        return replace(best, alternatives=tuple(others))
 
 
 def split_sources(source):

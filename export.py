@@ -38,8 +38,9 @@ from captioning.deploy.onnx_export import OPSET, CalibrationImages, export_onnx
 from captioning.evaluation import caption_examples
 from captioning.files import check_folder, replace_file
 from captioning.metadata import dump_metadata
-from captioning.report import tables as report
-from captioning.scores.recipes import caption_scores
+from captioning.scores.bootstrap import all_scores
+from captioning.scores.grounding import build_grounders
+from captioning.scores.scored import score
 from captioning.search import options as search_options
 from captioning.search.options import SETTINGS, SearchOptions
 from model import load_captioner
@@ -100,14 +101,12 @@ def latencies(paths, images, num_runs):
     return found
 
 
-def score(predictions, grounder):
+def score_form(predictions, grounder):
     """Return {"BLEU-4", "CIDEr-D", "accuracy"} of Predictions; no accuracy without a grounder."""
-    scores = caption_scores(*report.token_lists(predictions))
+    counts = score(predictions, grounder).counts
+    scores = {name: float(value[0]) for name, value in all_scores(counts, np.ones((1, len(predictions)))).items()}
     found = {"BLEU-4": scores["bleu4"], "CIDEr-D": scores["cider_d"]}
-    if grounder:
-        named = [grounder.name(p.caption) == p.example.label for p in predictions if p.example.label]
-        found["accuracy"] = sum(named) / len(named)
-    return found
+    return found | ({"accuracy": scores["accuracy"]} if grounder else {})
 
 
 def build_table(paths, examples, options, grounder, num_runs):
@@ -122,7 +121,7 @@ def build_table(paths, examples, options, grounder, num_runs):
         rows.append(
             {"form": form, "MB": path.stat().st_size / 1e6}
             | {f"ms, {count} thread{'s' * (count > 1)}": ms for count, ms in times[form].items()}
-            | score(beam, grounder)
+            | score_form(beam, grounder)
             | {
                 f"same {name} captions": np.mean(np.array(now) == np.array(first))
                 for name, now, first in zip(("beam", "greedy"), said[form], said[FORMS[0]], strict=True)
@@ -174,7 +173,7 @@ def main(config):
     if config["num_images"]:
         examples = load_examples(config["data_dir"])
         labels, aliases = {example.label for example in examples}, load_aliases(config["data_dir"])
-        grounder, _ = report.build_grounders(labels, checkpoint.classes, aliases)
+        grounder, _ = build_grounders(labels, checkpoint.classes, aliases)
         examples = draw(load_examples(config["data_dir"], config["split"]), config["num_images"], config["seed"])
         if not any(example.label for example in examples):
             grounder = None

@@ -34,7 +34,7 @@ from captioning import cli, plots
 from captioning.data.annotations import check_split, dataset_name, load_aliases, load_examples
 from captioning.data.images import load_image
 from captioning.evaluation import caption_examples
-from captioning.report.tables import build_grounders
+from captioning.scores.grounding import build_grounders
 from captioning.search import options as search_options
 from captioning.search.options import SETTINGS, SearchOptions
 

@@ -150,3 +150,8 @@ def message(error):
 def one_line(error):
     """The message of an error without line breaks, to be quoted in another."""
     return " ".join(message(error).split())
+
+
+def counted(number, noun):
+    """Return "1 image", "2,100 images", "3 classes"."""
+    return f"{number:,} {noun}" + ("" if number == 1 else "es" if noun.endswith("s") else "s")

@@ -23,16 +23,20 @@ FEWEST_FOR_CIDER = 20  # images; with fewer, CIDEr's document frequencies say no
 
 @dataclass(frozen=True)
 class Prediction:
-    """A generated caption: words joined by blanks, and its log-probability in nats (<end> included)."""
+    """A generated caption: words joined by blanks, and its log-probability in nats.
+
+    ended: False = cut at max_len, so <end> was not said and is not in log_prob
+    """
 
     example: Example
     caption: str
     log_prob: float
+    ended: bool = True
 
     @property
     def confidence(self):
         """As captioning.search.options.confidence."""
-        return confidence(self.log_prob, len(self.caption.split()))
+        return confidence(self.log_prob, len(self.caption.split()) + self.ended)
 
 
 class ImageDataset(Dataset):
@@ -168,6 +172,6 @@ def caption_examples(captioner, examples, *, options, batch_size=64, num_workers
         if isinstance(caption, ValueError):
             failed.append(str(caption))
         else:
-            predictions.append(Prediction(example, caption.text, caption.log_prob))
+            predictions.append(Prediction(example, caption.text, caption.log_prob, caption.ended))
     check_unreadable(failed, len(images), "images")
     return predictions

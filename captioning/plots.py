@@ -454,7 +454,7 @@ def interval_figure(table, path, *, title, xlabel):
             axes.annotate(f"{value:.3f}", (edge, place), (14, 0), textcoords="offset points", va="center", fontsize=9)
         axes.set_yticks(places, table["name"])
         axes.set(title=title, xlabel=xlabel, ylim=(-0.6, len(table) - 0.4))
-        if np.nanmin(table["low"]) <= 0:
+        if np.nanmin([*table["low"], *table["value"]]) <= 0:
             axes.axvline(0, color=BLACK, linewidth=1, linestyle="--")
         axes.grid(visible=False, axis="y")
         axes.spines["right"].set_visible(False)

@@ -2,7 +2,10 @@
 
 import math
 import string
+from collections import Counter
+from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import pandas as pd
 import pytest
@@ -13,12 +16,15 @@ import analysis_report
 import model as model_script
 from captioning import plots
 from captioning.checkpoint import Checkpoint, save_checkpoint
-from captioning.data.annotations import Example
+from captioning.data import tokenizer
+from captioning.data.annotations import Dataset, Example
 from captioning.evaluation import Prediction
-from captioning.report import document, sections, sentences
+from captioning.report import comparison, document, sections, sentences, yardsticks
 from captioning.report import tables as report
-from captioning.scores.grounding import Grounder
+from captioning.scores import bootstrap, grounding, metrics
+from captioning.scores.grounding import build_grounders
 from captioning.scores.metrics import corpus_bleu
+from captioning.scores.scored import Scored, score
 from captioning.search.options import SearchOptions
 from vocab import SPECIALS
 
@@ -36,30 +42,42 @@ HAND_MADE = [
 ]
 
 
-def build(predictions, classes=("cat", "dog"), aliases=None, **more):
-    grounder, plain = report.build_grounders(classes, [], aliases or {})
-    tables = analysis_report.build_tables(
-        predictions, root=Path("data"), options=SearchOptions(), grounder=grounder, plain_grounder=plain, **more
-    )
-    if grounder:
-        rows = analysis_report.yardstick_rows(predictions, grounder, more.get("probed"), [])
-        tables["yardsticks"] = report.yardstick_table(rows)
-    return tables
+class Study(NamedTuple):
+    """The tables of a report on some predictions, and what they are made of."""
+
+    tables: dict
+    subject: report.Subject
+    scored: Scored
+
+    def texts(self, skipped=None):
+        return sentences.build_texts(
+            *self, skipped=skipped or {}, about_yardsticks=[], about_data=["one line about the data"]
+        )
+
+    def notes(self, **more):
+        return sentences.reservations(*self, **more)
 
 
-def texts_of(tables, notes=()):
-    facts = sentences.findings(tables, subject="mobile captioned the val split", reference_accuracy=0.9)
-    more = {"facts": facts, "notes": list(notes), "yardsticks": [], "data": []}
-    return {**sentences.section_texts(tables), **more}
+def study(predictions, classes=("cat", "dog"), aliases=None, *, probed=None, java=None, words=("a",)):
+    """Score predictions and build their tables; `words` is the model's vocabulary."""
+    scored = score(predictions, *build_grounders(classes, [], aliases or {}))
+    dataset = Dataset("data", Path("data"), {"val": [p.example for p in predictions]}, aliases or {})
+    subject = report.Subject("mobile", dataset, "val", SearchOptions(), frozenset(words), list(classes))
+    rows = yardsticks.yardstick_rows(scored, probed, [])
+    return Study(report.build_tables(scored, subject, probed=probed, yardsticks=rows, java=java), subject, scored)
 
 
-def write(folder, tables):
+def build(predictions, *args, **more):
+    return study(predictions, *args, **more).tables
+
+
+def write(folder, studied):
     """Write a report in which every image is the same grey picture, which stands beside its folder."""
     picture = folder.parent / "grey.png"
     Image.new("RGB", (40, 30), "grey").save(picture)
-    examples = [Example(picture, ["a"], "", "val")] * len(tables["images"])
-    galleries = analysis_report.build_galleries(tables, examples)
-    analysis_report.write_report(folder, "mobile on data", tables, texts_of(tables), galleries)
+    galleries = sections.build_galleries(studied.tables, [picture] * len(studied.tables["images"]))
+    shown = analysis_report.Report(studied.tables, studied.texts(), galleries)
+    analysis_report.write_report(folder, "mobile on data", shown, studied.scored)
 
 
 def many_classes(number):
@@ -137,7 +155,7 @@ def test_aliases_are_reported_with_and_without():
 
 
 def test_a_class_that_only_the_checkpoint_knows_can_be_named():
-    grounder, plain = report.build_grounders(["cat"], ["tennis_court", "Cat"], {})
+    grounder, plain = build_grounders(["cat"], ["tennis_court", "Cat"], {})
     assert plain is None
     assert grounder.find("a cat on a tennis court") == ["cat", "tennis_court"]
     tables = build([predict("cat", "a bird", "a cat")], classes=("cat", "bird"))
@@ -150,7 +168,7 @@ def test_a_class_that_data_and_checkpoint_spell_differently_is_one():
     """Spelling once made two of it, which no grounder takes, or told that the checkpoint never saw it."""
     trained = ["carpenter's kit", "cafe\u0301", "hound", "buildings", "Carpenter_s-kit", "river"]
     labels = ["carpenter_s_kit", "caf\u00e9", "dog", "building"]
-    grounder, plain = report.build_grounders(labels, trained, {"dog": ["hound"]})
+    grounder, plain = build_grounders(labels, trained, {"dog": ["hound"]})
     for text, named in (
         ("a carpenter's kit in a cafe\u0301", ["carpenter_s_kit", "caf\u00e9"]),
         ("two buildings by a river", ["building", "river"]),
@@ -161,9 +179,11 @@ def test_a_class_that_data_and_checkpoint_spell_differently_is_one():
 
 
 def test_references_are_a_yardstick():
-    assert analysis_report.reference_accuracy(HAND_MADE, Grounder(["cat", "dog"])) == 1.0
-    blind = [predict("cat", "a cat", "a cat", "an animal")]
-    assert analysis_report.reference_accuracy(blind, Grounder(["cat", "dog"])) == 0.5
+    blind = [predict("cat", "a cat", "a cat", "an animal"), predict("dog", "a dog", "a dog", "a dog")]
+    studied = study(blind)
+    rows = studied.tables["yardsticks"].set_index("classifier")["accuracy"]
+    assert rows["reference captions"] == 0.75
+    assert "of the reference captions 75.0% do" in " ".join(studied.texts()["facts"])
 
 
 # ---- best and worst classes
@@ -183,27 +203,43 @@ def test_top_and_bottom_have_ten_classes_and_their_average():
 
 @pytest.mark.parametrize(("number", "size"), [(1, 0), (2, 1), (5, 2), (19, 9), (20, 10)])
 def test_no_class_is_both_best_and_worst(number, size):
-    tables = build(many_classes(number), classes=[f"c{index:02}" for index in range(number)])
-    rows = tables["top_bottom"].query("rank > 0")
+    studied = study(many_classes(number), classes=[f"c{index:02}" for index in range(number)])
+    rows = studied.tables["top_bottom"].query("rank > 0")
     assert rows["class"].is_unique
     assert rows["group"].tolist() == ["top"] * size + ["bottom"] * size
-    notes = " ".join(sentences.reservations(tables))
+    notes = " ".join(studied.notes())
     assert ("fewer than 20" in notes) == (number < 20)
 
 
 # ---- what the scores mean
 
 
-def test_intervals_hold_their_values():
-    tables = build(many_classes(25), classes=[f"c{index:02}" for index in range(25)])
-    summary = tables["summary"]
-    assert (summary["low"] <= summary["value"]).all()
-    assert (summary["value"] <= summary["high"]).all()
-    classes = tables["classes"]
-    for score in ("bleu4", "sentence_bleu4", "cider_d", "accuracy", "precision", "recall", "f1"):
-        # A class of one image has nothing to draw from but this image.
-        assert classes[f"{score}_low"].tolist() == pytest.approx(classes[f"{score}_high"].tolist(), abs=0.5)
-        assert (classes[f"{score}_low"] <= classes[score] + 1e-9).all()
+def test_intervals_hold_their_values_and_a_class_of_one_image_has_none():
+    """Macro F1 of a perfect model with one image a class once had the interval 0.50 to 0.75."""
+    names = [f"c{index:02}" for index in range(25)]
+    more = [predict("c03", "a b c", "a b c d"), predict("c04", "a c03", "a c04"), predict("c04", "a c04", "a c04")]
+    tables = build([*many_classes(25), *more], classes=names)
+    summary = tables["summary"].set_index("metric")
+    macro = ["precision", "recall", "F1"]
+    assert summary.loc[macro, ["low", "high"]].isna().all(axis=None)
+    assert summary.drop(macro)[["low", "high"]].notna().all(axis=None)
+    assert (summary["low"].fillna(-1) <= summary["value"]).all()
+    assert (summary["value"] <= summary["high"].fillna(99)).all()
+    classes = tables["classes"].set_index("class")
+    several = classes["count"] > 1
+    for name in ("bleu4", "sentence_bleu4", "cider_d", "accuracy", "precision", "recall", "f1"):
+        assert classes.loc[~several, [f"{name}_low", f"{name}_high"]].isna().all(axis=None)
+        held = classes[several]
+        assert ((held[f"{name}_low"] <= held[name]) & (held[name] <= held[f"{name}_high"])).all()
+    assert (classes.loc[several, "accuracy_high"] - classes.loc[several, "accuracy_low"]).max() > 0
+
+
+def test_what_has_no_interval_is_a_dash_in_the_report():
+    studied = study(many_classes(4), classes=[f"c{index:02}" for index in range(4)])
+    text = text_of(studied)
+    assert "nan" not in text.lower()
+    assert "| F1 | 0.0000 | – |" in text
+    assert "4 classes with one image: such a class has no interval" in text
 
 
 def test_cases_of_captions_and_of_references():
@@ -309,7 +345,8 @@ def test_fewer_references_give_lower_scores_and_all_the_scores_of_the_summary():
 def test_language_counts_copies_and_repetitions():
     hypotheses = [["a", "cat"], ["a", "cat"], ["a", "dog"], ["one", "big", "dog"]]
     references = [[["a", "cat"]], [["the", "cat"]], [["a", "dog"]], [["x"], ["big", "dog"]]]
-    table = report.language_table(hypotheses, references, {("a", "cat"), ("a", "dog")}, 10).set_index("measure")
+    trained, words = {("a", "cat"), ("a", "dog")}, {f"word {number}" for number in range(10)}
+    table = report.language_table(hypotheses, references, trained, words).set_index("measure")
     ours, theirs = table["captions"], table["references"]
     assert ours["share that stands word for word in train"] == 0.75
     assert theirs["share that stands word for word in train"] == 0.5
@@ -354,17 +391,16 @@ def test_a_class_word_costs_what_it_costs():
 # ---- words
 
 
-def text_of(tables, notes=()):
-    paths = [Path("1.jpg")] * len(tables["images"])
-    galleries = analysis_report.build_galleries(tables, [Example(path, ["a"], "", "val") for path in paths])
-    parts = sections.build_sections(tables, texts_of(tables, notes), galleries)
+def text_of(studied):
+    galleries = sections.build_galleries(studied.tables, [Path("1.jpg")] * len(studied.tables["images"]))
+    parts = sections.build_sections(studied.tables, studied.texts(), galleries)
     return document.markdown("mobile on data", [*parts, sections.file_section(sections.FILES)])
 
 
 def test_report_says_what_the_tables_say():
-    text = text_of(build(HAND_MADE), ["one note"])
+    text = text_of(study(HAND_MADE))
     assert "50.0% of the images the caption names the true one of 2 classes" in text
-    assert "- one note" in text
+    assert "- one line about the data" in text
     assert "Best 1 class by BLEU-4:" in text
     assert "\\|refs:1-2\\|" in text, "a bar would end the cell"
     assert "is to name dog where cat is true: 1 time." in text
@@ -380,7 +416,8 @@ def test_every_row_of_a_markdown_table_has_its_cells():
 
 
 def test_without_classes_the_report_is_about_captions():
-    tables = build([predict("", p.caption, *p.example.captions) for p in HAND_MADE], classes=())
+    studied = study([predict("", p.caption, *p.example.captions) for p in HAND_MADE], classes=())
+    tables = studied.tables
     assert set(tables) == {"images", "summary", "references", "language", "calibration"}
     assert "named" not in tables["images"]
     assert tables["summary"]["metric"].tolist() == [
@@ -389,58 +426,109 @@ def test_without_classes_the_report_is_about_captions():
         "ROUGE-L",
         "CIDEr-D",
     ]
-    notes = sentences.reservations(tables)
-    assert "no classes" in notes[-1]
-    text = text_of(tables, notes)
+    assert "no classes" in studied.notes()[-1]
+    text = text_of(studied)
     assert "confusion.png)" not in text.split("## Files")[0]
-    with_classes = text_of(build(HAND_MADE))
+    with_classes = text_of(study(HAND_MADE))
     heads = [[line for line in part.splitlines() if line.startswith("## ")] for part in (text, with_classes)]
     assert heads[0] == heads[1], "two reports can be laid side by side"
 
 
 def test_images_without_a_class_count_for_the_captions_alone():
-    tables = build([*HAND_MADE, predict("", "a cat", "a cat")])
+    studied = study([*HAND_MADE, predict("", "a cat", "a cat")])
+    tables = studied.tables
     assert tables["images"]["correct"].tolist() == [True, False, True, False, ""]
     assert tables["classes"]["count"].sum() == 4
     recipes = tables["summary"].set_index("metric")["recipe"]
     assert recipes["BLEU-4"].endswith("n:5")
     assert recipes["F1"].endswith("n:4")
-    assert any("1 image without a class" in note for note in sentences.reservations(tables))
+    assert any("1 image without a class" in note for note in studied.notes())
 
 
 def test_reservations_name_what_is_missing():
-    notes = sentences.reservations(build(HAND_MADE), unreadable=["val/cat/9.jpg"], unseen=["dog"], known_words=0.25)
+    tables, subject, scored = study(HAND_MADE)
+    unread = Example(Path("data/val/cat/9.jpg"), ["a cat"], "cat", "val")
+    never = Example(Path("data/train/owl/1.jpg"), ["an owl"], "owl", "train")
+    splits = {"train": [never], "val": [*subject.dataset.splits["val"], unread]}
+    subject = replace(subject, dataset=replace(subject.dataset, splits=splits), classes=["cat"])
+    notes = sentences.reservations(tables, subject, scored)
     text = " ".join(notes)
-    for part in ("1 image (val/cat/9.jpg)", "75.0%", "never saw 1 class of the data: dog", "CIDEr-D says little"):
+    # words of the references: 19, of which "a" stands 6 times
+    for part in ("1 image (val/cat/9.jpg)", "68.4%", "never saw 1 class of the data: dog", "CIDEr-D says little"):
         assert part in text
+    assert "The split has no image of 1 class of the data: owl." in text
     assert not any("\n" in note for note in notes)
 
 
 def test_one_image_is_enough():
-    tables = build(HAND_MADE[:1])
-    assert tables["summary"].set_index("metric")["value"]["BLEU-4"] == pytest.approx(1.0)
-    assert "# mobile on data" in text_of(tables, sentences.reservations(tables))
+    studied = study(HAND_MADE[:1])
+    assert studied.tables["summary"].set_index("metric")["value"]["BLEU-4"] == pytest.approx(1.0)
+    assert studied.tables["summary"]["low"].isna().all()
+    text = text_of(studied)
+    assert "# mobile on data" in text
+    assert "nan" not in text
 
 
 def test_java_metrics_are_rows_with_their_recipe_or_reservations():
-    tables = analysis_report.build_tables(
-        HAND_MADE, root=Path("data"), options=SearchOptions(), more_scores={"meteor": 0.25, "spice": 0.5}
-    )
-    rows = tables["summary"].set_index("metric")
+    studied = study(HAND_MADE, java={"meteor": 0.25, "spice": 0.5})
+    rows = studied.tables["summary"].set_index("metric")
     assert rows["value"][["METEOR", "SPICE"]].tolist() == [0.25, 0.5]
-    assert (
-        rows["recipe"]["METEOR"] == "meteor|corpus|refs:1-2|tok:nltk-coco|version:1.5-en-norm|beam:5|consensus:0.6|n:4"
+    assert rows["recipe"]["METEOR"] == (
+        "meteor|corpus|refs:1-2|tok:nltk-coco|version:1.5-en-norm|"
+        "beam:5|length_penalty:0.7|max_len:30|consensus:0.6|n:4"
     )
-    notes = sentences.reservations(tables, skipped={"spice": "there is no java that runs"})
+    notes = studied.notes(skipped={"spice": "there is no java that runs"})
     assert "SPICE was skipped: there is no java that runs." in notes
+
+
+def test_each_text_is_tokenised_once_and_its_ngrams_counted_once(monkeypatch):
+    """A report of 20 images once tokenised 484 times, with 58 set-ups of BLEU and 44 of CIDEr-D."""
+    tokenised, counted_ngrams, ciders = Counter(), [], []
+    plain, count, cider = tokenizer.tokenize, metrics.bleu_counts, metrics.CiderD.__init__
+
+    def tokenize(text):
+        tokenised[text] += 1
+        return plain(text)
+
+    def bleu_counts(*args):
+        counted_ngrams.append(args)
+        return count(*args)
+
+    def count_cider(self, references):
+        ciders.append(references)
+        cider(self, references)
+
+    for module in (tokenizer, grounding):
+        monkeypatch.setattr(module, "tokenize", tokenize)
+    for module in (metrics, bootstrap, report):
+        monkeypatch.setattr(module, "bleu_counts", bleu_counts)
+    monkeypatch.setattr(metrics.CiderD, "__init__", count_cider)
+    monkeypatch.setattr(report, "reference_table", lambda *args: study_table)  # counts its own
+    study_table = pd.DataFrame({"references": [1]})
+    predictions = [
+        predict(label, f"a {label} number {n}", f"one {label} {n}", f"the {label} {n} here", name=f"{n}.jpg")
+        for label in ("cat", "dog")
+        for n in range(10)
+    ]
+    scored = study(predictions, aliases={"cat": ["kitten"]}).scored
+    texts = {text for p in predictions for text in p.example.captions}
+    assert {text: number for text, number in tokenised.items() if text in texts} == dict.fromkeys(texts, 1)
+    assert not any(p.caption in tokenised for p in predictions), "a caption is its tokens already"
+    own = [args for args in counted_ngrams if args[0] == scored.hypotheses]
+    assert len(own) == 1
+    assert len(counted_ngrams) == 1 + 2, (
+        "and each of two references against the other, for the agreement of the classes"
+    )
+    assert len(ciders) == 1
 
 
 # ---- files
 
 
 def test_csv_files_read_back(tmp_path):
-    tables = build(HAND_MADE)
-    write(tmp_path / "r", tables)
+    studied = study(HAND_MADE)
+    tables = studied.tables
+    write(tmp_path / "r", studied)
     absent = {"audit.csv", "copies.csv"}  # no dataset was looked through
     assert {path.name for path in (tmp_path / "r").iterdir()} == set(sections.FILES) - absent
     images = pd.read_csv(tmp_path / "r/images.csv", keep_default_na=False)
@@ -463,13 +551,13 @@ def test_an_interrupted_report_leaves_the_old_one(tmp_path, monkeypatch):
     def interrupt(*args, **kwargs):
         raise KeyboardInterrupt
 
-    write(tmp_path / "r", build(HAND_MADE))
+    write(tmp_path / "r", study(HAND_MADE))
     before = {path.name: path.read_bytes() for path in (tmp_path / "r").iterdir()}
     monkeypatch.setattr(plots, "confusion_figure", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        write(tmp_path / "r", build(HAND_MADE[:2]))
+        write(tmp_path / "r", study(HAND_MADE[:2]))
     with pytest.raises(KeyboardInterrupt):
-        write(tmp_path / "other", build(HAND_MADE))
+        write(tmp_path / "other", study(HAND_MADE))
     assert {path.name: path.read_bytes() for path in (tmp_path / "r").iterdir()} == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["grey.png", "r"]
 
@@ -477,8 +565,8 @@ def test_an_interrupted_report_leaves_the_old_one(tmp_path, monkeypatch):
 def test_a_report_without_classes_removes_the_tables_of_an_earlier_one(tmp_path):
     (tmp_path / "r").mkdir()
     (tmp_path / "r/test_inference.png").write_bytes(b"of another script")
-    write(tmp_path / "r", build(HAND_MADE))
-    write(tmp_path / "r", build(HAND_MADE, classes=()))
+    write(tmp_path / "r", study(HAND_MADE))
+    write(tmp_path / "r", study(HAND_MADE, classes=()))
     left = {path.name for path in (tmp_path / "r").iterdir()}
     kept = {"report.md", "report.html", "test_inference.png", "best.png", "worst.png", "lengths.png"}
     kept |= {"references.png", "calibration.png"}
@@ -526,7 +614,10 @@ def test_script_writes_a_report(tiny, capsys):
     assert "note: The checkpoint never saw 1 class of the data: dog." in out
     assert "next: python test_inference.py" in out
     text = Path("reports/mobile/report.md").read_text(encoding="utf-8")
-    assert "mobile captioned the val split of tiny with beam 5, consensus 0.6: 4 images" in text
+    assert (
+        "mobile captioned the val split of tiny with beam 5, length_penalty 0.7, max_len 5, consensus 0.6: 4 images"
+        in text
+    )
     assert len(pd.read_csv("reports/mobile/images.csv")) == 4
     # words of the references: a (known), color (red is), class (cat is)
     assert "33.3% of the references' words are not in the model's vocabulary" in text
@@ -572,7 +663,7 @@ def test_script_on_one_image(tiny):
         path.unlink()
     analysis_report.main({"report": tiny})
     text = Path("reports/mobile/report.md").read_text(encoding="utf-8")
-    assert "beam 5, consensus 0.6: 1 image." in text
+    assert "consensus 0.6: 1 image." in text
     assert "an interval from a single image says nothing" in text
     assert "plain classifier was left out: no images with a class in train" in text
     with pytest.raises(ValueError, match="split 'test' has no example"):
@@ -601,10 +692,10 @@ def test_comparing_a_checkpoint_with_itself_tells_no_difference(tiny, capsys):
     analysis_report.main({"report": {**tiny, "compare": [path, path]}})
     assert "Verdict: no difference: the two caption these images alike." in capsys.readouterr().out
     table = pd.read_csv("reports/mobile_vs_mobile/comparison.csv")
-    assert (table[["difference", "low", "high"]] == 0).all(axis=None)
+    assert (table[["difference", "low", "high"]] == 0).all(axis=None), "two images a class"
     assert (table["p"] == 1).all()
     files = {path.name for path in Path("reports/mobile_vs_mobile").iterdir()}
-    assert files == set(sections.COMPARISON_FILES)
+    assert files == set(comparison.COMPARISON_FILES)
     assert not Path("reports/mobile").exists()
 
 
@@ -625,7 +716,9 @@ def test_comparing_two_checkpoints(tiny, capsys):
     assert len(images) == 4
     rows = pd.read_csv("reports/mobile_vs_birds_test/comparison.csv")
     recipes = rows.set_index("metric")["recipe"]
-    assert recipes["BLEU-4"] == "bleu4|corpus|refs:2|tok:nltk-coco|smooth:none|beam:5|consensus:0.6|n:4"
+    assert recipes["BLEU-4"] == (
+        "bleu4|corpus|refs:2|tok:nltk-coco|smooth:none|beam:5|length_penalty:0.7|max_len:5|min_len:2|consensus:0.6|n:4"
+    )
     assert (rows["first"] - rows["second"]).tolist() == pytest.approx(rows["difference"].tolist(), abs=2e-6)
 
 
@@ -647,7 +740,7 @@ def test_verdicts_claim_what_the_interval_allows(low, high, verdict):
         "high": high,
         "p": 0.1,
     }
-    assert verdict in sentences.verdicts(pd.DataFrame([row]), "a", "b")[0]
+    assert verdict in comparison.verdicts(pd.DataFrame([row]), "a", "b")[0]
 
 
 def test_script_takes_aliases_and_foreign_classes(tiny):

@@ -201,11 +201,11 @@ def test_caption_scores_of_perfect_captions():
 
 
 def test_recipes_tell_what_a_score_depends_on():
-    expected = "bleu4|corpus|refs:5|tok:nltk-coco|smooth:none|beam:5|consensus:0.6|n:210"
+    expected = f"bleu4|corpus|refs:5|tok:nltk-coco|smooth:none|{SearchOptions().recipe()}|n:210"
     assert recipe("bleu4", references=5, options=SearchOptions(), count=210) == expected
     for metric in RECIPES:
         text = recipe(metric, references=5, options=SearchOptions(beam_size=3, consensus=0), count=7)
-        assert text.endswith("|beam:3|n:7")
+        assert text.endswith("|beam:3|length_penalty:0.7|max_len:30|n:7")
         assert "{" not in text
 
 

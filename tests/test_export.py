@@ -46,10 +46,10 @@ def test_score_is_that_of_the_report(pictograms_dir):
     example = load_examples(pictograms_dir, "test")[0]
     predictions = [Prediction(example, example.captions[0], 0.0)] * 3
     right, wrong = Grounder([example.label]), Grounder(["whale"])
-    assert export.score(predictions, right)["BLEU-4"] == pytest.approx(1)
-    assert export.score(predictions, right)["accuracy"] == 1
-    assert export.score(predictions, wrong)["accuracy"] == 0
-    assert "accuracy" not in export.score(predictions, None)
+    assert export.score_form(predictions, right)["BLEU-4"] == pytest.approx(1)
+    assert export.score_form(predictions, right)["accuracy"] == 1
+    assert export.score_form(predictions, wrong)["accuracy"] == 0
+    assert "accuracy" not in export.score_form(predictions, None)
 
 
 def test_markdown_table_is_one():

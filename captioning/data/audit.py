@@ -18,7 +18,7 @@ from tqdm import tqdm
 from captioning.data.annotations import SPLITS, counted
 from captioning.data.class_folders import HASH_BITS, process_map
 from captioning.data.images import load_image
-from captioning.data.tokenizer import tokenize
+from captioning.data.tokenizer import Tokens
 
 NEAR_BITS = 4  # of 64: perceptual hashes that differ in no more are of pictures to be compared
 NEAR_LEVELS = 60  # of 255: such pictures are copies if no place in them differs by more in colour
@@ -64,32 +64,27 @@ class Audit:
 # ---- captions and classes ------------------------------------------------------------------------------
 
 
-def caption_measures(examples, trained_captions, trained_words):
-    """Return measure -> value of one split's examples.
+def caption_measures(captions, trained_captions, trained_words):
+    """Return measure -> value of one split's captions: for each image the token tuples of its captions.
 
     trained_captions, trained_words: sets of the token tuples and of the words of train
     """
-    captions = [[tuple(tokenize(caption)) for caption in example.captions] for example in examples]
     flat = [tokens for group in captions for tokens in group]
     lengths = [len(tokens) for tokens in flat]
     words = Counter(word for tokens in flat for word in tokens)
     new = {word: number for word, number in words.items() if word not in trained_words}
-    sizes = Counter(example.label for example in examples if example.label)
-    measures = {
-        "images": len(examples),
+    return {
+        "images": len(captions),
         "captions": len(flat),
-        "captions_per_image": len(flat) / len(examples),
+        "captions_per_image": len(flat) / len(captions),
         "words_mean": float(np.mean(lengths)),
         "words_min": min(lengths),
         "words_max": max(lengths),
         "captions_in_train": sum(tokens in trained_captions for tokens in flat) / len(flat),
-        "images_in_train": sum(trained_captions.issuperset(group) for group in captions) / len(examples),
+        "images_in_train": sum(trained_captions.issuperset(group) for group in captions) / len(captions),
         "new_words": len(new),
         "new_word_share": sum(new.values()) / max(1, words.total()),
     }
-    if sizes:
-        measures |= {"classes": len(sizes), "class_min": min(sizes.values()), "class_max": max(sizes.values())}
-    return measures
 
 
 # ---- copies --------------------------------------------------------------------------------------------
@@ -139,17 +134,24 @@ def find_copies(digests, hashes, thumbnails, order):
 # ---- the whole -----------------------------------------------------------------------------------------
 
 
-def audit_examples(examples, silent=(), *, num_workers=1, progress=True):
+def audit_examples(examples, silent=(), *, num_workers=1, progress=True, tokens=None):
     """Return the Audit of a dataset's examples, all splits together.
 
     silent: names of its images without a caption, which are no examples
+    tokens: Tokens of captions that were tokenised already
     """
+    tokens = Tokens() if tokens is None else tokens
     splits = [split for split in SPLITS if any(example.split == split for example in examples)]
-    trained = [tuple(tokenize(c)) for e in examples if e.split == "train" for c in e.captions]
-    trained_captions, trained_words = set(trained), {word for tokens in trained for word in tokens}
+    texts = {split: [[tuple(tokens[c]) for c in e.captions] for e in examples if e.split == split] for split in splits}
+    trained = {caption for group in texts.get("train", []) for caption in group}
+    trained_words = {word for caption in trained for word in caption}
     rows = {}
     for split in splits:
-        rows[split] = caption_measures([e for e in examples if e.split == split], trained_captions, trained_words)
+        rows[split] = caption_measures(texts[split], trained, trained_words)
+        sizes = Counter(example.label for example in examples if example.split == split and example.label)
+        if sizes:
+            sizes = sizes.values()
+            rows[split] |= {"classes": len(sizes), "class_min": min(sizes), "class_max": max(sizes)}
         if split == "train" or not trained:
             for measure in ("captions_in_train", "images_in_train", "new_words", "new_word_share"):
                 del rows[split][measure]

@@ -38,6 +38,13 @@ def tokenize(caption):
     return [token for token in tokens if token != "-"] if "-" in tokens else tokens
 
 
+class Tokens(dict):
+    """caption -> its tokens: each caption is tokenised once, at the first `tokens[caption]`. The lists are shared."""
+
+    def __missing__(self, caption):
+        return self.setdefault(caption, tokenize(caption))
+
+
 @functools.cache
 def _nltk_tokenizer():
     """NLTK's word tokenizer; the import takes a second, and few captions need it."""

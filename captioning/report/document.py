@@ -8,7 +8,7 @@ so that two reports can be laid side by side.
 import base64
 import io
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import jinja2
@@ -30,11 +30,10 @@ class Text:
 
 @dataclass(frozen=True)
 class Table:
-    """A DataFrame; numbers that are not whole get `digits` digits, unless `columns` has another number for theirs."""
+    """A DataFrame; numbers that are not whole get `digits` digits."""
 
     frame: pd.DataFrame
     digits: int = 3
-    columns: dict = field(default_factory=dict)  # column -> digits
 
 
 @dataclass(frozen=True)
@@ -75,9 +74,8 @@ def written(value, digits=3):
 
 def rows_of(table):
     """Return the rows of a Table as lists of (value, its text)."""
-    digits = [table.columns.get(name, table.digits) for name in table.frame.columns]
     rows = table.frame.astype(object).itertuples(index=False, name=None)
-    return [[(value, written(value, number)) for value, number in zip(row, digits, strict=True)] for row in rows]
+    return [[(value, written(value, table.digits)) for value in row] for row in rows]
 
 
 def is_number(frame, name):
@@ -88,10 +86,10 @@ def is_number(frame, name):
 # ---- Markdown --------------------------------------------------------------------------------------------
 
 
-def markdown_table(frame, digits=3, columns=None):
+def markdown_table(frame, digits=3):
     """Write a DataFrame as a Markdown table; fractions get `digits` digits, a bar in a cell is escaped."""
     rules = ["---:" if is_number(frame, name) else "---" for name in frame.columns]
-    rows = [[text for _, text in row] for row in rows_of(Table(frame, digits, columns or {}))]
+    rows = [[text for _, text in row] for row in rows_of(Table(frame, digits))]
     lines = [[written(name) for name in frame.columns], rules, *rows]
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
 
@@ -107,8 +105,8 @@ def markdown(title, sections):
                     continue
                 case Text(lines, points):
                     parts.append("\n".join(f"- {line}" for line in lines) if points else "\n\n".join(lines))
-                case Table(frame, digits, columns):
-                    parts.append(markdown_table(frame, digits, columns))
+                case Table(frame, digits):
+                    parts.append(markdown_table(frame, digits))
                 case Figure(file, text) | Gallery(file, text):
                     parts.append(f"![{text}]({file})")
     return "\n\n".join(parts) + "\n"

@@ -3,9 +3,9 @@
 Without classes a section that is about them says so and keeps its place, so that two reports can be laid side by side.
 """
 
+from captioning.cli import counted
 from captioning.data import audit
 from captioning.report.document import Figure, Gallery, Section, Table, Text
-from captioning.report.tables import counted
 from captioning.scores.grounding import NONE
 
 GALLERY_IMAGES = 10  # of the best, and of the worst captions
@@ -18,7 +18,9 @@ FILES = {  # every file of a report -> what it holds; some are there only where 
     "report.html": "the same as one page that needs nothing else; its tables are sorted by a click on a column's head",
     "summary.csv": (
         "one row per metric: `metric`, `value`, `recipe`, what the value depends on, and `low` and `high`, its 95 % "
-        "bootstrap interval over the images"
+        "interval over the images: percentiles of 1,000 stratified bootstrap draws (the images of each class are drawn "
+        "among themselves), moved so that the median of the draws is the value; no interval for macro scores where a "
+        "class has one image"
     ),
     "images.csv": (
         "one row per image: `class` is the true one, `caption` the model's, `references` are joined by "
@@ -30,9 +32,9 @@ FILES = {  # every file of a report -> what it holds; some are there only where 
     "classes.csv": (
         "one row per class: `bleu4` is the corpus BLEU-4 of its images, `sentence_bleu4` and `cider_d` are "
         "means, `accuracy` is the share of its images whose caption names it first, `count` its images, `_low` and "
-        "`_high` bound 95 % bootstrap intervals over its images; `agreement` is the BLEU-4 of its reference captions "
-        "against each other, `reference_naming` the share of them that name it first, `probe` the plain classifier's "
-        "accuracy"
+        "`_high` bound 95 % bootstrap intervals over its images, as in summary.csv (a class of one image has none); "
+        "`agreement` is the BLEU-4 of its reference captions against each other, `reference_naming` the share of them "
+        "that name it first, `probe` the plain classifier's accuracy"
     ),
     "classes.png": "the same as bars",
     "top_bottom.csv": "the best and the worst classes by `bleu4`; `rank` 0 is the group's average",
@@ -46,11 +48,11 @@ FILES = {  # every file of a report -> what it holds; some are there only where 
     "mistakes.png": "pictures of the most frequent ones",
     "groups.csv": (
         "the accuracy of the classes with the best and the worst BLEU-4, and the difference with its interval over the "
-        "images"
+        "images, as in summary.csv"
     ),
     "relations.csv": (
-        "rank correlations (`rho`) over the classes of two columns of classes.csv, with 95 % bootstrap intervals over "
-        "the classes"
+        "Spearman's rank correlations (`rho`) over the classes of two columns of classes.csv, with 95 % intervals over "
+        "the classes by Fisher's transformation (variance of Bonett and Wright 2000)"
     ),
     "scatter.png": "BLEU-4 against accuracy",
     "diagnosis.csv": (
@@ -65,7 +67,7 @@ FILES = {  # every file of a report -> what it holds; some are there only where 
     "worst.png": "the captions with the lowest CIDEr-D, one of each class",
     "language.csv": "what the captions are like beside the references'; distinct-n is different n-grams / all of them",
     "lengths.png": "how long captions are",
-    "calibration.csv": "images in bins of confidence, as many in each, with the scores and their intervals",
+    "calibration.csv": "images in bins of confidence, as many in each, with the scores and their bootstrap intervals",
     "calibration.png": "the same as a reliability diagram",
     "audit.csv": "the whole dataset: `measure`, `split`, `value`",
     "copies.csv": "images that stand in an earlier split too",
@@ -120,15 +122,30 @@ def mistake_gallery(mistakes, images, paths):
     return Gallery("mistakes.png", FIGURES["mistakes.png"], chosen, lines) if chosen else None
 
 
+def build_galleries(tables, paths):
+    """Return name -> Gallery of the best, the worst and, where there are mistakes, the confused captions.
+
+    paths: the picture of each row of the image_table
+    """
+    images = tables["images"]
+    galleries = {
+        "best": extreme_gallery(images, paths, "best.png", best=True),
+        "worst": extreme_gallery(images, paths, "worst.png", best=False),
+    }
+    if len(tables.get("mistakes", ())):
+        galleries["mistakes"] = mistake_gallery(tables["mistakes"], images, paths)
+    return galleries
+
+
 # ---- sections --------------------------------------------------------------------------------------------
 
 
 def interval_cells(frame, names, digits=3):
-    """Return a DataFrame with each score's `_low` and `_high` as one column of text, "0.60–0.69", behind it."""
+    """Return a DataFrame with each score's `_low` and `_high` as one column of text, "0.60–0.69" or "–", behind it."""
     shown = frame.copy()
     for name in names:
         low, high = shown.pop(f"{name}_low" if name else "low"), shown.pop(f"{name}_high" if name else "high")
-        cells = [f"{a:.{digits}f}–{b:.{digits}f}" if a == a else "" for a, b in zip(low, high, strict=True)]
+        cells = [f"{a:.{digits}f}–{b:.{digits}f}" if a == a else "–" for a, b in zip(low, high, strict=True)]
         place = shown.columns.get_loc(name or "value") + 1
         shown.insert(place, f"{name} 95 %".strip(), cells)
     return shown
@@ -265,38 +282,3 @@ def file_section(names):
     return Section(
         "Files", [Text([f"[`{name}`]({name}): {FILES[name]}" for name in FILES if name in names], points=True)]
     )
-
-
-# ---- two models ------------------------------------------------------------------------------------------
-
-COMPARISON_FILES = {
-    "report.md": "the comparison in words, tables and a figure",
-    "report.html": "the same as one page that needs nothing else",
-    "comparison.csv": (
-        "one row per metric: both values, their `difference` with its 95 % interval `low` and `high`, `p`, two-sided, "
-        "and `recipe`, what the values depend on"
-    ),
-    "comparison.png": "the differences; CIDEr-D, whose scale is another, is in the table alone",
-    "images.csv": "one row per image: both captions, the classes they name, and their CIDEr-D and its `difference`",
-}
-
-
-def both_captions(first, second):
-    """Return the image_tables of two models as one, the images on which they differ most first."""
-    both = first[["image", "class"]].copy()
-    columns = [name for name in ("caption", "named", "cider_d") if name in first]
-    for name in columns:
-        both[f"first_{name}"], both[f"second_{name}"] = first[name], second[name]
-    both["difference"] = first["cider_d"] - second["cider_d"]
-    return both.sort_values("difference", key=abs, ascending=False, kind="stable")
-
-
-def comparison_sections(table, subject, lines, images):
-    """Return the Sections of a comparison: its table, its sentences, and both_captions of the models."""
-    files = [f"[`{name}`]({name}): {text}" for name, text in COMPARISON_FILES.items()]
-    return [
-        Section("Summary", [Text([subject]), Text(lines, points=True)]),
-        Section("Results", [Figure("comparison.png", "Differences with 95 % intervals"), Table(table, 4)]),
-        Section("Where they differ most", [Table(images.head(ROWS_SHOWN), 2)]),
-        Section("Files", [Text(files, points=True)]),
-    ]

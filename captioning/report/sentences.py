@@ -5,20 +5,21 @@ A sentence claims no more than its interval allows: where the interval of a diff
 
 import numpy as np
 
+from captioning.cli import counted
 from captioning.evaluation import FEWEST_FOR_CIDER
 from captioning.report.tables import (
     JAVA_METRICS,
     MOST_EXTREME,
     RARELY,
     calibration_error,
-    counted,
     discrimination,
     listed,
     price_of_a_class,
     rank_classes,
+    relative_path,
 )
-from captioning.scores.bootstrap import correlation_interval
-from captioning.scores.grounding import NONE
+from captioning.scores.bootstrap import estimate_correlation
+from captioning.scores.grounding import NONE, Grounder
 
 FEW_WORDS = 0.95  # a vocabulary that holds a smaller share of the references' words is worth a sentence
 HIGH_BLEU = 0.5  # of the whole split's BLEU-4: a class that is not named above it has captions that only sound right
@@ -27,8 +28,13 @@ CAN_NAME = 0.5  # share of the references, or of the plain classifier's answers,
 
 
 def between(low, high, digits=3):
-    """Write an interval: "0.603 to 0.691"."""
-    return f"{low:.{digits}f} to {high:.{digits}f}"
+    """Write an interval: "0.603 to 0.691", or "no interval" where there is none."""
+    return "no interval" if np.isnan(low) else f"{low:.{digits}f} to {high:.{digits}f}"
+
+
+def percent_between(low, high):
+    """Write an interval of shares: "60.3% to 69.1%", or "no interval"."""
+    return "no interval" if np.isnan(low) else f"{low:.1%} to {high:.1%}"
 
 
 def score_of(tables):
@@ -36,16 +42,13 @@ def score_of(tables):
     return {row.metric: row for row in tables["summary"].drop_duplicates("metric").itertuples(index=False)}
 
 
-def findings(tables, *, subject, reference_accuracy):
-    """Return the sentences that open the report.
-
-    subject:            what captioned what, as "mobile captioned the val split of pictograms with beam 5"
-    reference_accuracy: share of the reference captions that name the class of their own image first
-    """
+def findings(tables, subject):
+    """Return the sentences that open the report on a tables.Subject."""
     score = score_of(tables)
     bleu, rouge, cider = (score[name] for name in ("BLEU-4", "ROUGE-L", "CIDEr-D"))
     facts = [
-        f"{subject}: {counted(len(tables['images']), 'image')}. Against the references the captions have "
+        f"{subject.run} captioned the {subject.split} split of {subject.dataset.name} with {subject.options.text()}: "
+        f"{counted(len(tables['images']), 'image')}. Against the references the captions have "
         f"BLEU-4 {bleu.value:.3f} ({between(bleu.low, bleu.high)}), ROUGE-L {rouge.value:.3f} "
         f"({between(rouge.low, rouge.high)}) and CIDEr-D {cider.value:.2f} ({between(cider.low, cider.high, 2)}); "
         "in brackets 95 % bootstrap intervals over the images."
@@ -53,10 +56,12 @@ def findings(tables, *, subject, reference_accuracy):
     if "classes" not in tables:
         return facts
     ranked, accuracy = rank_classes(tables["classes"]), score["average accuracy"]
+    yardsticks = tables["yardsticks"].set_index("classifier")["accuracy"]
+    reference_accuracy = yardsticks["reference captions"]
     facts.append(
         f"For {accuracy.value:.1%} of the images the caption names the true one of "
-        f"{counted(len(ranked), 'class')} first ({accuracy.low:.1%} to {accuracy.high:.1%}); of the reference captions "
-        f"{reference_accuracy:.1%} do."
+        f"{counted(len(ranked), 'class')} first ({percent_between(accuracy.low, accuracy.high)}); of the reference "
+        f"captions {reference_accuracy:.1%} do."
     )
     if len(ranked) > 1:
         best, worst = ranked.iloc[0], ranked.iloc[-1]
@@ -72,20 +77,27 @@ def findings(tables, *, subject, reference_accuracy):
     return facts
 
 
-def reservations(tables, *, unreadable=(), unseen=(), absent=(), known_words=1.0, skipped=None):
-    """Return what a reader has to know before he trusts a number, a sentence each.
+def known_words(scored, vocabulary):
+    """Return the share of the references' running words, 0 to 1, that the model can say."""
+    words = [word for group in scored.references for tokens in group for word in tokens]
+    return sum(word in vocabulary for word in words) / max(1, len(words))
 
-    unreadable:  paths of the images left out
-    unseen:      classes of the data that the checkpoint was not trained on
-    absent:      classes of the data without an image in the split
-    known_words: share of the references' words that the model's vocabulary holds
-    skipped:     name in JAVA_METRICS that was asked for -> why there is no such score
+
+def reservations(tables, subject, scored, skipped=None):
+    """Return what limits the numbers of a report on a tables.Subject, a sentence each.
+
+    skipped: name in JAVA_METRICS that was asked for -> why there is no such score
     """
+    dataset = subject.dataset
+    examples = dataset.splits[subject.split]
+    read = {example.image for example in scored.examples}
+    unreadable = [relative_path(e.image, dataset.root) for e in examples if e.image not in read]
+    known = known_words(scored, subject.vocabulary)
     images, notes = tables["images"], []
     if unreadable:
         notes.append(f"Left out, not readable: {counted(len(unreadable), 'image')} ({listed(unreadable)}).")
-    if known_words < FEW_WORDS:
-        notes.append(f"{1 - known_words:.1%} of the references' words are not in the model's vocabulary.")
+    if known < FEW_WORDS:
+        notes.append(f"{1 - known:.1%} of the references' words are not in the model's vocabulary.")
     if len(images) < FEWEST_FOR_CIDER:
         notes.append(
             f"CIDEr-D says little here: it weighs a word by how rare it is in the split, and this has "
@@ -94,8 +106,18 @@ def reservations(tables, *, unreadable=(), unseen=(), absent=(), known_words=1.0
     if len(images) == 1:
         notes.append("One image has no spread: an interval from a single image says nothing.")
     notes += [f"{JAVA_METRICS[name]} was skipped: {reason}." for name, reason in (skipped or {}).items()]
-    if "classes" not in tables:
+    if not scored.has_classes:
         return [*notes, "The data has no classes: the report is about the captions alone."]
+    return notes + class_reservations(tables, subject)
+
+
+def class_reservations(tables, subject):
+    """Return what limits the numbers about classes, a sentence each."""
+    images, classes, notes = tables["images"], tables["classes"], []
+    labels = {example.label for example in subject.dataset.splits[subject.split]}
+    trained = Grounder(subject.classes)
+    unseen = sorted(label for label in labels - {""} if not trained.label(label))
+    absent = sorted(set(subject.dataset.classes) - labels)
     without = int((images["class"] == "").sum())
     if without:
         notes.append(f"{counted(without, 'image')} without a class: counted in the caption scores alone.")
@@ -103,14 +125,19 @@ def reservations(tables, *, unreadable=(), unseen=(), absent=(), known_words=1.0
         notes.append(f"The checkpoint never saw {counted(len(unseen), 'class')} of the data: {listed(unseen)}.")
     if absent:
         notes.append(f"The split has no image of {counted(len(absent), 'class')} of the data: {listed(absent)}.")
-    classes = tables["classes"]
     number = len(classes)
+    single = int((classes["count"] == 1).sum())
+    if single:
+        notes.append(
+            f"{counted(single, 'class')} with one image: such a class has no interval, and neither have macro "
+            "precision, recall and F1."
+        )
     if number < 2 * MOST_EXTREME:
         notes.append(
             f"{counted(number, 'class')}, fewer than {2 * MOST_EXTREME}: the best and the worst group have "
             f"{number // 2} each, so that no class stands in both."
         )
-    certain = classes[classes["accuracy"] == 1]
+    certain = classes[(classes["accuracy"] == 1) & (classes["count"] > 1)]
     if len(certain):
         # With the share p of images right, all n are right with probability p ** n.
         size = int(certain["count"].max())
@@ -168,10 +195,10 @@ def bleu_and_accuracy(tables):
             "the best captions name their class less often",
             "the images do not tell which group names its class more often",
         )
-        points = [f"{100 * value:.1f}" for value in (row.difference, row.low, row.high)]
+        bounds = between(100 * row.low, 100 * row.high, 1)
         facts.append(
             f"The {counted(row.classes, 'class')} with the best BLEU-4 have the accuracy {row.best:.1%}, those with "
-            f"the worst {row.worst:.1%}, a difference of {points[0]} points ({points[1]} to {points[2]}): {verdict}."
+            f"the worst {row.worst:.1%}, a difference of {100 * row.difference:.1f} points ({bounds}): {verdict}."
         )
     if price:
         right, wrong, low, high = price
@@ -274,7 +301,7 @@ def language_findings(table):
 
 def confidence_findings(images, calibration):
     """Return whether the confidence of a caption can be trusted: of an image_table and its calibration_table."""
-    rho, low, high = correlation_interval(images["confidence"], images["cider_d"])
+    rho, low, high = estimate_correlation(images["confidence"], images["cider_d"])
     facts = []
     if not np.isnan(rho):
         verdict = told(
@@ -309,59 +336,29 @@ def confidence_findings(images, calibration):
     return facts
 
 
-def section_texts(tables):
-    """Return section -> its sentences, of the report's tables."""
-    classed = "classes" in tables
+def build_texts(tables, subject, scored, *, skipped, about_yardsticks, about_data):
+    """Return section -> its sentences.
+
+    skipped:          name in JAVA_METRICS -> why there is no such score
+    about_yardsticks: what to say of the classifiers beside the captions
+    about_data:       what the audit warns of; None = there was no audit
+    """
+    classed = scored.has_classes
     return {
+        "facts": findings(tables, subject),
+        "notes": [*reservations(tables, subject, scored, skipped), *(about_data or [])],
+        "yardsticks": about_yardsticks,
         "bleu": bleu_and_accuracy(tables) if classed else [],
         "diagnoses": diagnoses(tables) if classed else [],
         "references": reference_effect(tables["references"]),
         "language": language_findings(tables["language"]),
         "confidence": confidence_findings(tables["images"], tables["calibration"]),
+        "data": data_findings(about_data),
     }
 
 
-# ---- two models ------------------------------------------------------------------------------------------
-
-
-def verdicts(comparison, first, second):
-    """Return a sentence for each row of a comparison, and one for the whole before them.
-
-    comparison: metric, first, second, difference, low, high, p
-    """
-    lines, better = [], {first: [], second: []}
-    for row in comparison.itertuples(index=False):
-        if row.difference == row.low == row.high == 0:
-            lines.append(f"{row.metric}: no difference, both have {row.first:.4f}.")
-            continue
-        winner = told(row.low, row.high, first, second, "")
-        interval = f"{row.difference:+.4f} ({row.low:+.4f} to {row.high:+.4f}, p {row.p:.3f})"
-        if winner:
-            better[winner].append(row.metric)
-            lines.append(f"{row.metric}: {winner} is better, {interval}.")
-        else:
-            lines.append(f"{row.metric}: no difference can be told, {interval}.")
-    parts = [f"{name} is better in {listed(metrics, 20)}" for name, metrics in better.items() if metrics]
-    if parts:
-        whole = "; ".join(parts) + ". Of twenty such intervals one misses the truth by chance."
-    elif (comparison["difference"] == 0).all() and (comparison["low"] == 0).all() and (comparison["high"] == 0).all():
-        whole = "no difference: the two caption these images alike."
-    else:
-        whole = "no difference can be told from these images."
-    return [f"Verdict: {whole}", *lines]
-
-
-def disagreement(first_images, second_images, first, second):
-    """Return on how many images only one of two models names the true class; [] without classes.
-
-    first_images, second_images: the image_table of each
-    """
-    if "named" not in first_images:
-        return []
-    labelled = first_images["class"] != ""
-    ours, theirs = (images.loc[labelled, "correct"].astype(bool) for images in (first_images, second_images))
-    return [
-        f"Only {first} names the true class of {counted(int((ours & ~theirs).sum()), 'image')}, only {second} of "
-        f"{counted(int((theirs & ~ours).sum()), 'image')}; both of {int((ours & theirs).sum()):,}, neither of "
-        f"{int((~ours & ~theirs).sum()):,}."
-    ]
+def data_findings(about_data):
+    """Return what the audit found."""
+    if about_data is None:
+        return ["The data was not audited: audit is off."]
+    return about_data or ["No copies of earlier splits' images, and few captions that stand in train."]

@@ -1,30 +1,25 @@
-"""The tables of the analysis report: captioned images in, one DataFrame for each question out.
+"""The tables of the analysis report: scored captions in, one DataFrame for each question out.
 
 The images (image_table), the whole split (summary_table), the classes (class_table), the best and the worst of them
-(extreme_classes), what is taken for what (frequent_mistakes), how captions name classes (case_table, nested_table),
-classifiers beside the captions (yardstick_table), why classes fail (diagnosis_table), what goes with what
-(relation_table), the number of references (reference_table), the language (language_table), and whether the
-captions' confidence can be trusted (calibration_table). Intervals hold 95 % of a thousand bootstrap draws.
+(extreme_classes), confusion pairs (frequent_mistakes), how captions name classes (case_table, nested_table),
+classifiers beside the captions (yardstick_table), why classes fail (diagnosis_table), rank correlations over the
+classes (relation_table), the number of references (reference_table), the language (language_table), and the
+calibration of the confidence (calibration_table). captioning/scores/bootstrap.py makes every interval.
 """
 
-from collections import Counter
+from collections import Counter, defaultdict
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 from sklearn.metrics import roc_auc_score
 
-from captioning.data.tokenizer import tokenize
+from captioning.data.annotations import Dataset
 from captioning.scores import bootstrap
-from captioning.scores.grounding import (
-    CASES,
-    NONE,
-    Grounder,
-    classification_scores,
-    name_words,
-    naming_case,
-    per_class_scores,
-)
-from captioning.scores.metrics import cider_d, corpus_bleu, rouge_l, sentence_bleu
+from captioning.scores.grounding import CASES, NONE, classification_scores, confusion, name_words, naming_case
+from captioning.scores.metrics import CiderD, bleu_counts, bleu_of_counts, corpus_bleu
+from captioning.scores.recipes import recipe
+from captioning.search.options import SearchOptions
 
 METRICS = {  # as in summary.csv and the recipes -> as printed
     "accuracy": "average accuracy",
@@ -45,76 +40,125 @@ METRICS = {  # as in summary.csv and the recipes -> as printed
 JAVA_METRICS = {"meteor": "METEOR", "spice": "SPICE"}  # where asked for and possible, after the others
 CLASS_METRICS = ("accuracy", *(f"{mean}{name}" for mean in ("", "weighted_") for name in ("precision", "recall", "f1")))
 MOST_EXTREME = 10  # classes in the group of the best, and of the worst
-RARELY = 0.5  # a class that its captions name in a smaller share of its images is told of
+RARELY = 0.5  # a class that its captions name in a smaller share of its images gets a sentence
 FEWEST_IN_BIN = 10  # images of a bin of confidence
-CLASS_COLUMNS = [
-    "class",
-    "bleu4",
-    "sentence_bleu4",
-    "cider_d",
-    "accuracy",
-    "precision",
-    "recall",
-    "f1",
-    "count",
-]
+CLASS_COLUMNS = ["class", "bleu4", "sentence_bleu4", "cider_d", "accuracy", "precision", "recall", "f1", "count"]
+CLASS_SCORES = CLASS_COLUMNS[1:-1]  # each has an interval
 
 
-def build_grounders(labels, trained_classes, aliases):
-    """Return two Grounders over the classes of data and checkpoint: with the aliases, and without.
+@dataclass(frozen=True)
+class Subject:
+    """What a report is about.
 
-    labels: of the data, "" = none; without any the result is (None, None)
-    aliases: class -> further words; where there are none the second is None
+    run:        the model's name
+    dataset:    all its splits; split: the one that is captioned
+    options:    SearchOptions that the captions were found with
+    vocabulary: set of the words that the model can say
+    classes:    the classes that the model was trained on
     """
-    classes = sorted(set(labels) - {""})
-    if not classes:
-        return None, None
-    # Of a class that both spell differently ("Tennis court", tennis_court) the data's spelling counts.
-    known = Grounder(classes, aliases)
-    classes += {name_words(name): name for name in trained_classes if not known.label(name)}.values()
-    return Grounder(classes, aliases), Grounder(classes) if aliases else None
+
+    run: str
+    dataset: Dataset
+    split: str
+    options: SearchOptions
+    vocabulary: frozenset
+    classes: list
+
+    @property
+    def title(self):
+        """The report's title."""
+        return f"{self.run} on {self.dataset.name}, {self.split} split"
 
 
-def image_table(predictions, root, grounder=None):
+def build_tables(scored, subject, *, trained=frozenset(), probed=None, yardsticks=(), java=None):
+    """Return the DataFrames of the report by name; without classes those about captions alone.
+
+    trained:    set of the token tuples of train's captions
+    probed:     the class that a plain classifier names for each image, None = there is none
+    yardsticks: rows of yardstick_table
+    java:       name in JAVA_METRICS -> value
+    """
+    recipe_of = recipe_writer(scored.references, subject.options, has_aliases=bool(scored.said_by_name))
+    images = image_table(scored, subject.dataset.root)
+    tables = {
+        "images": images,
+        "summary": summary_table(scored, recipe_of, java),
+        "references": reference_table(scored.hypotheses, scored.references),
+        "language": language_table(scored.hypotheses, scored.references, trained, subject.vocabulary),
+        "calibration": calibration_table(images),
+    }
+    if not scored.has_classes:
+        return tables
+    values, drawn = bootstrap.draw_class_scores(scored.counts)
+    classes = class_table(scored, values, drawn)
+    if probed:
+        classes["probe"] = classes["class"].map(class_accuracy(scored.labels, probed))
+    matrix = confusion(*true_and_said(scored))
+    return {
+        **tables,
+        "classes": classes,
+        "top_bottom": extreme_classes(classes),
+        "groups": group_table(classes, scored.counts, drawn),
+        "confusion": matrix,
+        "mistakes": frequent_mistakes(matrix),
+        "cases": case_table(scored),
+        "nested": nested_table(scored, images),
+        "relations": relation_table(classes),
+        "diagnosis": diagnosis_table(classes, images, scored.references),
+        "yardsticks": yardstick_table(yardsticks),
+    }
+
+
+def recipe_writer(references, options, *, has_aliases):
+    """Return a function (metric, number of images, aliases "yes" or "no") -> what a score of it depends on.
+
+    references: for each image a list; options: the SearchOptions; has_aliases: whether the data have some, which class
+    metrics depend on
+    """
+    fewest, most = min(map(len, references)), max(map(len, references))
+    number = f"{most}" if fewest == most else f"{fewest}-{most}"
+
+    def recipe_of(metric, count, aliases="yes"):
+        text = recipe(metric, references=number, options=options, count=count)
+        return f"{text}|aliases:{aliases}" if has_aliases and metric in CLASS_METRICS else text
+
+    return recipe_of
+
+
+# ---- images, the split, the classes ----------------------------------------------------------------------
+
+
+def image_table(scored, root):
     """One row for each image: image, class, caption, references, [named, correct, mentions, case,] scores, confidence.
 
-    root:     the image's path is written relative to this folder where it lies below it
-    grounder: Grounder; without it there are no columns `named`, `correct`, `mentions` and `case`
+    root: the image's path is written relative to this folder where it lies below it
 
     `named` is the first class that the caption names, "(none)" = none of them, `mentions` all of them, and `case`
-    the key in CASES of how they stand to the true one. CIDEr-D takes its document frequencies from the references
-    of all these images.
+    the key in CASES of how they stand to the true one; data without classes have none of the four columns. CIDEr-D
+    takes its document frequencies from the references of all these images.
     """
-    hypotheses, references = token_lists(predictions)
+    examples, labels = scored.examples, scored.labels
     table = pd.DataFrame(
         {
-            "image": [relative_path(p.example.image, root) for p in predictions],
-            "class": [p.example.label for p in predictions],
-            "caption": [p.caption for p in predictions],
-            "references": [" | ".join(p.example.captions) for p in predictions],
+            "image": [relative_path(example.image, root) for example in examples],
+            "class": labels,
+            "caption": [prediction.caption for prediction in scored.predictions],
+            "references": [" | ".join(example.captions) for example in examples],
         }
     )
-    if grounder:
-        mentions = [grounder.find(p.caption) for p in predictions]
-        table["named"] = [next(iter(names), NONE) for names in mentions]
+    if scored.has_classes:
+        mentions = [found.classes for found in scored.mentions]
+        table["named"] = [said or NONE for said in scored.said]
         # An image without a class is neither right nor wrong.
-        pairs = zip(table["named"], table["class"], strict=True)
-        table["correct"] = [named == label if label else "" for named, label in pairs]
+        table["correct"] = [said == label if label else "" for said, label in zip(scored.said, labels, strict=True)]
         table["mentions"] = [" | ".join(names) for names in mentions]
-        pairs = zip(table["class"], mentions, strict=True)
+        pairs = zip(labels, mentions, strict=True)
         table["case"] = [naming_case(label, names) if label else "" for label, names in pairs]
-    table["sentence_bleu4"] = sentence_bleu(hypotheses, references)
-    table["rouge_l"] = rouge_l(hypotheses, references)[1]
-    table["cider_d"] = cider_d(hypotheses, references)[1]
-    table["log_prob"] = [p.log_prob for p in predictions]
-    table["confidence"] = [p.confidence for p in predictions]
+    for name, values in scored.counts.means.items():
+        table[name] = values
+    table["log_prob"] = [prediction.log_prob for prediction in scored.predictions]
+    table["confidence"] = [prediction.confidence for prediction in scored.predictions]
     return table
-
-
-def token_lists(predictions):
-    """Return (hypotheses, references) as the metrics take them."""
-    hypotheses = [p.caption.split() for p in predictions]
-    return hypotheses, [[tokenize(caption) for caption in p.example.captions] for p in predictions]
 
 
 def relative_path(path, root):
@@ -123,92 +167,92 @@ def relative_path(path, root):
     return path.as_posix()
 
 
-def count_scores(images, hypotheses, references, classes=None):
-    """Return the bootstrap.Counts of the rows of an image_table, with their classes where it has `named`.
+def true_and_said(scored):
+    """Return the (true, said, all) classes of the images that have one, as grounding.py takes them."""
+    said = scored.said
+    pairs = [(scored.labels[row], said[row]) for row in scored.labelled]
+    true, said = (list(side) for side in zip(*pairs, strict=True)) if pairs else ([], [])
+    return true, said, sorted({*true, *said} - {""})
 
-    classes: what can be named; None = the classes in the table
+
+def summary_table(scored, recipe_of, java=None):
+    """The scores of the whole split: metric, value, recipe, low, high.
+
+    recipe_of: function (name in METRICS or JAVA_METRICS, number of images, aliases) -> what the value depends on
+    java:      name in JAVA_METRICS -> value; these have no interval
+
+    Where images have classes, these count too; precision, recall and F1 are means over the split's classes, plain
+    and weighted by their images. Data with aliases have two accuracies, the second without the aliases' help.
     """
-    if "named" not in images:
-        return bootstrap.count(hypotheses, references)
-    classes = true_and_named(images)[2] if classes is None else classes
-    named = images["named"].replace(NONE, "").tolist()
-    return bootstrap.count(hypotheses, references, classes, images["class"].tolist(), named)
+    count = dict.fromkeys(CLASS_METRICS, len(scored.labelled))
+    estimates = bootstrap.estimate_scores(scored.counts)
+    estimates |= {name: bootstrap.Estimate(value, np.nan, np.nan) for name, value in (java or {}).items()}
+    rows = []
+    for name, label in (METRICS | JAVA_METRICS).items():
+        if name in estimates:
+            value, low, high = estimates[name]
+            rows.append((label, value, recipe_of(name, count.get(name, len(scored.hypotheses))), low, high))
+        if name == "accuracy" and name in estimates and scored.said_by_name:
+            right = [scored.said_by_name[row] == scored.labels[row] for row in scored.labelled]
+            strata = scored.counts.strata[scored.labelled]
+            value, low, high = bootstrap.estimate_mean(right, strata)
+            rows.append((label, value, recipe_of(name, len(right), "no"), low, high))
+    return pd.DataFrame(rows, columns=["metric", "value", "recipe", "low", "high"])
 
 
-def draw_class_scores(counts):
-    """Return name -> (draws, C) of bootstrap.class_scores: the images of each class are drawn for themselves."""
-    return bootstrap.resample(lambda weights: bootstrap.class_scores(counts, weights), len(counts.true), counts.true)
+def class_table(scored, values, drawn):
+    """One row for each class that has an image, by name: CLASS_COLUMNS, intervals, agreement, reference_naming.
 
-
-def class_table(images, hypotheses, references, counts, draws):
-    """One row for each class that has an image, in order of name: CLASS_COLUMNS, intervals, agreement.
-
-    images: image_table with the columns `named` and `correct`; hypotheses and references belong to its rows
-    counts: count_scores of them; draws: draw_class_scores of these
+    values, drawn: bootstrap.draw_class_scores
 
     bleu4 is the corpus BLEU-4 of the class's images, sentence_bleu4 and cider_d are means of theirs. `<score>_low`
-    and `<score>_high` bound each score's interval. `agreement` is the corpus BLEU-4 of one reference of each image
-    against its others, how alike reference captions of this class are; NaN where an image has a single one.
+    and `<score>_high` bound each score's interval; a class of one image has none. `agreement` is the corpus BLEU-4 of
+    one reference of each image against its others, how alike reference captions of this class are; NaN where an image
+    has a single one. `reference_naming` is the share of its reference captions that name it first.
     """
-    labelled, rows = images[images["class"] != ""], []
-    for name, group in labelled.groupby("class"):
-        theirs = [references[i] for i in group.index]
-        bleu = corpus_bleu([hypotheses[i] for i in group.index], theirs)
-        means = group[["sentence_bleu4", "cider_d"]].mean()
-        row = {"class": name, "bleu4": bleu[3], **means}
-        for score, drawn in draws.items():
-            low, high = bootstrap.interval(drawn[:, counts.classes.index(name)])
-            row |= {f"{score}_low": low, f"{score}_high": high}
-        fewest = min(map(len, theirs))
-        row["agreement"] = reference_bleu(theirs, fewest - 1) if fewest > 1 else np.nan
-        rows.append(row)
-    table = pd.DataFrame(rows).merge(per_class_scores(*true_and_named(images)), on="class")
-    return table[[*CLASS_COLUMNS, *table.columns.difference(CLASS_COLUMNS, sort=False)]]
+    counts = scored.counts
+    sizes = np.bincount(counts.true[counts.true >= 0], minlength=len(counts.classes))
+    present = np.flatnonzero(sizes)
+    table = pd.DataFrame({"class": [counts.classes[place] for place in present]})
+    bounds = {}
+    for name in CLASS_SCORES:
+        table[name] = values[name][present]
+        low, high = bootstrap.interval(values[name], drawn[name])
+        bounds |= {f"{name}_low": low[present], f"{name}_high": high[present]}
+    table = table.assign(count=sizes[present], **bounds)
+    members = [np.flatnonzero(counts.true == place) for place in present]
+    table["agreement"] = reference_agreement(scored.references, members)
+    said = [(label, said) for label, group in zip(scored.labels, scored.reference_said, strict=True) for said in group]
+    right = pd.Series([label == name for label, name in said]).groupby([label for label, _ in said]).mean()
+    table["reference_naming"] = table["class"].map(right)
+    return table
 
 
-def reference_bleu(references, most):
-    """Corpus BLEU-4 of one reference of each image against `most` of its others, the mean over which one it is."""
-    fewest = min(map(len, references))
-    values = []
-    for left_out in range(fewest):
-        others = [take(group, left_out + 1, most) for group in references]
-        values.append(corpus_bleu([group[left_out] for group in references], others)[3])
-    return float(np.mean(values))
+def reference_agreement(references, groups):
+    """Corpus BLEU-4 of one reference of each image against the others, for groups of images: (G,), the mean over which.
+
+    groups: the positions of the images of each group; the image with the fewest references decides how many each has
+            in its group. NaN where it has one
+    """
+    fewest = [min(len(references[row]) for row in rows) for rows in groups]
+    agreement = np.full(len(groups), np.nan)
+    for number in sorted(set(fewest) - {1}):
+        chosen = [group for group, size in enumerate(fewest) if size == number]
+        rows = np.concatenate([groups[group] for group in chosen])
+        ends = np.cumsum([len(groups[group]) for group in chosen])[:-1]
+        values = []
+        for left_out in range(number):
+            texts = [references[row][left_out] for row in rows]
+            counts = bleu_counts(texts, [take(references[row], left_out + 1, number - 1) for row in rows])
+            sums = [[part.sum(axis=0) for part in np.split(count, ends)] for count in counts]
+            values.append(bleu_of_counts(*map(np.array, sums))[:, 3])
+        agreement[chosen] = np.mean(values, axis=0)
+    return agreement
 
 
 def take(group, start, number):
     """Return `number` of the entries of a list from `start` on, going on at its beginning after its end."""
     return [group[(start + step) % len(group)] for step in range(number)]
-
-
-def true_and_named(images):
-    """Return the (true, named, all) classes of the images that have one, as grounding.py takes them."""
-    labelled = images[images["class"] != ""]
-    true, named = labelled["class"].tolist(), labelled["named"].replace(NONE, "").tolist()
-    return true, named, sorted({*true, *named} - {""})
-
-
-def summary_table(images, caption_scores, recipe, draws=None):
-    """The scores of the whole split: metric, value, recipe, low, high.
-
-    caption_scores: name in METRICS or JAVA_METRICS -> value
-    recipe:         function (that name, number of images) -> what the value depends on
-    draws:          name -> (draws,) of bootstrap.all_scores; a score without draws has no interval
-
-    Where images have classes, these count too; precision, recall and F1 are means over the split's classes, plain
-    and weighted by their images.
-    """
-    scores, count, draws = dict(caption_scores), {}, draws or {}
-    if "named" in images:
-        true, named, classes = true_and_named(images)
-        scores |= classification_scores(true, named, classes)
-        count = dict.fromkeys(CLASS_METRICS, len(true))
-    rows = []
-    for name, label in (METRICS | JAVA_METRICS).items():
-        if name in scores:
-            low, high = bootstrap.interval(draws[name]) if name in draws else (np.nan, np.nan)
-            rows.append((label, scores[name], recipe(name, count.get(name, len(images))), low, high))
-    return pd.DataFrame(rows, columns=["metric", "value", "recipe", "low", "high"])
 
 
 def rank_classes(classes):
@@ -244,11 +288,6 @@ def frequent_mistakes(matrix, most=10):
     return wrong.sort_values(["images", "share"], ascending=False, kind="stable", ignore_index=True).head(most)
 
 
-def counted(number, noun):
-    """Return "1 image", "2,100 images", "3 classes"."""
-    return f"{number:,} {noun}" + ("" if number == 1 else "es" if noun.endswith("s") else "s")
-
-
 def listed(names, most=10):
     """Return the first names joined by commas, and how many more there are."""
     rest = f" and {len(names) - most} more" if len(names) > most else ""
@@ -258,13 +297,13 @@ def listed(names, most=10):
 # ---- which class a caption names -------------------------------------------------------------------------
 
 
-def case_table(predictions, grounder):
+def case_table(scored):
     """How often captions name classes in each way: case, captions, captions_share, references, references_share."""
-    labelled = [p for p in predictions if p.example.label]
-    ours = Counter(naming_case(p.example.label, grounder.find(p.caption)) for p in labelled)
-    theirs = Counter(
-        naming_case(p.example.label, grounder.find(caption)) for p in labelled for caption in p.example.captions
-    )
+    ours, theirs = Counter(), Counter()
+    for row in scored.labelled:
+        label = scored.labels[row]
+        ours[naming_case(label, scored.mentions[row].classes)] += 1
+        theirs.update(naming_case(label, found.classes) for found in scored.reference_mentions[row])
     rows = [
         (printed, ours[case], ours[case] / max(1, ours.total()), theirs[case], theirs[case] / max(1, theirs.total()))
         for case, printed in CASES.items()
@@ -272,38 +311,29 @@ def case_table(predictions, grounder):
     return pd.DataFrame(rows, columns=["case", "captions", "captions_share", "references", "references_share"])
 
 
-def nested_table(images, grounder):
+def nested_table(scored, images):
     """The captions in which a class's name stands inside another's: image, class, caption, named, inside."""
+    captions = images[["image", "class", "caption"]].itertuples(index=False)
     rows = [
-        (image, label, caption, named, inside)
-        for image, label, caption in images[["image", "class", "caption"]].itertuples(index=False)
-        for named, inside in grounder.nested(caption)
+        (*caption, outer, inner)
+        for caption, found in zip(captions, scored.mentions, strict=True)
+        for outer, inner in found.nested
     ]
     return pd.DataFrame(rows, columns=["image", "class", "caption", "named", "inside"])
-
-
-def reference_naming(predictions, grounder):
-    """Return class -> share of its images' reference captions that name it first: what its captions allow."""
-    named, total = Counter(), Counter()
-    for prediction in predictions:
-        example = prediction.example
-        named[example.label] += sum(grounder.name(caption) == example.label for caption in example.captions)
-        total[example.label] += len(example.captions)
-    return {label: named[label] / total[label] for label in total if label}
 
 
 def yardstick_table(rows):
     """Classifiers beside each other: classifier, images, accuracy, low, high, precision, recall, f1, weighted_f1, note.
 
-    rows: (what classifies, true classes, classes named, "" = none, shares, note); `shares` is the share of each image's
+    rows: (what classifies, true classes, classes said, "" = none, shares, note); `shares` is the share of each image's
           captions that is right where an image has several, else None: the interval is over images
     """
     table = []
-    for classifier, true, named, shares, note in rows:
-        classes = sorted({*true, *named} - {""})
-        scores = classification_scores(true, named, classes)
-        shares = np.array(true) == np.array(named) if shares is None else shares
-        low, high = bootstrap.mean_interval(shares.astype(float))
+    for classifier, true, said, shares, note in rows:
+        classes = sorted({*true, *said} - {""})
+        scores = classification_scores(true, said, classes)
+        shares = np.array(true) == np.array(said) if shares is None else shares
+        _, low, high = bootstrap.estimate_mean(shares)
         kept = {name: scores[name] for name in ("precision", "recall", "f1", "weighted_f1")}
         row = {
             "classifier": classifier,
@@ -316,24 +346,24 @@ def yardstick_table(rows):
     return pd.DataFrame(table)
 
 
-def class_accuracy(true, named):
-    """Return class -> share of its images for which `named` has it; both (N,) class names, "" = none."""
-    right = pd.Series(np.array(true) == np.array(named)).groupby(np.array(true)).mean()
+def class_accuracy(true, said):
+    """Return class -> share of its images for which `said` has it; both (N,) class names, "" = none."""
+    right = pd.Series(np.array(true) == np.array(said)).groupby(np.array(true)).mean()
     return right.drop("", errors="ignore").to_dict()
 
 
-def diagnosis_table(classes, images, most=8):
+def diagnosis_table(classes, images, references, most=8):
     """Why the classes that captions name least often are not named: DIAGNOSIS_COLUMNS, the lowest accuracy first.
 
     classes: class_table with the columns `reference_naming` and, where there is a plain classifier, `probe`
-    images:  image_table
+    images:  image_table; references: the token lists of each image's references
 
     Every class below RARELY is there, and the lowest `most` of the others with a mistake. `unnamed_bleu4` is the
     mean sentence BLEU-4 of its captions that do not name it; `words` are those of its references that set it apart.
     """
     low = classes[classes["accuracy"] < 1].sort_values(["accuracy", "bleu4"])
     low = low.head(max(most, int((low["accuracy"] < RARELY).sum())))
-    words = typical_words(images, low["class"].tolist())
+    words = typical_words(images["class"], references, low["class"].tolist())
     rows = []
     for row in low.to_dict("records"):
         missed = images[(images["class"] == row["class"]) & (images["named"] != row["class"])]
@@ -367,16 +397,17 @@ DIAGNOSIS_COLUMNS = [
 ]
 
 
-def typical_words(images, classes, most=4):
+def typical_words(labels, references, classes, most=4):
     """Return class -> words in more of its images' references than in the others', the most different first.
 
+    labels: the class of each image; references: the token lists of each image's references
     The words of the class's name are left out.
     """
-    words = [set(tokenize(text)) for text in images["references"]]
+    words = [{word for tokens in group for word in tokens} for group in references]
     everywhere, size = Counter(word for found in words for word in found), len(words)
     typical = {}
     for label in classes:
-        rows = np.flatnonzero(images["class"] == label)
+        rows = np.flatnonzero(labels == label)
         here = Counter(word for row in rows for word in words[row])
         rest = max(1, size - len(rows))
         gap = {word: here[word] / len(rows) - (everywhere[word] - here[word]) / rest for word in here}
@@ -385,7 +416,7 @@ def typical_words(images, classes, most=4):
     return typical
 
 
-# ---- what goes with what ---------------------------------------------------------------------------------
+# ---- relations between scores ---------------------------------------------------------------------------------
 
 RELATIONS = {  # (column, column) of the class table -> what their correlation tells
     ("bleu4", "accuracy"): "do classes with better captions have their names said more often?",
@@ -406,11 +437,11 @@ def relation_table(classes):
     for (x, y), question in RELATIONS.items():
         if x in classes and y in classes:
             pairs = classes[[x, y]].dropna()
-            rows.append((x, y, *bootstrap.correlation_interval(pairs[x], pairs[y]), len(pairs), question))
+            rows.append((x, y, *bootstrap.estimate_correlation(pairs[x], pairs[y]), len(pairs), question))
     return pd.DataFrame(rows, columns=["x", "y", "rho", "low", "high", "classes", "question"])
 
 
-def group_table(classes, counts, draws, most=MOST_EXTREME):
+def group_table(classes, counts, drawn, most=MOST_EXTREME):
     """The accuracy of the classes with the best and the worst BLEU-4: classes, best, worst, difference, low, high.
 
     One row, the groups as in extreme_classes, with the interval of the difference over the images of each class; no
@@ -422,11 +453,12 @@ def group_table(classes, counts, draws, most=MOST_EXTREME):
     if size:
         groups = ranked[:size], ranked[-size:]
         best, worst = (
-            draws["accuracy"][:, [counts.classes.index(name) for name in group["class"]]] for group in groups
+            drawn["accuracy"][:, [counts.classes.index(name) for name in group["class"]]] for group in groups
         )
-        low, high = bootstrap.interval(best.mean(axis=1) - worst.mean(axis=1))
         means = [group["accuracy"].mean() for group in groups]
-        rows.append((size, *means, means[0] - means[1], low, high))
+        difference = means[0] - means[1]
+        low, high = bootstrap.interval(difference, best.mean(axis=1) - worst.mean(axis=1))
+        rows.append((size, *means, difference, low, high))
     return pd.DataFrame(rows, columns=["classes", "best", "worst", "difference", "low", "high"])
 
 
@@ -440,12 +472,8 @@ def price_of_a_class(images):
     if right.all() or not right.any():
         return None
 
-    def difference(weights):
-        means = [weights[:, side] @ scores[side] / weights[:, side].sum(axis=1) for side in (right, ~right)]
-        return {"gap": means[0] - means[1]}
-
-    low, high = bootstrap.interval(bootstrap.resample(difference, len(labelled), right)["gap"]).tolist()
-    return float(scores[right].mean()), float(scores[~right].mean()), low, high
+    gap = bootstrap.estimate_gap(scores, right)
+    return float(scores[right].mean()), float(scores[~right].mean()), gap.low, gap.high
 
 
 def reference_table(hypotheses, references):
@@ -454,30 +482,31 @@ def reference_table(hypotheses, references):
     The `reference_` columns score a reference against others of its image. Every number is the mean over which
     references are taken, up to as many as the image with the fewest has.
     """
-    fewest, rows = min(map(len, references)), []
+    fewest, rows, images = min(map(len, references)), [], np.arange(len(references))
     for number in range(1, fewest + 1):
-        row, starts = {"references": number}, range(fewest if number < fewest else 1)
-        chosen = [[take(group, start, number) for group in references] for start in starts]
-        row["bleu4"] = float(np.mean([corpus_bleu(hypotheses, groups)[3] for groups in chosen]))
-        row["cider_d"] = float(np.mean([cider_d(hypotheses, groups)[0] for groups in chosen]))
-        row["reference_bleu4"] = row["reference_cider_d"] = np.nan
-        if number < fewest:
-            row["reference_bleu4"] = reference_bleu(references, number)
-            ours = [[group[start - 1] for group in references] for start in starts]
-            scores = [cider_d(texts, theirs)[0] for texts, theirs in zip(ours, chosen, strict=True)]
-            row["reference_cider_d"] = float(np.mean(scores))
-        rows.append(row)
-    return pd.DataFrame(rows)
+        scores = defaultdict(list)
+        for start in range(fewest if number < fewest else 1):
+            chosen = [take(group, start, number) for group in references]
+            cider = CiderD(chosen)
+            scores["bleu4"].append(corpus_bleu(hypotheses, chosen)[3])
+            scores["cider_d"].append(cider.score(hypotheses, images).mean())
+            if number < fewest:
+                others = [group[start - 1] for group in references]
+                scores["reference_bleu4"].append(corpus_bleu(others, chosen)[3])
+                scores["reference_cider_d"].append(cider.score(others, images).mean())
+        rows.append({"references": number} | {name: float(np.mean(values)) for name, values in scores.items()})
+    columns = ["references", "bleu4", "cider_d", "reference_bleu4", "reference_cider_d"]
+    return pd.DataFrame(rows, columns=columns)
 
 
 # ---- language and confidence -----------------------------------------------------------------------------
 
 
-def language_table(hypotheses, references, trained, vocabulary_size):
+def language_table(hypotheses, references, trained, vocabulary):
     """What the captions are like beside the references': measure, captions, references (one of each image).
 
-    trained:         set of the token tuples of train's captions
-    vocabulary_size: words that the model can say
+    trained:    set of the token tuples of train's captions
+    vocabulary: the words that the model can say
     """
     # In turn, because the first of each image is often written after one pattern.
     theirs = [group[row % len(group)] for row, group in enumerate(references)]
@@ -485,7 +514,7 @@ def language_table(hypotheses, references, trained, vocabulary_size):
     table = pd.DataFrame([(name, *(column[name] for column in columns)) for name in columns[0]])
     table.columns = ["measure", "captions", "references"]
     said = len({word for tokens in hypotheses for word in tokens})
-    table.loc[len(table)] = ["share of the model's vocabulary used", said / max(1, vocabulary_size), np.nan]
+    table.loc[len(table)] = ["share of the model's vocabulary used", said / max(1, len(vocabulary)), np.nan]
     return table
 
 
@@ -524,12 +553,8 @@ def calibration_table(images, most=10):
         row = {"bin": place, "images": len(members), "confidence": inside.mean()}
         row |= {"lowest": inside.min(), "highest": inside.max()}
         for name, values in scores.items():
-            chosen = values[members]
-            drawn = bootstrap.resample(
-                lambda weights, values=chosen: {"mean": weights @ values / len(values)}, len(chosen)
-            )["mean"]
-            low, high = bootstrap.interval(drawn)
-            row |= {name: chosen.mean(), f"{name}_low": low, f"{name}_high": high}
+            value, low, high = bootstrap.estimate_mean(values[members])
+            row |= {name: value, f"{name}_low": low, f"{name}_high": high}
         rows.append(row)
     return pd.DataFrame(rows)
 
@@ -545,31 +570,3 @@ def discrimination(images):
     labelled = images[images["class"] != ""]
     right = labelled["correct"].to_numpy(bool)
     return float(roc_auc_score(right, labelled["confidence"])) if 0 < right.sum() < len(right) else np.nan
-
-
-# ---- two models ------------------------------------------------------------------------------------------
-
-
-def count_both(images, first, second):
-    """Return the bootstrap.Counts of two models on the same images, with the classes that either names.
-
-    images: an image_table of each; first, second: (hypotheses, references) of each
-    """
-    classes = None
-    if "named" in images[0]:
-        classes = sorted({name for table in images for name in true_and_named(table)[2]})
-    return [count_scores(table, *texts, classes) for table, texts in zip(images, (first, second), strict=True)]
-
-
-def comparison_table(differences, images, recipe):
-    """bootstrap.paired_differences as a DataFrame: metric, first, second, difference, low, high, p, recipe.
-
-    images: image_table of either model; recipe: as in summary_table
-    """
-    labelled = int((images["class"] != "").sum())
-    rows = [
-        (label, *differences[name], recipe(name, labelled if name in CLASS_METRICS else len(images)))
-        for name, label in METRICS.items()
-        if name in differences
-    ]
-    return pd.DataFrame(rows, columns=["metric", "first", "second", "difference", "low", "high", "p", "recipe"])

@@ -1,7 +1,7 @@
 """What captions are measured against as a classifier: the plain classifiers beside them.
 
 The majority class is the floor; a logistic regression on the encoder's features tells what the encoder knows of the
-classes, whatever the decoder says; ImageNet's own classifier is a stranger who has never seen the data.
+classes, whatever the decoder says; ImageNet's own classifier was not trained on this data.
 """
 
 import random
@@ -9,6 +9,7 @@ import warnings
 from collections import Counter, defaultdict
 from pathlib import Path
 
+import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
@@ -16,6 +17,7 @@ from sklearn.preprocessing import StandardScaler
 from torchvision import models
 
 from captioning.checkpoint import load_state_dict, load_weights
+from captioning.cli import counted
 
 IMAGENET_SIZE = 224  # pixels a side that the weights were trained at
 NETWORKS = {"mobilenet_v2": models.MobileNet_V2_Weights, "resnet18": models.ResNet18_Weights}
@@ -54,6 +56,67 @@ def linear_probe(train_features, train_labels, features):
         warnings.simplefilter("ignore", ConvergenceWarning)  # the accuracy has settled long before the weights
         probe.fit(train_features.numpy(), train_labels)
     return probe.predict(features.numpy()).tolist()
+
+
+def probe_classes(encode, train, examples):
+    """Return the class of each example by a plain classifier on the encoder's features; "" = its image is unreadable.
+
+    encode: function (paths, what the progress bar says) -> ((R,) positions of the readable images, (R, D) features)
+    train:  examples with a class, from which the classifier learns
+    """
+    kept, features = encode([example.image for example in train], "learning the classes")
+    labels = [train[row].label for row in kept.tolist()]
+    rows, found = encode([example.image for example in examples], "telling the classes")
+    probed = [""] * len(examples)
+    for row, label in zip(rows.tolist(), linear_probe(features, labels, found), strict=True):
+        probed[row] = label
+    return probed
+
+
+# ---- rows of the table -----------------------------------------------------------------------------------
+
+
+def yardstick_rows(scored, probed, trained_labels):
+    """Return the rows of tables.yardstick_table that need no further network; [] without classes.
+
+    probed:         the class that a plain classifier names for each image, None = there is none
+    trained_labels: the classes of train's images
+    """
+    if not scored.has_classes:
+        return []
+    labelled, said, reference_said = scored.labelled, scored.said, scored.reference_said
+    true = [scored.labels[row] for row in labelled]
+    rows = [("the captions", true, [said[row] for row in labelled], None, "")]
+    groups = [reference_said[row] for row in labelled]
+    each = [label for label, group in zip(true, groups, strict=True) for _ in group]
+    shares = [np.mean([name == label for name in group]) for label, group in zip(true, groups, strict=True)]
+    flat = [name for group in groups for name in group]
+    rows.append(("reference captions", each, flat, np.array(shares), "the ceiling: what the captions allow"))
+    if probed:
+        names = [probed[row] for row in labelled]
+        rows.append(("plain classifier", true, names, None, "logistic regression on the encoder's pooled features"))
+    if majority := majority_class(trained_labels):
+        rows.append(("majority class", true, [majority] * len(true), None, f"the floor: always {majority}"))
+    return rows
+
+
+def imagenet_rows(encode, grounder, examples):
+    """Return ([the row of ImageNet's own classifier], [a note]); no row below two classes.
+
+    encode: function as in probe_classes, whose features are the (R, 1000) logits of ImageNet's categories
+    """
+    categories = imagenet_classes(grounder)
+    known = sorted(set(categories) & {example.label for example in examples} - {""})
+    number = counted(len(known), "class")
+    if len(known) < 2:
+        return [], [f"ImageNet's own classifier was left out: it tells two or more classes apart, and knows {number}."]
+    shown = [example for example in examples if example.label in known]
+    columns = [index for index, label in enumerate(categories) if label in known]
+    rows, logits = encode([example.image for example in shown], "asking ImageNet")
+    said = [categories[columns[best]] for best in logits[:, columns].argmax(dim=1).tolist()]
+    true = [shown[row].label for row in rows.tolist()]
+    note = f"among the {number} that are ImageNet categories: {', '.join(known)}"
+    return [("ImageNet's own classifier", true, said, None, note)], []
 
 
 # ---- ImageNet's own classifier ---------------------------------------------------------------------------

@@ -1,22 +1,43 @@
-"""How sure a score is: bootstrap intervals over images, and the paired comparison of two models.
+"""Scores with 95 % bootstrap intervals over the images, and the paired comparison of two models.
 
-Every score of a report is a function of sums over images (of matching n-grams, of right captions, ...). Drawing N
-of N images with replacement is giving each a weight of 0, 1, 2, ..., so a thousand draws are one product of a
-(1000, N) matrix of weights with the counts of each image, and nothing is scored again.
-Source: Efron 1979 for the bootstrap, Koehn 2004 for pairing it (a draw takes the same images of both models).
+Every score of a report is a function of sums over images (of matching n-grams, of right captions, ...). Drawing N of N
+images with replacement gives each image a weight of 0, 1, 2, ..., so a thousand draws are one product of a (1000, N)
+matrix of weights with the counts of each image, and nothing is scored again. The score itself is the draw in which
+every weight is 1: a score and its interval come from one function and cannot disagree.
+
+Draws are stratified: the images of each class are drawn among themselves, so no draw lacks a class. A draw that lacks
+one would count its precision, recall and F1 as 0. Classes of one image have nothing to draw from; they share a stratum,
+together with the images without a class.
+
+Intervals are percentile intervals, moved so that the median of the draws is the score itself (`interval`): an interval
+always holds its score.
+
+Sources: Efron 1979 for the bootstrap; Efron and Tibshirani 1993, chapters 10 (bias) and 13 (percentile intervals);
+Koehn 2004 for pairing (a draw takes the same images of both models); Davison and Hinkley 1997, section 4.2.5, for p.
 """
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from scipy.sparse import csr_array
-from scipy.stats import rankdata
+from scipy.stats import norm, rankdata
 
-from captioning.scores.metrics import bleu_counts, bleu_of_counts, cider_d, rouge_l, sentence_bleu
+from captioning.scores.metrics import bleu_counts, bleu_of_counts, cider_d, rouge_l, sentence_bleu_of_counts
 
 DRAWS = 1000
 LEVEL = 0.95  # share of the draws that an interval holds
+LEAST_P = 2 / DRAWS  # a smaller two-sided p cannot be told from 0 with this many draws
 BLOCK = 1 << 22  # weights at a time: 32 MB, however many images there are
+MACRO = ("precision", "recall", "f1")  # plain means over the classes
+
+
+class Estimate(NamedTuple):
+    """A score, or an array of scores, with its 95 % interval; `low` and `high` are NaN where there is no interval."""
+
+    value: float
+    low: float
+    high: float
 
 
 @dataclass(frozen=True)
@@ -25,30 +46,44 @@ class Counts:
 
     bleu:    (N, 10) matches and totals of BLEU-1..4, caption length, closest reference length
     means:   name -> (N,) scores that a corpus has the mean of
-    classes: C names; true, named: (N,) places in it of the true class and of the one named, -1 = none
+    classes: C names; true, said: (N,) places in it of the true class and of the one that the caption names, -1 = none
     """
 
     bleu: np.ndarray
     means: dict
     classes: list
     true: np.ndarray
-    named: np.ndarray
+    said: np.ndarray
+
+    @property
+    def strata(self):
+        """(N,) the stratum of each image: its class, or -1 for images without a class and classes of one image."""
+        single = np.isin(self.true, self.single_classes)
+        return np.where(single, -1, self.true)
+
+    @property
+    def single_classes(self):
+        """The places in `classes` of the classes that have one image."""
+        return np.flatnonzero(np.bincount(self.true[self.true >= 0], minlength=len(self.classes)) == 1)
 
 
-def count(hypotheses, references, classes=(), true=None, named=None):
+def count(hypotheses, references, classes=(), true=None, said=None):
     """Return the Counts of captions: token lists, and (N,) class names of which "" is none.
 
     CIDEr-D takes its document frequencies from all these images; they stay as they are in every draw.
     """
     place = {name: index for index, name in enumerate(classes)}
-    true, named = ([place.get(name, -1) for name in names or [""] * len(hypotheses)] for names in (true, named))
+    true, said = ([place.get(name, -1) for name in names or [""] * len(hypotheses)] for names in (true, said))
+    counted = bleu_counts(hypotheses, references)
     means = {
-        "sentence_bleu4": sentence_bleu(hypotheses, references),
+        "sentence_bleu4": sentence_bleu_of_counts(*counted),
         "rouge_l": rouge_l(hypotheses, references)[1],
         "cider_d": cider_d(hypotheses, references)[1],
     }
-    bleu = np.column_stack(bleu_counts(hypotheses, references))
-    return Counts(bleu, means, list(classes), np.array(true), np.array(named))
+    return Counts(np.column_stack(counted), means, list(classes), np.array(true), np.array(said))
+
+
+# ---- scores of weighted images ---------------------------------------------------------------------------
 
 
 def bleu(sums):
@@ -73,24 +108,23 @@ def class_scores(counts, weights):
     "bleu4" is the corpus BLEU-4 of the class's images, "sentence_bleu4" and "cider_d" are means of theirs, and
     "accuracy", "precision", "recall" and "f1" read the captions as a classifier, 0 where they would divide by 0.
     """
-    true, named = one_hot(counts.true, len(counts.classes)), one_hot(counts.named, len(counts.classes))
+    true = one_hot(counts.true, len(counts.classes))
     size = weights @ true
     sums = np.stack([weights @ (true * column[:, None]) for column in counts.bleu.T], axis=-1)
-    scores = {
+    means = {
         name: divide(weights @ (true * counts.means[name][:, None]), size) for name in ("sentence_bleu4", "cider_d")
     }
-    hits = weights @ (true * (counts.true == counts.named)[:, None])
-    labelled = weights * (counts.true >= 0)
-    recall, precision = divide(hits, size), divide(hits, labelled @ named)
-    f1 = divide(2 * hits, size + labelled @ named)
-    return {
-        "bleu4": bleu(sums)[..., 3],
-        **scores,
-        "accuracy": recall,
-        "precision": precision,
-        "recall": recall,
-        "f1": f1,
-    }
+    return {"bleu4": bleu(sums)[..., 3], **means, **classifier_scores_by_class(counts, weights)}
+
+
+def classifier_scores_by_class(counts, weights):
+    """ "accuracy", "precision", "recall" and "f1" of each class: name -> (D, C), for weights (D, N) of the images."""
+    true, said = one_hot(counts.true, len(counts.classes)), one_hot(counts.said, len(counts.classes))
+    size, times_said = weights @ true, (weights * (counts.true >= 0)) @ said
+    hits = weights @ (true * (counts.true == counts.said)[:, None])
+    recall = divide(hits, size)
+    scores = {"precision": divide(hits, times_said), "recall": recall, "f1": divide(2 * hits, size + times_said)}
+    return {"accuracy": recall, **scores}
 
 
 def classifier_scores(counts, weights):
@@ -98,14 +132,19 @@ def classifier_scores(counts, weights):
 
     The means go over the classes that have an image; the weights of the weighted ones are these images' numbers.
     """
-    by_class = class_scores(counts, weights)
+    by_class = classifier_scores_by_class(counts, weights)
     size = weights @ one_hot(counts.true, len(counts.classes))
     present = np.bincount(counts.true[counts.true >= 0], minlength=len(counts.classes)) > 0
     scores = {"accuracy": divide((by_class["recall"] * size).sum(axis=1), size.sum(axis=1))}
-    for name in ("precision", "recall", "f1"):
+    for name in MACRO:
         scores[name] = by_class[name][:, present].mean(axis=1)
         scores[f"weighted_{name}"] = divide((by_class[name] * size).sum(axis=1), size.sum(axis=1))
     return scores
+
+
+def all_scores(counts, weights):
+    """caption_scores, and classifier_scores where the images have classes."""
+    return caption_scores(counts, weights) | (classifier_scores(counts, weights) if (counts.true >= 0).any() else {})
 
 
 def one_hot(places, size):
@@ -114,19 +153,18 @@ def one_hot(places, size):
     return csr_array((np.ones(len(rows)), (rows, places[rows])), shape=(len(places), size))
 
 
-# ---- draws ---------------------------------------------------------------------------------------------
+# ---- draws and intervals ---------------------------------------------------------------------------------
 
 
-def resample(statistic, size, groups=None, draws=DRAWS, seed=0):
+def resample(statistic, strata, draws=DRAWS, seed=0):
     """The values that a statistic takes in samples of the images: name -> (draws, ...).
 
     statistic: weights (D, N) -> name -> (D, ...)
-    size:      N, the number of images
-    groups:    (N,) whole numbers; where given each group is sampled for itself and keeps its size
+    strata:    (N,) whole numbers; the images of each stratum are drawn among themselves, so that it keeps its size
     """
-    generator = np.random.default_rng(seed)
-    groups = np.zeros(size, int) if groups is None else np.asarray(groups)
-    members = [np.flatnonzero(groups == group) for group in np.unique(groups)]
+    generator, strata = np.random.default_rng(seed), np.asarray(strata)
+    members = [np.flatnonzero(strata == stratum) for stratum in np.unique(strata)]
+    size = len(strata)
     block, blocks = max(1, BLOCK // size), []
     for start in range(0, draws, block):
         weights = np.zeros((min(block, draws - start), size))
@@ -137,15 +175,75 @@ def resample(statistic, size, groups=None, draws=DRAWS, seed=0):
     return {name: np.concatenate([values[name] for values in blocks]) for name in blocks[0]}
 
 
-def interval(values):
-    """(low, high) that hold the middle 95 % of the draws along the first axis."""
-    return np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
+def interval(value, drawn):
+    """Return (low, high), the 95 % percentile interval of draws (D, ...) around a score `value` (...).
+
+    The draws are moved by the distance of their median from `value`, which takes out their bias; the 2.5 % and 97.5 %
+    quantiles lie on both sides of the median, so the interval holds `value`. It goes no further than `value` and the
+    draws themselves do, so a share stays within 0 and 1.
+    """
+    levels = [0, (1 - LEVEL) / 2, 0.5, (1 + LEVEL) / 2, 1]
+    lowest, low, median, high, highest = np.quantile(drawn, levels, axis=0)
+    # As differences from `value`, so that rounding cannot put it outside.
+    low = np.maximum(value + np.minimum(low - median, 0), np.minimum(lowest, value))
+    high = np.minimum(value + np.maximum(high - median, 0), np.maximum(highest, value))
+    return low, high
 
 
-def mean_interval(values):
-    """The interval of the mean of (N,) values: (low, high)."""
-    drawn = resample(lambda weights: {"mean": weights @ values / len(values)}, len(values))["mean"]
-    return tuple(interval(drawn).tolist())
+def estimate(statistic, strata, draws=DRAWS, seed=0):
+    """Return name -> Estimate of a statistic, as `resample` takes it; one image has no interval."""
+    strata = np.asarray(strata)
+    values = {name: value[0] for name, value in statistic(np.ones((1, len(strata)))).items()}
+    if len(strata) < 2:
+        return {name: Estimate(value, value * np.nan, value * np.nan) for name, value in values.items()}
+    drawn = resample(statistic, strata, draws, seed)
+    return {name: Estimate(value, *interval(value, drawn[name])) for name, value in values.items()}
+
+
+def estimate_scores(counts):
+    """Return name -> Estimate of all_scores.
+
+    Plain means over classes have no interval where a class has one image: that class cannot vary, so the interval would
+    be too narrow, and of one image a class it would have no width.
+    """
+    estimates = estimate(lambda weights: all_scores(counts, weights), counts.strata)
+    if len(counts.single_classes):
+        estimates |= {name: Estimate(estimates[name].value, np.nan, np.nan) for name in MACRO if name in estimates}
+    return estimates
+
+
+def draw_class_scores(counts):
+    """Return (values, drawn) of class_scores: name -> (C,) and name -> (draws, C), NaN for classes of one image."""
+    values = {name: value[0] for name, value in class_scores(counts, np.ones((1, len(counts.true)))).items()}
+    drawn = resample(lambda weights: class_scores(counts, weights), counts.strata)
+    for score in drawn.values():
+        score[:, counts.single_classes] = np.nan
+    return values, drawn
+
+
+def estimate_mean(values, strata=None):
+    """Return the Estimate of the mean of (N,) values; strata as in `resample`, None = one of them all."""
+    values = np.asarray(values, float)
+    strata = np.zeros(len(values)) if strata is None else strata
+    return estimate(lambda weights: {"mean": weights @ values / len(values)}, strata)["mean"]
+
+
+def estimate_gap(values, first):
+    """Return the Estimate of the mean of the values (N,) where `first` is True minus that of the others.
+
+    Both groups keep their size in each draw. No interval where one of them has a single value.
+    """
+    values, first = np.asarray(values, float), np.asarray(first, bool)
+
+    def difference(weights):
+        means = [weights[:, side] @ values[side] / side.sum() for side in (first, ~first)]
+        return {"gap": means[0] - means[1]}
+
+    gap = estimate(difference, first)["gap"]
+    return gap if min(first.sum(), (~first).sum()) > 1 else Estimate(gap.value, np.nan, np.nan)
+
+
+# ---- rank correlation ------------------------------------------------------------------------------------
 
 
 def rank_correlation(x, y):
@@ -156,52 +254,70 @@ def rank_correlation(x, y):
     return np.divide((x * y).sum(axis=-1), scale, out=np.full(scale.shape, np.nan), where=scale > 0)
 
 
-def correlation_interval(x, y, draws=DRAWS, seed=0):
-    """Spearman's rank correlation of (n,) with (n,), with its 95 % interval over samples of the n pairs.
+def estimate_correlation(x, y):
+    """Return the Estimate of Spearman's rank correlation of (n,) with (n,), over samples of the n pairs.
 
-    returns: (value, low, high); NaN where one side is constant or there are fewer than three pairs. Samples in which
-             one side is constant have no correlation and are left out.
+    NaN where one side is constant or there are fewer than three pairs. No interval below four pairs, and none for a
+    correlation of exactly 1 or -1.
+
+    The interval is Fisher's: symmetric around artanh(rho) with the variance (1 + rho^2 / 2) / (n - 3). Bootstrap draws
+    of pairs repeat some of them, and the ties that this makes bias a rank correlation.
+    Source: Bonett and Wright 2000 (doi:10.1007/BF02294183).
     """
     x, y = np.asarray(x, float), np.asarray(y, float)
     if len(x) < 3 or np.isnan(value := float(rank_correlation(x, y))):
-        return np.nan, np.nan, np.nan
-    generator, block, sampled = np.random.default_rng(seed), max(1, BLOCK // len(x)), []
-    for start in range(0, draws, block):
-        chosen = generator.integers(0, len(x), (min(block, draws - start), len(x)))
-        sampled.append(rank_correlation(x[chosen], y[chosen]))
-    sampled = np.concatenate(sampled)
-    return value, *interval(sampled[~np.isnan(sampled)]).tolist()
+        return Estimate(np.nan, np.nan, np.nan)
+    if abs(value) > 1 - 1e-9:
+        return Estimate(float(np.sign(value)), np.nan, np.nan)
+    if len(x) < 4:
+        return Estimate(value, np.nan, np.nan)
+    width = norm.ppf((1 + LEVEL) / 2) * np.sqrt((1 + value**2 / 2) / (len(x) - 3))
+    low, high = np.tanh(np.arctanh(value) + np.array([-width, width]))
+    return Estimate(value, float(low), float(high))
 
 
-# ---- two models ----------------------------------------------------------------------------------------
+# ---- two models ------------------------------------------------------------------------------------------
 
 
-def all_scores(counts, weights):
-    """caption_scores, and classifier_scores where the images have classes."""
-    return caption_scores(counts, weights) | (classifier_scores(counts, weights) if (counts.true >= 0).any() else {})
+class Difference(NamedTuple):
+    """A score of two models on the same images; `low` and `high` bound the difference, NaN where nothing tells it."""
+
+    first: float
+    second: float
+    difference: float
+    low: float
+    high: float
+    p: float
 
 
 def paired_differences(first, second, draws=DRAWS, seed=0):
-    """Compare two models on the same images: name -> (first, second, difference, low, high, p).
+    """Compare two models on the same images: name -> Difference, of their Counts.
 
     difference: first - second, with its 95 % interval; each draw takes the same images of both
-    p:          share of the draws on the other side of 0, doubled; 1 where the two never differ
+    p:          two-sided: twice (k + 1) / (draws + 1), where k draws lie on the other side of 0; the draws are moved as
+                in `interval`. 1 where the two never differ, below LEAST_P where no draw lies on the other side
+
     Raises ValueError if the numbers of images differ.
     """
-    size = len(first.bleu)
-    if len(second.bleu) != size:
-        raise ValueError(f"compare: {size} images of the first model, {len(second.bleu)} of the second")
-    whole = np.ones((1, size))
-    values = [{name: float(score[0]) for name, score in all_scores(side, whole).items()} for side in (first, second)]
+    if len(second.true) != len(first.true):
+        raise ValueError(f"compare: {len(first.true)} images of the first model, {len(second.true)} of the second")
+    whole = np.ones((1, len(first.true)))
+    ours, theirs = ({name: float(v[0]) for name, v in all_scores(side, whole).items()} for side in (first, second))
 
     def difference(weights):
-        ours, theirs = all_scores(first, weights), all_scores(second, weights)
-        return {name: ours[name] - theirs[name] for name in ours}
+        one, other = all_scores(first, weights), all_scores(second, weights)
+        return {name: one[name] - other[name] for name in one}
 
+    if len(first.true) < 2:
+        nothing = (np.nan, np.nan, np.nan)
+        return {name: Difference(ours[name], theirs[name], ours[name] - theirs[name], *nothing) for name in ours}
     rows = {}
-    for name, drawn in resample(difference, size, draws=draws, seed=seed).items():
-        ours, theirs = values[0][name], values[1][name]
-        low, high = interval(drawn).tolist()
-        p = min(1.0, 2 * min((drawn <= 0).mean(), (drawn >= 0).mean()))
-        rows[name] = (ours, theirs, ours - theirs, low, high, max(p, 1 / draws))
+    for name, drawn in resample(difference, first.strata, draws, seed).items():
+        value = ours[name] - theirs[name]
+        low, high = interval(value, drawn)
+        moved = drawn + (value - np.median(drawn))
+        p = min(1.0, 2 * (min((moved <= 0).sum(), (moved >= 0).sum()) + 1) / (draws + 1))
+        if name in MACRO and len(first.single_classes):
+            low, high, p = np.nan, np.nan, np.nan
+        rows[name] = Difference(ours[name], theirs[name], value, float(low), float(high), p)
     return rows

@@ -4,6 +4,7 @@ import difflib
 import re
 import unicodedata
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -47,6 +48,22 @@ _IRREGULAR = {
 _ALWAYS_PLURAL = frozenset({"glasses", "goods", "news", "shorts", "tights"})
 
 
+class Mentions(NamedTuple):
+    """The classes that a caption names.
+
+    classes: each once, in order of mention
+    nested:  (class named, other class) pairs in which the other's name stands inside the words of the first's
+    """
+
+    classes: list
+    nested: list
+
+    @property
+    def first(self):
+        """The class that is named first, "" if none."""
+        return next(iter(self.classes), "")
+
+
 class Grounder:
     """Finds class names in captions.
 
@@ -84,18 +101,18 @@ class Grounder:
 
     def find(self, caption):
         """The classes that a caption names, each once, in order of mention; [] if none."""
-        named, _ = self._read(caption)
-        return named
+        return self.read(caption).classes
 
-    def nested(self, caption):
-        """The (class named, other class) pairs in which the other's name stands inside the words of the first's."""
-        _, nested = self._read(caption)
-        return nested
+    def read(self, caption, tokens=None):
+        """Return the Mentions of a caption.
 
-    def _read(self, caption):
-        """Return what `find` and `nested` do."""
+        tokens: tokenize(caption), where it is at hand; a caption with letters beyond ASCII is tokenised here all the
+                same, since Unicode spells some of them in several ways
+        """
+        if tokens is None or not caption.isascii():
+            tokens = _tokens(caption)
         words, edges = [], {0}
-        for token in _tokens(caption):
+        for token in tokens:
             words += filter(None, token.split("-"))
             edges.add(len(words))
 
@@ -115,7 +132,7 @@ class Grounder:
                 mentions.append((start, label))
             elif len({owner.get(place) for place in span}) == 1 and owner[start] != label:
                 nested.append((owner[start], label))
-        return list(dict.fromkeys(label for _, label in sorted(mentions))), list(dict.fromkeys(nested))
+        return Mentions(list(dict.fromkeys(label for _, label in sorted(mentions))), list(dict.fromkeys(nested)))
 
     def label(self, name):
         """The class that these words as a whole are a name of, "" if none."""
@@ -123,7 +140,22 @@ class Grounder:
 
     def name(self, caption):
         """The first class that a caption names, "" if none."""
-        return next(iter(self.find(caption)), "")
+        return self.read(caption).first
+
+
+def build_grounders(labels, trained_classes, aliases):
+    """Return two Grounders over the classes of data and checkpoint: with the aliases, and without.
+
+    labels:  of the data, "" = none; without any the result is (None, None)
+    aliases: class -> further words; where there are none the second is None
+    """
+    classes = sorted(set(labels) - {""})
+    if not classes:
+        return None, None
+    # Where the two spell a class differently ("Tennis court", tennis_court), the data's spelling counts.
+    known = Grounder(classes, aliases)
+    classes += {name_words(name): name for name in trained_classes if not known.label(name)}.values()
+    return Grounder(classes, aliases), Grounder(classes) if aliases else None
 
 
 def remember_named(grounder, vocabulary, classes):

@@ -82,7 +82,11 @@ def sentence_bleu(hypotheses, references):
     log(length) / (5 * 2**i) matches, i = 1 for the first such order, 2 for the second, ...
     Source: method 4 of Chen and Cherry 2014, equal to nltk's with SmoothingFunction().method4.
     """
-    matches, totals, lengths, closest = bleu_counts(hypotheses, references, 4)
+    return sentence_bleu_of_counts(*bleu_counts(hypotheses, references, 4))
+
+
+def sentence_bleu_of_counts(matches, totals, lengths, closest):
+    """The (N,) values of sentence_bleu from bleu_counts up to 4-grams."""
     missing = matches == 0
     smoothed = np.log(np.maximum(lengths, 1))[:, None] / (5 * 2.0 ** np.cumsum(missing, axis=1))
     precisions = np.where(missing, smoothed, matches) / np.maximum(totals, 1)

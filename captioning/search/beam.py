@@ -249,7 +249,8 @@ def collect(parts, batch_size, options, end):
     for row, scores, log_probs, sequences in zip(*columns, strict=True):
         for rank, (score, log_prob, ids) in enumerate(zip(scores, log_probs, sequences, strict=True)):
             if rank == 0 or score > -math.inf:
-                found[row].append((rank, Hypothesis(until(ids, end), log_prob, score)))
+                words = until(ids, end)
+                found[row].append((rank, Hypothesis(words, log_prob, score, ended=len(words) < options.max_len)))
     results = []
     for row in found:
         row.sort(key=lambda pair: (pair[0], -pair[1].score))

@@ -122,4 +122,5 @@ def unfinished(live, options):
     if not live:
         return Hypothesis([], -math.inf, -math.inf)
     best = live[0]
-    return Hypothesis(best.ids, float(best.log_prob), float(best.log_prob) / options.max_len**options.length_penalty)
+    score = float(best.log_prob) / options.max_len**options.length_penalty
+    return Hypothesis(best.ids, float(best.log_prob), score, ended=False)

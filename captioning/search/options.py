@@ -36,11 +36,21 @@ class SearchOptions:
         return self.consensus > 0 and self.beam_size > 1
 
     def recipe(self):
-        """Return how captions are searched, as the recipe of a score names it: beam:5, or beam:5|consensus:0.6."""
-        return f"beam:{self.beam_size}" + (f"|consensus:{self.consensus:g}" if self.agrees() else "")
+        """Return all that decides the best caption, as the recipe of a score names it.
+
+        For example beam:5|length_penalty:0.7|max_len:30|consensus:0.6. What is not named is off: no shortest length,
+        no n-gram rule, no groups, no consensus. num_best is left out: it does not change the best caption.
+        """
+        parts = {"beam": self.beam_size, "length_penalty": self.length_penalty, "max_len": self.max_len}
+        parts |= {name: getattr(self, name) for name in ("min_len", "no_repeat_ngram") if getattr(self, name)}
+        if self.num_groups > 1:
+            parts |= {"groups": self.num_groups, "diversity": self.diversity}
+        if self.agrees():
+            parts["consensus"] = self.consensus
+        return "|".join(f"{name}:{value:g}" for name, value in parts.items())
 
     def text(self):
-        """Return `recipe` for a sentence: beam 5, or beam 5, consensus 0.6."""
+        """Return `recipe` for a sentence: beam 5, length_penalty 0.7, max_len 30, consensus 0.6."""
         return self.recipe().replace(":", " ").replace("|", ", ")
 
     def all_beams(self):
@@ -79,12 +89,13 @@ def check_lengths(options):
     require(options.no_repeat_ngram >= 0, "no_repeat_ngram", options.no_repeat_ngram, "1 or more, or 0 for off")
 
 
-def confidence(log_prob, num_words):
-    """Return the geometric mean of the probabilities of a caption's words and of <end>, 0..1: no lower for a long one.
+def confidence(log_prob, num_tokens):
+    """Return the geometric mean of the probabilities of a caption's tokens, 0..1: no lower for a long caption.
 
-    log_prob: nats, <end> included
+    log_prob:   nats, of all the tokens
+    num_tokens: words, and <end> where it was said: a caption cut at max_len has none
     """
-    return math.exp(log_prob / (num_words + 1))
+    return math.exp(log_prob / num_tokens)
 
 
 class Hypothesis(NamedTuple):
@@ -93,3 +104,4 @@ class Hypothesis(NamedTuple):
     ids: list[int]  # without <start> and <end>
     log_prob: float  # of all its tokens, <end> included where it was said
     score: float  # log_prob / length ** length_penalty; length counts <end>. Of a consensus, its agreement, 0..1
+    ended: bool = True  # False: cut at max_len, so log_prob has no <end> in it

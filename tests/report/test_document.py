@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from captioning.report.document import Figure, Gallery, Section, Table, Text, code_split, html, markdown, markdown_table
+from captioning.report.document import Figure, Gallery, Section, Table, Text, code_split, html, markdown
 
 FRAME = pd.DataFrame(
     {
@@ -43,11 +43,6 @@ def test_markdown_has_every_block(sections):
     assert "![What it shows](figure.png)" in text
     assert "![All](figure.png)" in text
     assert "\n\n\n" not in text, "an empty text leaves no gap"
-
-
-def test_columns_have_digits_of_their_own():
-    line = markdown_table(pd.DataFrame({"a": [0.12345], "b": [0.12345]}), 3, {"b": 1}).splitlines()[-1]
-    assert line == "| 0.123 | 0.1 |"
 
 
 def test_code_in_a_sentence_is_told_from_its_words():

@@ -74,10 +74,10 @@ def test_a_draw_scores_as_the_drawn_images_do(captions):
 
 def test_the_spread_of_a_mean_is_its_standard_error():
     values = np.random.default_rng(0).gamma(2.0, size=200)
-    drawn = bootstrap.resample(lambda weights: {"mean": weights @ values / 200}, 200, draws=8000)["mean"]
+    drawn = bootstrap.resample(lambda weights: {"mean": weights @ values / 200}, np.zeros(200), draws=8000)["mean"]
     standard_error = values.std() / math.sqrt(200)
     assert drawn.std() == pytest.approx(standard_error, rel=0.05)
-    assert bootstrap.interval(drawn) == pytest.approx(
+    assert bootstrap.interval(values.mean(), drawn) == pytest.approx(
         values.mean() + np.array([-1.96, 1.96]) * standard_error, abs=0.02
     )
 
@@ -85,36 +85,35 @@ def test_the_spread_of_a_mean_is_its_standard_error():
 def test_the_interval_of_a_share_is_binomial():
     """Drawing from 30 right of 40 images is drawing a binomial number: its quantiles are known."""
     right = np.arange(40) < 30
-    drawn = bootstrap.resample(lambda weights: {"share": weights @ right}, 40, draws=8000)["share"]
+    drawn = bootstrap.resample(lambda weights: {"share": weights @ right}, np.zeros(40), draws=8000)["share"]
     cumulated = np.cumsum([math.comb(40, k) * 0.75**k * 0.25 ** (40 - k) for k in range(41)])
     quantiles = [int(np.searchsorted(cumulated, p)) for p in (0.025, 0.975)]
-    assert bootstrap.interval(drawn).tolist() == quantiles
+    assert bootstrap.interval(30, drawn) == tuple(quantiles)
 
 
 def test_intervals_hold_the_truth_about_as_often_as_they_say():
     generator, hits = np.random.default_rng(1), 0
     for _ in range(300):
         values = generator.normal(size=50)
-        drawn = bootstrap.resample(lambda weights, values=values: {"mean": weights @ values / 50}, 50, draws=400)
-        low, high = bootstrap.interval(drawn["mean"])
+        _, low, high = bootstrap.estimate_mean(values)
         hits += low <= 0 <= high
     assert 0.90 <= hits / 300 <= 0.98
 
 
 def test_groups_keep_their_size():
     groups = np.array([0, 0, 0, 5, 5, 5, 5, 9])
-    weights = bootstrap.resample(lambda weights: {"w": weights}, 8, groups, draws=50)["w"]
+    weights = bootstrap.resample(lambda weights: {"w": weights}, groups, draws=50)["w"]
     sums = np.stack([weights[:, groups == group].sum(axis=1) for group in (0, 5, 9)], axis=1)
     assert (sums == [3, 4, 1]).all()
     assert len(np.unique(weights, axis=0)) > 10
-    free = bootstrap.resample(lambda weights: {"w": weights}, 8, draws=50)["w"]
+    free = bootstrap.resample(lambda weights: {"w": weights}, np.zeros(8), draws=50)["w"]
     assert (free.sum(axis=1) == 8).all()
     assert len(np.unique(free[:, groups == 0].sum(axis=1))) > 1
 
 
 def test_draws_depend_on_the_seed_alone(monkeypatch):
     def draw(seed):
-        return bootstrap.resample(lambda weights: {"w": weights}, 30, draws=40, seed=seed)["w"]
+        return bootstrap.resample(lambda weights: {"w": weights}, np.zeros(30), draws=40, seed=seed)["w"]
 
     first = draw(0)
     assert (draw(1) != first).any()
@@ -130,34 +129,128 @@ def test_rank_correlation_is_scipys(size):
     assert bootstrap.rank_correlation(x, y) == pytest.approx(np.array(expected), nan_ok=True)
 
 
-def test_correlation_interval_holds_the_value():
-    x = np.arange(40)
-    value, low, high = bootstrap.correlation_interval(x, x + np.random.default_rng(0).normal(0, 15, 40))
-    assert low < value < high
-    assert low > 0.3
-    assert high < 1
-    assert bootstrap.correlation_interval(x, -x) == pytest.approx((-1, -1, -1))
+def test_the_interval_of_a_rank_correlation_is_fishers():
+    """By hand: rho = 0.5 of 20 pairs, artanh(0.5) = 0.5493, half-width 1.96 * sqrt((1 + 0.125) / 17) = 0.5042."""
+    generator, found = np.random.default_rng(0), None
+    while found is None or abs(found.value - 0.5) > 0.001:
+        x, y = generator.random((2, 20))
+        found = bootstrap.estimate_correlation(x, y + 0.6 * x)
+    assert found.low == pytest.approx(math.tanh(0.5493 - 0.5042), abs=0.003)
+    assert found.high == pytest.approx(math.tanh(0.5493 + 0.5042), abs=0.003)
 
 
-def test_correlation_draws_do_not_depend_on_the_memory_they_take(monkeypatch):
-    x, y = np.random.default_rng(0).random((2, 30))
-    whole = bootstrap.correlation_interval(x, y)
-    monkeypatch.setattr(bootstrap, "BLOCK", 7 * 30)
-    assert bootstrap.correlation_interval(x, y) == whole
+@pytest.mark.parametrize("x", [[1, 2], [1, 1, 1, 1], []])
+def test_what_has_no_correlation_says_so(x):
+    assert np.isnan(bootstrap.estimate_correlation(x, range(len(x)))).all()
 
 
-@pytest.mark.parametrize(("x", "y"), [([1, 2], [2, 1]), ([1, 1, 1, 1], [1, 2, 3, 4]), ([], [])])
-def test_what_has_no_correlation_says_so(x, y):
-    assert np.isnan(bootstrap.correlation_interval(x, y)).all()
+@pytest.mark.parametrize(("size", "value"), [(3, 0.5), (3, 1.0), (40, -1.0)])
+def test_a_correlation_without_an_interval(size, value):
+    """Three pairs have no variance to tell; of an exact 1 the interval would have no width."""
+    y = [0, 2, 1] if value == 0.5 else np.sign(value) * np.arange(size)
+    assert bootstrap.estimate_correlation(np.arange(size), y) == pytest.approx((value, np.nan, np.nan), nan_ok=True)
+
+
+def random_captions(generator, *, least):
+    """Random captions of a random number of classes with `least` to 6 images each, some images without a class."""
+    classes = [f"c{number}" for number in range(generator.integers(1, 7))]
+    true = [name for name in classes for _ in range(generator.integers(least, 7))]
+    true += [""] * int(generator.integers(0, 3))
+    rate = generator.choice([0.0, 0.2, 0.5, 0.9, 1.0])
+    said = [name if generator.random() < rate else str(generator.choice([*classes, ""])) for name in true]
+    words = np.array(["a", "b", "c", "d"])
+
+    def text():
+        return generator.choice(words, generator.integers(1, 6)).tolist()
+
+    return bootstrap.count([text() for _ in true], [[text(), text()] for _ in true], classes, true, said)
+
+
+def holds(estimate):
+    """True if an interval holds its value."""
+    assert np.isfinite(estimate.low), estimate
+    assert np.isfinite(estimate.high), estimate
+    return estimate.low <= estimate.value <= estimate.high
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_every_interval_holds_its_estimate(seed, monkeypatch):
+    """Draws that missed a class once counted it as 0: F1 1.000 had the interval 0.50 to 0.75."""
+    monkeypatch.setattr(bootstrap, "DRAWS", 200)
+    generator = np.random.default_rng(seed)
+    counts = random_captions(generator, least=2)
+    estimates = bootstrap.estimate_scores(counts)
+    assert set(estimates) >= {"accuracy", "precision", "weighted_f1", "bleu4", "cider_d"}
+    assert all(holds(estimate) for estimate in estimates.values())
+
+    values, drawn = bootstrap.draw_class_scores(counts)
+    for name, value in values.items():
+        low, high = bootstrap.interval(value, drawn[name])
+        assert (low <= value).all()
+        assert (value <= high).all()
+
+    said = generator.permutation(counts.said)
+    other = bootstrap.Counts(counts.bleu, counts.means, counts.classes, counts.true, said)
+    for row in bootstrap.paired_differences(counts, other, draws=200).values():
+        assert row.low <= row.difference <= row.high
+        assert 0 < row.p <= 1
+
+    x, y = generator.integers(0, 4, (2, generator.integers(4, 30)))
+    correlation = bootstrap.estimate_correlation(x, y)
+    assert np.isnan(correlation.low) or holds(correlation)
+    assert holds(bootstrap.estimate_mean(generator.gamma(0.3, size=5)))
+    assert holds(bootstrap.estimate_gap(generator.gamma(0.3, size=7), np.arange(7) < 3))
+
+
+def test_an_interval_holds_a_biased_estimate_and_stays_in_its_range():
+    """All draws lie below the value, as they do for a macro score of few images: the interval moves up to it."""
+    drawn = np.random.default_rng(0).uniform(0.4, 0.6, 1000)
+    low, high = bootstrap.interval(0.7, drawn)
+    assert low < 0.7 <= high <= 0.7, "not above the value and all draws"
+    low, high = bootstrap.interval(0.5, drawn)
+    assert (low, high) == pytest.approx((0.405, 0.595), abs=0.01)
+
+
+def test_draws_are_stratified_and_a_perfect_model_stays_perfect():
+    """A class of two images among classes of five: no draw lacks it, so macro F1 of a perfect model is 1 in all."""
+    true = ["cat"] * 2 + ["cow"] * 5 + ["dog"] * 5
+    texts = [["a", name] for name in true]
+    counts = bootstrap.count(texts, [[text] for text in texts], ["cat", "cow", "dog"], true, true)
+    for name in ("accuracy", "precision", "recall", "f1", "weighted_f1"):
+        assert bootstrap.estimate_scores(counts)[name] == (1, 1, 1)
+
+
+def test_classes_of_one_image_have_no_interval():
+    true = ["cat", "cow", "dog", "dog"]
+    texts = [["a", name] for name in ("cat", "cow", "dog", "cow")]
+    said = [text[1] for text in texts]
+    counts = bootstrap.count(texts, [[["a", name]] for name in true], ["cat", "cow", "dog"], true, said)
+    values, drawn = bootstrap.draw_class_scores(counts)
+    low, high = bootstrap.interval(values["recall"], drawn["recall"])
+    assert np.isnan([low[:2], high[:2]]).all()
+    assert low[2] <= 0.5 <= high[2]
+    estimates = bootstrap.estimate_scores(counts)
+    assert all(np.isnan(estimates[name].low) for name in ("precision", "recall", "f1"))
+    # The share of right captions needs no class to vary, and the weighted recall is the accuracy.
+    assert holds(estimates["accuracy"])
+    assert estimates["weighted_recall"] == estimates["accuracy"]
+    row = bootstrap.paired_differences(counts, counts)["f1"]
+    assert np.isnan([row.low, row.high, row.p]).all()
+
+
+def test_one_image_has_no_interval():
+    counts = bootstrap.count([["a"]], [[["a"]]], ["cat"], ["cat"], ["cat"])
+    assert all(np.isnan(estimate.low) for estimate in bootstrap.estimate_scores(counts).values())
+    assert np.isnan(bootstrap.estimate_mean([0.5]).low)
 
 
 def test_a_model_does_not_differ_from_itself(captions):
     rows = bootstrap.paired_differences(counts_of(captions), counts_of(captions))
     assert set(rows) >= {"bleu4", "cider_d", "accuracy", "weighted_f1"}
-    for ours, theirs, *difference, p in rows.values():
-        assert ours == theirs
-        assert difference == [0, 0, 0]
-        assert p == 1
+    for row in rows.values():
+        assert row.first == row.second
+        assert [row.difference, row.low, row.high] == [0, 0, 0]
+        assert row.p == 1
 
 
 def test_pairing_sees_what_two_intervals_hide(captions):
@@ -169,7 +262,8 @@ def test_pairing_sees_what_two_intervals_hide(captions):
     ours, theirs, difference, low, high, p = bootstrap.paired_differences(first, second)["bleu4"]
     assert difference == pytest.approx(ours - theirs)
     assert 0 < low < difference < high
-    assert p <= 0.002
+    assert p == pytest.approx(2 / 1001), "no draw of 1,000 lies on the other side"
+    assert p < bootstrap.LEAST_P
     back = bootstrap.paired_differences(second, first)["bleu4"]
     assert back[2:5] == pytest.approx((-difference, -high, -low))
 

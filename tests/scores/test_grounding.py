@@ -102,7 +102,7 @@ def test_an_exact_name_comes_before_the_plural_of_another():
 )
 def test_names_inside_other_names(caption, nested):
     """Of "garden spider web trap" the garden spider only overlaps the trap's name: it does not stand inside."""
-    assert Grounder(CLASSES).nested(caption) == nested
+    assert Grounder(CLASSES).read(caption).nested == nested
 
 
 @pytest.mark.parametrize(

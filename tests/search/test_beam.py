@@ -267,7 +267,7 @@ def test_groups_begin_with_different_words_under_a_strong_penalty():
     for row, hypotheses in enumerate(found):
         assert len({hypothesis.ids[0] for hypothesis in hypotheses}) == 3
         assert [h.score for h in hypotheses] == sorted((h.score for h in hypotheses), reverse=True)
-        for ids, log_prob, _ in hypotheses:
+        for ids, log_prob, *_ in hypotheses:
             spoken = [START, *ids, END][: 7 + 1]
             total = sum(table[row, a, b].item() for a, b in itertools.pairwise(spoken))
             assert log_prob == pytest.approx(total, abs=1e-4)
