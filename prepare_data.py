@@ -23,15 +23,17 @@ import csv
 import itertools
 import os
 from collections import Counter
+from dataclasses import dataclass
 from operator import attrgetter
 from pathlib import Path
 
 from tqdm import tqdm
 
 from captioning import cli, plots
-from captioning.data import audit, class_folders, pictograms
+from captioning.data import audit, class_folders, copies, pictograms
 from captioning.data.annotations import DEFAULT_DATA_DIR, SPLITS, dataset_name, load_examples
 from captioning.data.images import load_image
+from captioning.data.pictograms import split_sizes
 from captioning.files import check_folder, replace_file
 
 CONFIG = {
@@ -65,7 +67,7 @@ LIMITS = {
     "test": (0, 1_000_000),
     "captioner_batch": (1, 65536),
     "image_size": (32, 4096),
-    "near_copies": (-1, class_folders.HASH_BITS),
+    "near_copies": (-1, copies.HASH_BITS),
 }
 PREVIEW_IMAGES = 60
 CLASS_FOLDER_KEYS = ("train", "val", "test", "classes", "captions", "captioner")
@@ -74,37 +76,53 @@ CLASS_FOLDER_KEYS = ("train", "val", "test", "classes", "captions", "captioner")
 # ---- how many images of each class -----------------------------------------------------------------
 
 
-def split_sizes(per_class, wanted):
-    """Return split -> images of a class: those of `wanted`, or an 8:1:1 share of `per_class` where it has 0."""
-    if all(wanted.values()):
-        return wanted
-    shares = pictograms.split_sizes(per_class)
-    return {split: wanted[split] or shares[split] for split in SPLITS}
+@dataclass(frozen=True)
+class Sizes:
+    """How many images of a class a dataset has.
+
+    per_class: split 8:1:1; 0 = all usable images
+    wanted:    split -> images; 0 = its share of per_class
+    """
+
+    per_class: int
+    wanted: dict
+
+    def of(self, per_class):
+        """Return split -> images of a class, of which `per_class` are shared out."""
+        if all(self.wanted.values()):
+            return self.wanted
+        shares = split_sizes(per_class)
+        return {split: self.wanted[split] or shares[split] for split in SPLITS}
+
+    @property
+    def need(self):
+        """The images of a class that are needed; 0 = all there are."""
+        return sum(self.of(self.per_class).values()) if self.per_class or all(self.wanted.values()) else 0
 
 
-def class_sizes(usable, per_class, wanted):
-    """Return class -> split_sizes; per_class 0 stands for all usable images of a class.
+def class_sizes(usable, sizes):
+    """Return class -> {split: images}.
 
-    usable: class -> number of images
+    usable: class -> number of images; sizes: Sizes
     Raises ValueError naming the first class that has too few.
     """
-    sizes = {}
+    found = {}
     for label, number in usable.items():
-        sizes[label] = split_sizes(per_class or max(number, len(SPLITS)), wanted)
-        need = sum(sizes[label].values())
+        found[label] = sizes.of(sizes.per_class or max(number, len(SPLITS)))
+        need = sum(found[label].values())
         if number < need:
-            numbers = "/".join(str(count) for count in sizes[label].values())
+            numbers = "/".join(str(count) for count in found[label].values())
             raise ValueError(
                 f"class {label!r}: {number} usable images, {need} are needed ({numbers} for train/val/test); lower "
                 "--per_class (0 = all there are) or --train, --val and --test, or choose other --classes"
             )
-    return sizes
+    return found
 
 
 # ---- captions by a model ---------------------------------------------------------------------------
 
 
-def load_captioner(name, device):
+def load_describer(name, device):
     """Return a function from PIL images to their captions, by a model of the transformers library.
 
     name: Hugging Face hub name or local folder
@@ -175,31 +193,24 @@ def write_preview(folder):
     return examples
 
 
-def write_photographs(source, output, candidates, *, captions, describe, batch_size, per_class, wanted, **reading):
+def write_photographs(source, output, candidates, captions_of, sizes, gathering, num_workers):
     """Write the dataset of a folder of classes; return (its examples, what became of the images).
 
-    candidates: class -> images to choose from, relative to `source`
-    captions:   image -> captions; {} = ask `describe`, a function from PIL images to captions
-    wanted:     split -> images of a class, 0 = from per_class
-    reading:    size, distance, seed and num_workers of class_folders.gather_photos
+    candidates:  class -> images to choose from, relative to `source`
+    captions_of: function (folder, image in the dataset -> image in the source) -> image in the dataset -> captions
+    sizes:       Sizes; gathering: class_folders.Gathering
 
     Raises ValueError if a class has too few images; nothing is written then.
     """
-    fixed = per_class or all(wanted.values())
-    need = sum(split_sizes(per_class, wanted).values()) if fixed else 0
     with class_folders.replace_folder(output) as folder:
         with class_folders.scratch_folder(folder) as scratch:
-            gathered = class_folders.gather_photos(source, candidates, scratch, need=need, **reading)
+            gathered = class_folders.gather_photos(source, candidates, scratch, gathering, num_workers)
             usable = {label: len(photos) for label, photos in gathered.photos.items()}
-            origin = {}  # image in the dataset -> image in the source
-            for label, sizes in class_sizes(usable, per_class, wanted).items():
-                origin |= class_folders.place_photos(gathered.photos[label], sizes, folder)
+            origin = {}
+            for label, numbers in class_sizes(usable, sizes).items():
+                origin |= class_folders.place_photos(gathered.photos[label], numbers, folder)
         names = sorted(origin, key=lambda name: (SPLITS.index(name.partition("/")[0]), name))
-        if captions:
-            written = {name: captions[origin[name]] for name in names}
-        else:
-            written = describe_images(describe, folder, names, batch_size)
-        write_captions(folder / "captions.csv", written)
+        write_captions(folder / "captions.csv", captions_of(folder, {name: origin[name] for name in names}))
         return write_preview(folder), gathered
 
 
@@ -212,33 +223,49 @@ def prepare_pictograms(output, *, per_class, seed, num_workers):
     return write_preview(output)
 
 
-def prepare_photographs(source, output, *, classes, captions_path, captioner, device, per_class, wanted, **writing):
+@dataclass(frozen=True)
+class CaptionSource:
+    """Where the captions of class folders come from: a CSV, or a model that looks at the images.
+
+    path:      CSV with image,caption; None = the model
+    captioner: Hugging Face hub name or folder; batch_size: images that it describes at a time
+    device:    cuda, mps or cpu; "" = the first of these that is there
+    """
+
+    path: Path | None
+    captioner: str
+    batch_size: int
+    device: str
+
+
+def prepare_photographs(source, output, classes, captions, sizes, gathering, num_workers):
     """Choose, read and write the photographs of `source`; say what was dropped; return the examples.
 
     classes:  "" = all, "N" = the first N, "a,b" = these
-    captioner: name of the model that describes the images if there is no captions_path
+    captions: CaptionSource; sizes: Sizes; gathering: class_folders.Gathering
     """
     found = class_folders.list_photos(source)
-    if bool(captions_path) == bool(captioner):
+    if bool(captions.path) == bool(captions.captioner):
         raise ValueError(
             f"{source}: its images need captions: give either --captions <CSV with image,caption> or "
-            "--captioner <Hugging Face hub name or folder>" + ", not both" * bool(captioner)
+            "--captioner <Hugging Face hub name or folder>" + ", not both" * bool(captions.captioner)
         )
-    captions = class_folders.read_captions(captions_path, found) if captions_path else {}
+    written = class_folders.read_captions(captions.path, found) if captions.path else {}
     chosen = {label: found[label] for label in class_folders.choose_classes(list(found), classes)}
-    candidates = {
-        label: [name for name in names if not captions or name in captions] for label, names in chosen.items()
-    }
+    candidates = {label: [name for name in names if not written or name in written] for label, names in chosen.items()}
     # Known before any image is read: whether there are enough, and whether the captioner is there.
-    class_sizes({label: len(names) for label, names in candidates.items()}, per_class, wanted)
-    describe = load_captioner(captioner, device) if captioner else None
+    class_sizes({label: len(names) for label, names in candidates.items()}, sizes)
+    describe = load_describer(captions.captioner, captions.device) if captions.captioner else None
 
-    examples, gathered = write_photographs(
-        source, output, candidates, captions=captions, describe=describe, per_class=per_class, wanted=wanted, **writing
-    )
+    def captions_of(folder, origin):
+        if describe:
+            return describe_images(describe, folder, list(origin), captions.batch_size)
+        return {name: written[original] for name, original in origin.items()}
+
+    examples, gathered = write_photographs(source, output, candidates, captions_of, sizes, gathering, num_workers)
     for line in gathered.unreadable[:5]:
         print(f"warning: {line}; dropped")
-    if captions:
+    if written:
         silent = sum(map(len, chosen.values())) - sum(map(len, candidates.values()))
         print(f"without caption  {silent:,} images, skipped")
     print(
@@ -287,21 +314,10 @@ def main(config):
     class_folders.check_replaceable(output, inputs)
 
     if config["source"]:
-        examples = prepare_photographs(
-            source,
-            output,
-            classes=config["classes"],
-            captions_path=captions_path,
-            captioner=config["captioner"],
-            device=config["device"],
-            batch_size=config["captioner_batch"],
-            per_class=config["per_class"],
-            wanted={split: config[split] for split in SPLITS},
-            size=config["image_size"],
-            distance=config["near_copies"],
-            seed=config["seed"],
-            num_workers=num_workers,
-        )
+        sizes = Sizes(config["per_class"], {split: config[split] for split in SPLITS})
+        gathering = class_folders.Gathering(sizes.need, config["image_size"], config["near_copies"], config["seed"])
+        captions = CaptionSource(captions_path, config["captioner"], config["captioner_batch"], config["device"])
+        examples = prepare_photographs(source, output, config["classes"], captions, sizes, gathering, num_workers)
     else:
         given = [f"--{key}" for key in CLASS_FOLDER_KEYS if config[key]]
         if given:
@@ -312,9 +328,9 @@ def main(config):
             output, per_class=config["per_class"], seed=config["seed"], num_workers=num_workers
         )
 
-    sizes = Counter(example.split for example in examples)
+    counts = Counter(example.split for example in examples)
     print(f"classes          {len({example.label for example in examples}):,}")
-    print("images           " + ", ".join(f"{sizes[split]:,} {split}" for split in SPLITS))
+    print("images           " + ", ".join(f"{counts[split]:,} {split}" for split in SPLITS))
     print(f"captions         {sum(len(example.captions) for example in examples):,}")
     for_other = "" if output == Path(DEFAULT_DATA_DIR) else f" --data_dir {output}"
     print(f"wrote {output} with captions.csv and preview.png; next: python vocab.py{for_other}")

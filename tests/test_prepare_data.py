@@ -15,12 +15,11 @@ from pathlib import Path
 import imagehash
 import numpy as np
 import pytest
-from PIL import Image, ImageFile
+from PIL import Image, ImageDraw, ImageFile
 
 import prepare_data
 from captioning.data import class_folders
 from captioning.data.annotations import load_examples
-from captioning.data.class_folders import CopyGroups
 
 SCRIPT = Path(prepare_data.__file__)
 
@@ -73,10 +72,9 @@ def prepare(source, output, captions="", **settings):
 
 def gather(source, folder, *, need=0, distance=4, seed=0, num_workers=1):
     folder.mkdir(exist_ok=True)
-    return class_folders.gather_photos(
-        source, class_folders.list_photos(source), folder, need=need, size=64, distance=distance, seed=seed,
-        num_workers=num_workers, progress=False,
-    )  # fmt: skip
+    gathering = class_folders.Gathering(need=need, size=64, distance=distance, seed=seed)
+    photos = class_folders.list_photos(source)
+    return class_folders.gather_photos(source, photos, folder, gathering, num_workers, progress=False)
 
 
 def digests(folder):
@@ -122,10 +120,11 @@ def test_choose_classes():
 def test_split_sizes():
     """8:1:1 of per_class, exact counts, or a mixture."""
     none = {"train": 0, "val": 0, "test": 0}
-    assert prepare_data.split_sizes(300, none) == {"train": 240, "val": 30, "test": 30}
-    assert prepare_data.split_sizes(100, none | {"test": 50}) == {"train": 80, "val": 10, "test": 50}
+    assert prepare_data.Sizes(300, none).of(300) == {"train": 240, "val": 30, "test": 30}
+    assert prepare_data.Sizes(100, none | {"test": 50}).of(100) == {"train": 80, "val": 10, "test": 50}
     wanted = {"train": 5, "val": 1, "test": 2}
-    assert prepare_data.split_sizes(0, wanted) == wanted
+    assert prepare_data.Sizes(0, wanted).of(0) == wanted
+    assert [prepare_data.Sizes(0, sizes).need for sizes in (none, wanted)] == [0, 8]
 
 
 # ---- decoding --------------------------------------------------------------------------------------
@@ -199,37 +198,6 @@ def test_unreadable_images_are_named_and_counted(source, tmp_path):
 # ---- copies ----------------------------------------------------------------------------------------
 
 
-def test_copy_groups_equal_brute_force():
-    """In several additions and blocks, the groups are the connected components of "near"."""
-    rng = np.random.default_rng(0)
-    hashes = rng.random((400, 64)) < 0.5
-    for row in range(100, 400):  # chains of copies, each a few bits from an earlier one
-        hashes[row] = hashes[rng.integers(row)]
-        hashes[row, rng.integers(0, 64, rng.integers(0, 12))] ^= True
-    for distance in (-1, 0, 4, 10):
-        groups = CopyGroups(distance)
-        groups.BLOCK = 32
-        for start, stop in ((0, 1), (1, 150), (150, 400)):
-            groups.add([str(i) for i in range(start, stop)], hashes[start:stop])
-        expected = np.arange(400)
-        near = (hashes[:, None] != hashes[None]).sum(-1) <= distance
-        for _ in range(400):
-            smaller = np.array([expected[near[i] | (expected == expected[i])].min() for i in range(400)])
-            if (smaller == expected).all():
-                break
-            expected = smaller
-        np.testing.assert_array_equal(groups.group, expected)
-
-
-def test_twenty_thousand_hashes_take_seconds():
-    """The search for near copies is no loop over pairs in Python, not even if all are copies."""
-    hashes = np.random.default_rng(0).random((20_000, 64)) < 0.5
-    hashes[10_000:15_000] = hashes[0]
-    groups = CopyGroups(4)
-    groups.add([str(i) for i in range(len(hashes))], hashes)
-    assert groups.firsts().sum() == 15_000
-
-
 def test_copies_are_dropped_across_classes(tmp_path):
     """A file copied into the other class, a smaller one, a recompressed one and a brighter one: one image stays."""
     source = write_source(tmp_path / "source", count=6)
@@ -247,6 +215,23 @@ def test_copies_are_dropped_across_classes(tmp_path):
     assert len(copies & set(names)) == 1
     off = gather(source, tmp_path / "off", distance=-1)
     assert (off.exact, off.near) == (1, 0)
+
+
+def test_balls_of_three_colours_are_no_copies(tmp_path):
+    """The grey hash of a red, a green and a blue ball is one: two of three classes once lost their only image."""
+    source, rows = tmp_path / "balls", ["image,caption"]
+    for color in ("red", "green", "blue"):
+        (source / color).mkdir(parents=True)
+        for number, size in enumerate((20, 26, 32)):
+            image = Image.new("RGB", (80, 80), "white")
+            ImageDraw.Draw(image).ellipse((40 - size, 40 - size, 40 + size, 40 + size), fill=color)
+            image.save(source / color / f"{number}.png")
+            rows.append(f"{color}/{number}.png,a {color} ball")
+    (tmp_path / "captions.csv").write_text("\n".join(rows) + "\n")
+    result = gather(source, tmp_path / "gathered")
+    assert (result.exact, result.near) == (0, 0)
+    examples = prepare(source, tmp_path / "out", tmp_path / "captions.csv")
+    assert Counter(e.label for e in examples) == {"red": 3, "green": 3, "blue": 3}
 
 
 def test_no_picture_is_in_two_splits(tmp_path):

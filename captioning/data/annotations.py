@@ -20,6 +20,8 @@ from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
+from captioning.cli import counted
+
 SPLITS = ("train", "val", "test")
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp")
 DEFAULT_DATA_DIR = "data/pictograms"
@@ -547,8 +549,3 @@ def read_key(entry, key, kind, path, where):
     if not isinstance(entry[key], kind):
         raise ValueError(f"{path}: {where}: {key} is {entry[key]!r:.80}, which has the wrong type")
     return entry[key]
-
-
-def counted(number, noun):
-    """ "1 image", "2 images"."""
-    return f"{number} {noun}" + "s" * (number != 1)

@@ -5,25 +5,18 @@
 A test image, or its caption, that stands in train too flatters every score on the test split.
 """
 
-import hashlib
 from collections import Counter
 from dataclasses import dataclass, field
 
-import imagehash
 import numpy as np
 import pandas as pd
-from PIL import Image
 from tqdm import tqdm
 
-from captioning.data.annotations import SPLITS, counted
-from captioning.data.class_folders import HASH_BITS, process_map
-from captioning.data.images import load_image
+from captioning.cli import counted
+from captioning.data.annotations import SPLITS
+from captioning.data.copies import describe_image, find_copies, process_map
 from captioning.data.tokenizer import Tokens
 
-NEAR_BITS = 4  # of 64: perceptual hashes that differ in no more are of pictures to be compared
-NEAR_LEVELS = 60  # of 255: such pictures are copies if no place in them differs by more in colour
-THUMBNAIL = 16  # pixels a side of the pictures compared
-BLOCK = 1024  # images compared at a time with all the others
 LEAK = 0.05  # a larger share of the split that is scored, known from train, is worth a warning
 
 MEASURES = {  # key in the audit -> as printed; shares are 0..1
@@ -87,50 +80,6 @@ def caption_measures(captions, trained_captions, trained_words):
     }
 
 
-# ---- copies --------------------------------------------------------------------------------------------
-
-
-def describe_image(path):
-    """Return (sha256 of the file, (64,) bool perceptual hash, (768,) uint8 thumbnail); None if it is unreadable."""
-    try:
-        image = load_image(path, 4 * THUMBNAIL)
-        with open(path, "rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-    except (ValueError, OSError):
-        return None
-    thumbnail = image.resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX)
-    return digest, imagehash.phash(image).hash.flatten(), np.asarray(thumbnail).ravel()
-
-
-def find_copies(digests, hashes, thumbnails, order):
-    """Find images that stand in an earlier split too.
-
-    digests: N; hashes: (N, 64) bool; thumbnails: (N, 768) uint8; order: (N,) rank of each image's split, 0 = train
-    returns: (kind, image, copy): the numbers of an image and of the one of an earlier split that it is nearest to
-
-    Hashes alone would take many flat pictures for copies: the colours have to agree as well.
-    """
-    first, found = {}, []
-    for number in np.argsort(order, kind="stable"):
-        earlier = first.setdefault(digests[number], number)
-        if order[earlier] < order[number]:
-            found.append(("exact", int(number), int(earlier)))
-    exact = {number for _, number, _ in found}
-    signs = np.where(hashes, 1, -1).astype(np.float32)
-    for rank in range(1, int(order.max(initial=0)) + 1):
-        new, old = np.flatnonzero(order == rank), np.flatnonzero(order < rank)
-        for start in range(0, len(new), BLOCK):
-            rows = new[start : start + BLOCK]
-            # The product of two sign vectors is 64 - 2 * (bits that differ).
-            near = signs[rows] @ signs[old].T >= HASH_BITS - 2 * NEAR_BITS
-            for row in np.flatnonzero(near.any(axis=1)):
-                candidates = old[near[row]]
-                difference = np.abs(thumbnails[candidates].astype(np.int16) - thumbnails[rows[row]]).max(axis=1)
-                if difference.min() <= NEAR_LEVELS and rows[row] not in exact:
-                    found.append(("near", int(rows[row]), int(candidates[difference.argmin()])))
-    return found
-
-
 # ---- the whole -----------------------------------------------------------------------------------------
 
 
@@ -159,13 +108,9 @@ def audit_examples(examples, silent=(), *, num_workers=1, progress=True, tokens=
     paths = [example.image for example in examples]
     with process_map(num_workers) as run:
         described = list(tqdm(run(describe_image, paths), "auditing", len(paths), unit="image", disable=not progress))
-    readable = [number for number, description in enumerate(described) if description]
+    readable = [number for number, picture in enumerate(described) if picture]
     order = np.array([SPLITS.index(examples[number].split) for number in readable])
-    columns = zip(*(described[number] for number in readable), strict=True)
-    found = []
-    if readable:
-        digests, hashes, thumbnails = columns
-        found = find_copies(digests, np.stack(hashes), np.stack(thumbnails), order)
+    found = find_copies([described[number] for number in readable], order) if readable else []
     copies = []
     for kind, image, copy in found:
         image, copy = examples[readable[image]], examples[readable[copy]]

@@ -6,29 +6,25 @@ Nothing is written outside the folder that the caller gives.
 
 import difflib
 import functools
-import hashlib
 import itertools
-import multiprocessing
 import os
 import random
 import re
 import shutil
-import signal
 import tempfile
 from collections import Counter
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import imagehash
-import numpy as np
 from PIL import Image, ImageOps
 from tqdm import tqdm
 
-from captioning.data.annotations import SPLITS, checked_caption, counted, is_image_name, read_csv
+from captioning.cli import counted
+from captioning.data.annotations import SPLITS, checked_caption, is_image_name, read_csv
+from captioning.data.copies import CopyGroups, describe_picture, process_map
 from captioning.data.images import load_image
 
-HASH_BITS = 64  # of a perceptual hash
 JPEG_QUALITY = 92
 ORIENTATION = 0x0112  # EXIF tag; 1 = as stored
 WRITTEN = {*SPLITS, "captions.csv", "preview.png"}  # what a dataset folder of this project holds
@@ -51,7 +47,7 @@ class Gathered:
     looked_at: int = 0
     unreadable: list[str] = field(default_factory=list)  # one error line each
     exact: int = 0  # dropped copies, byte for byte
-    near: int = 0  # dropped copies, by perceptual hash
+    near: int = 0  # dropped copies, by perceptual hash and colours
 
 
 # ---- what there is ---------------------------------------------------------------------------------
@@ -129,15 +125,14 @@ def make_square(task, size):
     """Write the square JPEG of one photograph.
 
     task:    (photograph, JPEG to write)
-    returns: (sha256 of the photograph, (64,) bool perceptual hash of the square), or the error line if it is
+    returns: copies.Picture of the square, with the digest of the photograph's file; or the error line if it is
              unreadable, in which case nothing is written
     """
     source, target = task
     try:
         square = read_square(source, size)
         as_it_is = is_square_jpeg(source, size)
-        with open(source, "rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        picture = describe_picture(square, source)
     except Exception as error:  # Pillow's decoders raise nearly anything on damaged files
         line = " ".join(str(error).split())
         return line if str(source) in line else f"{source}: not a readable image ({line})"
@@ -145,80 +140,30 @@ def make_square(task, size):
         shutil.copyfile(source, target)
     else:
         square.save(target, format="JPEG", quality=JPEG_QUALITY)
-    return digest, imagehash.phash(square).hash.flatten()
+    return picture
 
 
-@contextmanager
-def process_map(num_workers):
-    """Give a lazy map over `num_workers` processes that keeps the order; 1 = this process."""
-    if num_workers == 1:
-        yield map
-        return
-    # spawn, as on every system: a forked child of a process with threads can hang. Ctrl-C is the parent's to handle.
-    context = multiprocessing.get_context("spawn")
-    with context.Pool(num_workers, signal.signal, (signal.SIGINT, signal.SIG_IGN)) as pool:
-        yield functools.partial(pool.imap, chunksize=16)
+@dataclass(frozen=True)
+class Gathering:
+    """How photographs are gathered.
 
-
-# ---- copies --------------------------------------------------------------------------------------------
-
-
-class CopyGroups:
-    """Which images are copies of each other, directly or through a third; images are numbered as they are added.
-
-    distance: perceptual hashes that differ in at most so many of 64 bits are copies; -1 = equal files only
+    need:     images of each class; 0 = all there are
+    size:     pixels a side of the square JPEGs
+    distance: of CopyGroups
+    seed:     of the order in which they are read
     """
 
-    BLOCK = 1024  # rows compared at a time: 1024 x 100,000 distances are 400 MB
-
-    def __init__(self, distance):
-        self.distance = distance
-        self.group = np.zeros(0, dtype=np.int64)  # (N,) the smallest number in the image's group
-        self.exact = np.zeros(0, dtype=bool)  # (N,) True = an earlier image has the same bytes
-        self.signs = np.zeros((0, HASH_BITS), dtype=np.float32)  # (N, 64) the hashes as -1 and 1
-        self.numbers = {}  # digest -> number of the first image with it
-
-    def add(self, digests, hashes):
-        """Add images by their files' digests and their (n, 64) bool hashes."""
-        first = len(self.group)
-        self.group = np.concatenate([self.group, np.arange(first, first + len(digests))])
-        self.signs = np.concatenate([self.signs, np.where(hashes, 1, -1).astype(np.float32)])
-        same = np.array([self.numbers.setdefault(digest, i) for i, digest in enumerate(digests, first)], dtype=int)
-        self.exact = np.concatenate([self.exact, same != self.group[first:]])
-        for number in np.flatnonzero(same != self.group[first:]):
-            self.join(np.array([same[number], first + number]))
-        if self.distance >= 0:
-            for start in range(first, len(self.group), self.BLOCK):
-                self.join_near(start, min(start + self.BLOCK, len(self.group)))
-
-    def join_near(self, start, stop):
-        """Join the images start..stop-1 with every earlier one whose hash is near."""
-        # The product of two sign vectors is 64 - 2 * (bits that differ), exactly, and fast.
-        near = self.signs[start:stop] @ self.signs[:stop].T >= HASH_BITS - 2 * self.distance
-        near[:, start:] &= np.tri(stop - start, k=-1, dtype=bool)
-        for row in np.flatnonzero(near.any(axis=1)):
-            self.join(np.append(np.flatnonzero(near[row]), start + row))
-
-    def join(self, numbers):
-        """Make one group of the groups of these images."""
-        groups = np.unique(self.group[numbers])
-        if len(groups) > 1:
-            self.group[np.isin(self.group, groups)] = groups[0]
-
-    def firsts(self):
-        """The (N,) bool mask of the images that come first in their group."""
-        return self.group == np.arange(len(self.group))
+    need: int
+    size: int
+    distance: int
+    seed: int
 
 
-def gather_photos(
-    source, candidates, folder, *, need, size, distance, seed,
-    num_workers = 1, progress = True,
-):  # fmt: skip
+def gather_photos(source, candidates, folder, gathering, num_workers=1, progress=True):
     """Read photographs in random order until each class has `need` without copies, or is used up.
 
     candidates: class -> image paths relative to `source`
     folder:     where the square JPEGs go; those of dropped images stay there as well
-    need:       images per class; 0 = all there are
 
     Of a group of copies one image stays, the first read, across classes too. Looking at no more images than needed
     saves most of the time on large sources.
@@ -226,8 +171,9 @@ def gather_photos(
     waiting = {}
     for label, names in candidates.items():
         waiting[label] = sorted(names)
-        random.Random(f"{seed} {label}").shuffle(waiting[label])  # so a class's order hangs on no other class
-    groups, read, result = CopyGroups(distance), [], Gathered(photos={})
+        random.Random(f"{gathering.seed} {label}").shuffle(waiting[label])  # so a class's order hangs on no other class
+    groups, read, result = CopyGroups(gathering.distance), [], Gathered(photos={})
+    need = gathering.need
     lacking = {label: need or len(names) for label, names in waiting.items()}
     with process_map(num_workers) as run, tqdm(desc="reading", unit="image", disable=not progress) as bar:
         while batch := [(label, name) for label in waiting for name in waiting[label][: lacking[label]]]:
@@ -235,19 +181,17 @@ def gather_photos(
             bar.total = result.looked_at + len(batch)
             targets = [folder / f"{result.looked_at + i:07}.jpg" for i in range(len(batch))]
             tasks = [(source / name, target) for (_, name), target in zip(batch, targets, strict=True)]
-            answers = []
-            for (label, name), (_, target), answer in zip(
-                batch, tasks, run(functools.partial(make_square, size=size), tasks), strict=True
-            ):
+            pictures, results = [], run(functools.partial(make_square, size=gathering.size), tasks)
+            for (label, name), (_, target), answer in zip(batch, tasks, results, strict=True):
                 bar.update()
                 if isinstance(answer, str):
                     result.unreadable.append(answer)
                 else:
-                    answers.append(answer)
+                    pictures.append(answer)
                     read.append(Photo(label, name, target))
             result.looked_at += len(batch)
-            if answers:
-                groups.add([digest for digest, _ in answers], np.stack([bits for _, bits in answers]))
+            if pictures:
+                groups.add(pictures)
             kept = [photo for photo, first in zip(read, groups.firsts(), strict=True) if first]
             have = Counter(photo.label for photo in kept)
             lacking = {label: max(0, need - have[label]) for label in waiting}
