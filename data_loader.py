@@ -275,6 +275,11 @@ class CachedBatches:
     def __len__(self):
         return math.ceil(len(self.image) / self.batch_size)
 
+    @property
+    def num_rows(self):
+        """Rows of all batches of an epoch."""
+        return len(self.image)
+
     def epoch(self, seed):
         """Yield the Batches of an epoch."""
         generator = torch.Generator().manual_seed(seed)
@@ -308,6 +313,11 @@ class ImageBatches:
 
     def __len__(self):
         return math.ceil(len(self.dataset) / self.batch_size)
+
+    @property
+    def num_rows(self):
+        """Rows of all batches of an epoch, those of unreadable images among them."""
+        return len(self.dataset)
 
     def epoch(self, seed):
         """Return an iterator over Batches."""

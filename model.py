@@ -81,6 +81,7 @@ class Backbone:
     title:       as printed
     run_name:    default name of a run that trains it
     feature_dim: channels D of its last feature maps
+    num_blocks:  how many blocks there are, any number of which can be fine-tuned
     weights:     torchvision's enum of its weights
     build:       (pooling modules, grid) -> the network with random weights; (B, 3, S, S) -> (B, D), or (B, P, D)
     blocks:      the network -> its blocks in order, without the pooling
@@ -90,6 +91,7 @@ class Backbone:
     title: str
     run_name: str
     feature_dim: int
+    num_blocks: int
     weights: str
     build: Callable
     blocks: Callable
@@ -123,21 +125,30 @@ ENCODERS = {
         title="MobileNetV2",
         run_name="mobile",
         feature_dim=FEATURE_DIM,
+        num_blocks=19,  # the last of them the 1x1 convolution to 1280
         weights="MobileNet_V2_Weights",
         build=build_mobilenet,
-        blocks=lambda network: list(network[0]),  # 19, the last of them the 1x1 convolution to 1280
+        blocks=lambda network: list(network[0]),
         rename=lambda name: f"0.{name.removeprefix('features.')}" if name.startswith("features.") else "",
     ),
     "resnet18": Backbone(
         title="ResNet-18",
         run_name="resnet",
         feature_dim=512,
+        num_blocks=9,  # the first of them the stem
         weights="ResNet18_Weights",
         build=build_resnet,
         blocks=resnet_blocks,
         rename=lambda name: "" if name.startswith("fc.") else name,
     ),
 }
+
+
+def find_encoder(name):
+    """Return the Backbone of this name. Raises ValueError if there is none."""
+    if name not in ENCODERS:
+        raise ValueError(f"model.encoder: got {name!r}, allowed are {', '.join(ENCODERS)}")
+    return ENCODERS[name]
 
 
 class EncoderCNN(nn.Module):
@@ -151,9 +162,7 @@ class EncoderCNN(nn.Module):
 
     def __init__(self, name="mobilenet_v2", embed_size=300, grid=False):
         super().__init__()
-        if name not in ENCODERS:
-            raise ValueError(f"model.encoder: got {name!r}, allowed are {', '.join(ENCODERS)}")
-        self.kind = ENCODERS[name]
+        self.kind = find_encoder(name)
         self.feature_dim = self.kind.feature_dim
         self.pooling = [Positions()] if grid else [nn.AdaptiveAvgPool2d(1), nn.Flatten()]
         self.backbone = self.kind.build(self.pooling, grid)
@@ -425,6 +434,14 @@ class CNNtoRNN(nn.Module):
         )  # fmt: skip
         self.classifier = nn.Linear(embed_size, num_classes) if num_classes else None
         self.word_detector = nn.Linear(embed_size, vocab_size) if detect_words else None
+
+    def class_logits(self, embeddings):
+        """(B, E) or (B, P, E) image embeddings -> (B, C) logits of the auxiliary classifier."""
+        return self.classifier(image_vector(embeddings))
+
+    def word_logits(self, embeddings):
+        """(B, E) or (B, P, E) image embeddings -> (B, V) logits of the auxiliary word detector."""
+        return self.word_detector(image_vector(embeddings))
 
     def train_mode(self, stage):
         """Go into training mode for the stage of this name.

@@ -40,9 +40,9 @@ from captioning.data.tokenizer import tokenize
 from captioning.evaluation import decode_embeddings, encode_images
 from captioning.runtime import pick_workers
 from captioning.search.options import SearchOptions
+from data_loader import CachedBatches
 from model import CNNtoRNN
 from timing import rate
-from train import CachedBatches
 from vocab import Vocabulary, build_vocabulary, count_words
 
 CONFIG = {

@@ -39,7 +39,10 @@ import train
 from captioning import cli
 from captioning.data.annotations import load_examples
 from captioning.evaluation import encode_images
-from captioning.runtime import autocast, flush_denormals, pick_precision, pick_workers
+from captioning.runtime import Machine, autocast, flush_denormals, pick_precision, pick_workers
+from captioning.training.losses import CaptionLoss, LossTerms
+from captioning.training.optimisation import start_run
+from data_loader import CachedBatches, ImageBatches
 from model import CNNtoRNN
 from timing import rate
 from vocab import build_vocabulary, count_words
@@ -56,7 +59,7 @@ CONFIG = {
     "runs": 3,
 }
 # Without what needs classes: the tutorials' loop has none of it.
-TRAINING = train.CONFIG | {"class_loss": 0.0, "class_emphasis": 0.0}
+TERMS = LossTerms(label_smoothing=0.1)
 
 
 class Padded:
@@ -67,6 +70,11 @@ class Padded:
 
     def __len__(self):
         return len(self.batches)
+
+    @property
+    def num_rows(self):
+        """Rows of all batches of an epoch."""
+        return self.batches.num_rows
 
     def epoch(self, seed):
         """Yield the batches."""
@@ -84,6 +92,11 @@ class Waiting:
     def __len__(self):
         return len(self.batches)
 
+    @property
+    def num_rows(self):
+        """Rows of all batches of an epoch."""
+        return self.batches.num_rows
+
     def epoch(self, seed):
         """Yield the batches."""
         began = time.perf_counter()
@@ -93,28 +106,12 @@ class Waiting:
             began = time.perf_counter()
 
 
-def one_epoch(model, name, batches, encode, dtype, num_blocks):
+def one_epoch(model, name, data, machine, num_blocks):
     """Train as the stage `name` of train.py does, for an epoch, with gradients in the last `num_blocks` blocks."""
-    stage = train.Stage(name, 1, lr=1e-4, encoder_lr=1e-4 if num_blocks else 0.0)
-    blocks = model.encoder.blocks()
-    for index, block in enumerate(blocks):
-        block.requires_grad_(index >= len(blocks) - num_blocks)
-    optimizer = train.build_optimizer(model, stage.lr, 0.01, stage.encoder_lr)
-    source = train.Source(batches, encode, partial(train.caption_loss, config=TRAINING))
-    device = torch.device("cpu")
-    train.train_one_epoch(
-        stage,
-        source,
-        model,
-        optimizer,
-        train.build_scheduler(optimizer, len(batches), 0.0),
-        torch.amp.GradScaler(device.type, enabled=False),
-        config=TRAINING,
-        device=device,
-        dtype=dtype,
-        seed=0,
-        bar=name,
-    )
+    encoder_lr = 1e-4 if num_blocks else 0.0
+    stage = train.Stage(name, lr=1e-4, encoder_lr=encoder_lr, num_blocks=num_blocks, warmup=0.0)
+    run = start_run(model, stage, len(data.batches), machine)
+    train.train_one_epoch(run, stage, data, CaptionLoss(data.captions, TERMS), machine, seed=0, title=name)
 
 
 def plain_epoch(model, dataset, longest, config, dtype):
@@ -161,6 +158,7 @@ def main(config):
     torch.manual_seed(0)
     device, runs, size = torch.device("cpu"), config["runs"], config["batch_size"]
     dtype = pick_precision("auto", device)
+    machine = Machine(device, dtype, pick_workers(config["num_workers"], device))
     examples = load_examples(config["data_dir"], "train")
     examples = examples[:: max(1, len(examples) // config["num_images"])][: config["num_images"]]
     vocabulary = build_vocabulary(count_words(c for example in examples for c in example.captions)[0], 1)
@@ -174,11 +172,13 @@ def main(config):
 
     def cache(blocks):
         trunk = model.encoder.eval().cut(blocks)[0]
-        loading = {"device": device, "dtype": dtype, "num_workers": pick_workers(config["num_workers"], device)}
-        return encode_images(trunk, dataset.paths, transform, **loading)[1][:, None]
+        return encode_images(trunk, dataset.paths, transform, **vars(machine))[1][:, None]
 
     def decoder_batches():
-        return train.CachedBatches(features, tokens, labels, size, by_caption=True)
+        return CachedBatches(features, tokens, labels, size, by_caption=True)
+
+    def epoch(name, batches, encode, num_blocks):
+        return one_epoch(model, name, train.StageData(batches, encode, tokens, labels), machine, num_blocks)
 
     def embed(model, features):
         return model.encoder.embed(features)
@@ -189,17 +189,15 @@ def main(config):
     seconds = {}  # of an epoch, by loop
     cut = config["finetune_blocks"]
     features, maps = cache(0), cache(cut).half()
-    maps_batches = train.CachedBatches(maps, tokens, labels, size // 2, by_caption=False)
-    files = Waiting(train.ImageBatches(dataset, size // 2, config["num_workers"]))
+    maps_batches = CachedBatches(maps, tokens, labels, size // 2, by_caption=False)
+    files = Waiting(ImageBatches(dataset, size // 2, config["num_workers"]))
     work = {
         "plain": partial(plain_epoch, model, dataset, longest, config, dtype),
         "cache": lambda: cache(0),
-        "stage 1": lambda: one_epoch(model, "decoder", decoder_batches(), embed, dtype, 0),
-        "untrimmed": lambda: one_epoch(model, "decoder", Padded(decoder_batches(), longest), embed, dtype, 0),
-        "stage 2": lambda: one_epoch(model, "finetune", maps_batches, embed_maps, dtype, cut),
-        "files": lambda: one_epoch(
-            model, "everything", files, lambda m, images: m.encoder(images), dtype, len(model.encoder.blocks())
-        ),
+        "stage 1": lambda: epoch("decoder", decoder_batches(), embed, 0),
+        "untrimmed": lambda: epoch("decoder", Padded(decoder_batches(), longest), embed, 0),
+        "stage 2": lambda: epoch("finetune", maps_batches, embed_maps, cut),
+        "files": lambda: epoch("everything", files, lambda m, images: m.encoder(images), len(model.encoder.blocks())),
     }
     for name, epoch in work.items():
         seconds[name] = 1 / rate(epoch, 1, runs)

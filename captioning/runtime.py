@@ -6,6 +6,7 @@ import platform
 import random
 import signal
 import threading
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -101,6 +102,15 @@ def autocast(device, dtype):
     return torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32, cache_enabled=False)
 
 
+@dataclass(frozen=True)
+class Machine:
+    """What computes: device, type of the matrix products, and processes that read images."""
+
+    device: torch.device
+    dtype: torch.dtype = torch.float32
+    num_workers: int = 0
+
+
 def pick_workers(num_workers, device):
     """Return how many of `num_workers` processes should read images while a network computes on `device`.
 
@@ -153,14 +163,15 @@ class Tracker:
     """An experiment tracker that never stops a run: WandB, or nothing.
 
     mode: "online", "offline", "off", or "auto" (online when logged in, else offline)
+    run_id: of a WandB run to go on with; "" = a new one. The attribute has the id of the run, "" = there is none
     folder: WandB writes into `<folder>/wandb`, never into the working directory, where a folder
             called wandb could be taken for the package
     """
 
-    def __init__(self, mode, *, project, run, folder, config):
+    def __init__(self, mode, *, project, run, folder, config, run_id=""):
         if mode not in TRACKER_MODES:
             raise ValueError(f"wandb: got {mode!r}, allowed are {', '.join(TRACKER_MODES)}")
-        self.run = None
+        self.run, self.run_id = None, run_id
         if mode == "off":
             return
         with self._survive("start"):
@@ -170,9 +181,11 @@ class Tracker:
                 mode = "online" if wandb_logged_in() else "offline"
             Path(folder).mkdir(parents=True, exist_ok=True)
             settings = wandb.Settings(silent=True, console="off", init_timeout=30)
+            same = {"id": run_id, "resume": "allow"} if run_id else {}
             self.run = wandb.init(
-                project=project, name=run, dir=str(folder), config=config, mode=mode, settings=settings
+                project=project, name=run, dir=str(folder), config=config, mode=mode, settings=settings, **same
             )
+            self.run_id = self.run.id
 
     def log(self, values, step):
         """Log numbers by name."""

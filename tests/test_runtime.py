@@ -124,10 +124,9 @@ import os, signal, sys
 import torch
 from PIL import Image
 from captioning.evaluation import encode_images
-from data_loader import CaptionDataset, eval_transform
+from data_loader import CaptionDataset, ImageBatches, eval_transform
 from captioning.data.annotations import Example
 from captioning import cli
-from train import ImageBatches
 from vocab import SPECIALS, Vocabulary
 
 forks = []

@@ -1,13 +1,12 @@
 """Training as a user runs it: real processes on a tiny set of pictograms."""
 
+import contextlib
 import math
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import threading
-import time
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -18,33 +17,27 @@ import pytest
 import torch
 from torch.optim.swa_utils import AveragedModel
 
+import data_loader
+import model as model_script
+import train
 from captioning.checkpoint import load_checkpoint
 from captioning.data.annotations import Example, load_examples
 from captioning.data.pictograms import write_dataset
 from captioning.data.sequences import Captions
+from captioning.runtime import Machine
 from captioning.scores.grounding import Grounder
 from captioning.search.options import SearchOptions
-from data_loader import eval_transform
-from model import CNNtoRNN
-from train import (
-    CachedBatches,
-    Source,
-    Stage,
-    attention_penalty,
-    build_scheduler,
-    caption_loss,
-    compute_views,
-    drop_class_terms,
-    mix_guesses,
-    moving_average,
-    start_model,
-    train_one_epoch,
-    validate,
-    word_detection_loss,
-)
+from captioning.training import history
+from captioning.training.features import compute_views
+from captioning.training.history import Record
+from captioning.training.losses import CaptionLoss, LossTerms
+from captioning.training.optimisation import Run, build_scheduler, moving_average
+from captioning.training.validation import Validation
+from data_loader import CachedBatches, eval_transform
+from model import CNNtoRNN, start_model
+from train import Stage, StageData, drop_class_terms, train_one_epoch
 from vocab import SPECIALS, Vocabulary
 
-KEYS = ("scheduled_sampling", "class_emphasis", "class_loss", "word_loss", "label_smoothing")  # of caption_loss
 ROOT = Path(__file__).resolve().parents[1]
 TINY = """
     --data.image_size 32 --data.num_workers 0 --data.batch_size 32 --data.data_dir data --data.vocab_path vocab.pkl
@@ -76,59 +69,190 @@ def weights(folder, name):
     return load_checkpoint(folder / "checkpoints" / f"{name}.safetensors").weights
 
 
-def num_rows(folder, name):
-    """Return how many epochs of a run its history has."""
-    history = folder / "runs" / name / "history.csv"
-    return len(pd.read_csv(history)) if history.is_file() else 0
+def read_history(folder, name):
+    return pd.read_csv(folder / "runs" / name / "history.csv")
 
 
-def interrupt(flags, name, folder, num_epochs):
-    """Train until so many epochs are done, then press Ctrl-C."""
-    process = subprocess.Popen(
-        [sys.executable, str(ROOT / "train.py"), *flags, "--train.run", name],
-        cwd=folder,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-    )
-    deadline = time.monotonic() + 200
-    while num_rows(folder, name) < num_epochs and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
-    assert process.wait(60) in (130, 0)
+def train_here(folder, name, flags="", **changes):
+    """Train in this process as `python train.py TINY flags` does; changes: of the CONFIG of train.py."""
+    config = {"train": dict(train.CONFIG), "data": dict(data_loader.CONFIG), "model": dict(model_script.CONFIG)}
+    words = [*TINY, *flags.split(), "--train.wandb", "off"]
+    for flag, value in zip(words[::2], words[1::2], strict=True):
+        part, key = flag.removeprefix("--").split(".")
+        kind = type(config[part][key])
+        config[part][key] = value == "true" if kind is bool else kind(value)
+    config["train"] |= {"run": name} | changes
+    with contextlib.chdir(folder):
+        train.main(config)
+    torch.set_flush_denormal(False)
+
+
+@contextlib.contextmanager
+def stopped(place, epoch):
+    """Stop a training at a place of an epoch, as Ctrl-C pressed there would.
+
+    place: "validated", before anything of the epoch is saved; "saved", after its resume file and before its row of
+           history.csv; "shown", after all that it writes
+    """
+    method, before = {"validated": ("add", True), "saved": ("save_last", False), "shown": ("show", False)}[place]
+    original = getattr(Record, method)
+
+    def stopping(self, *args, **kwargs):
+        if before and len(self.history) == epoch - 1:
+            raise KeyboardInterrupt
+        result = original(self, *args, **kwargs)
+        if not before and len(self.history) == epoch:
+            raise KeyboardInterrupt
+        return result
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Record, method, stopping)
+        yield
 
 
 def assert_same_run(folder, expected, got):
-    """Assert that two runs have the same history and the same best weights."""
-    whole, parts = (pd.read_csv(folder / "runs" / name / "history.csv") for name in (expected, got))
-    pd.testing.assert_frame_equal(whole.drop(columns="seconds"), parts.drop(columns="seconds"), rtol=1e-6)
+    """Assert that two runs have the same history and the same best weights, and that all files of both are there."""
+    whole, parts = (read_history(folder, name).drop(columns=["seconds", "figure_seconds"]) for name in (expected, got))
+    pd.testing.assert_frame_equal(whole, parts, rtol=1e-6)
     expected, got = weights(folder, expected), weights(folder, got)
     for key in expected:
         torch.testing.assert_close(got[key], expected[key], rtol=1e-6, atol=1e-6)
 
 
+STAGES = {
+    "decoder": "--train.epochs 3",
+    "everything": "--train.epochs 2 --train.freeze_encoder false --train.accumulate 2 --train.self_critical_epochs 2 "
+    "--train.half true",
+    "all": "--train.epochs 1 --train.finetune_epochs 3 --train.self_critical_epochs 3 --train.ema 0.9 "
+    "--train.scheduled_sampling 0.2",
+    "attention": "--train.epochs 1 --train.finetune_epochs 2 --train.self_critical_epochs 2 --model.decoder attention "
+    "--train.class_loss 1 --train.class_emphasis 1 --train.class_reward 1 --train.word_loss 0.1",
+}
+
+
+@pytest.fixture(scope="module")
+def whole(folder):
+    """Return a function (key of STAGES) -> the name of a run of these stages that nothing interrupts."""
+    done = set()
+
+    def finished(stages):
+        if stages not in done:
+            train_here(folder, f"whole_{stages}", STAGES[stages])
+            done.add(stages)
+        return f"whole_{stages}"
+
+    return finished
+
+
 @pytest.mark.parametrize(
-    "stages",
-    ["--train.epochs 12",
-     "--train.epochs 2 --train.freeze_encoder false --train.accumulate 2 --train.self_critical_epochs 8 --train.half",
-     "--train.epochs 1 --train.finetune_epochs 4 --train.self_critical_epochs 6 --train.ema 0.9 "
-     "--train.scheduled_sampling 0.2",
-     "--train.epochs 2 --train.finetune_epochs 3 --train.self_critical_epochs 6 --model.decoder attention "
-     "--train.class_loss 1 --train.class_emphasis 1 --train.class_reward 1 --train.word_loss 0.1"],
-)  # fmt: skip
-def test_resuming_equals_the_uninterrupted_run(folder, stages):
-    """Stopped by Ctrl-C after an epoch and resumed, the run ends with the same weights and the same history."""
-    flags = [*TINY, *stages.split(), "--train.wandb", "off"]
-    kind = len(stages.split())
-    run("train.py", *flags, "--train.run", f"whole_{kind}", cwd=folder)
+    ("stages", "place", "epoch"),
+    [
+        ("decoder", "shown", 1),
+        ("decoder", "validated", 3),
+        ("decoder", "saved", 3),
+        ("everything", "shown", 1),
+        ("everything", "saved", 2),
+        ("everything", "validated", 4),
+        ("all", "shown", 2),
+        ("all", "saved", 3),
+        ("all", "shown", 4),
+        ("all", "saved", 6),
+        ("all", "shown", 7),
+        ("attention", "shown", 2),
+        ("attention", "saved", 4),
+    ],
+)
+def test_resuming_equals_the_uninterrupted_run(folder, whole, stages, place, epoch):
+    """Stopped in any stage, between two, or after the last epoch, the resumed run ends as if nothing had happened.
 
-    name = f"parts_{kind}"
-    interrupt(flags, name, folder, num_epochs=1)
-    assert 1 <= num_rows(folder, name) < num_rows(folder, f"whole_{kind}")
-    run("train.py", *flags, "--train.run", name, "--train.resume", cwd=folder)
+    Ctrl-C between the last epoch's resume file and its row of history.csv once left the table and the graphs a row
+    short for good.
+    """
+    name = f"parts_{stages}_{place}_{epoch}"
+    with stopped(place, epoch):
+        train_here(folder, name, STAGES[stages])
+    table = folder / "runs" / name / "history.csv"
+    assert (len(read_history(folder, name)) if table.exists() else 0) == epoch - (place != "shown")
+    graphs = [folder / "graphs" / f"{kind}_{name}.png" for kind in ("tl", "vl", "va")]
+    for path in graphs:
+        path.unlink(missing_ok=True)
+    train_here(folder, name, STAGES[stages], resume=True)
+    assert_same_run(folder, whole(stages), name)
+    assert all(path.stat().st_size > 1000 for path in graphs)
 
-    assert_same_run(folder, f"whole_{kind}", name)
+
+def test_resuming_behind_a_fine_tuned_backbone(folder):
+    """The features of a stage behind it are those of the backbone as fine-tuned, not as the run began with it."""
+    flags = ("--train.epochs 1 --train.lr 1e-9 --train.finetune_epochs 2 --train.finetune_blocks 19 "
+             "--train.encoder_lr 0.001 --train.finetune_lr 0.01 --train.self_critical_epochs 2")  # fmt: skip
+    train_here(folder, "whole_tuned", flags)
+    scores = read_history(folder, "whole_tuned")["cider_d"]
+    assert scores[1:3].max() > scores[0]  # so the last stage begins from a fine-tuned epoch
+    for place, epoch in (("saved", 3), ("shown", 4)):
+        with stopped(place, epoch):
+            train_here(folder, f"parts_tuned_{epoch}", flags)
+        train_here(folder, f"parts_tuned_{epoch}", flags, resume=True)
+        assert_same_run(folder, "whole_tuned", f"parts_tuned_{epoch}")
+
+
+DRIVER = """
+import os, runpy, signal, sys
+sys.path.insert(0, {root!r})
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from captioning.training.history import Record
+save_last = Record.save_last
+
+def interrupted(self, *args):
+    save_last(self, *args)
+    if len(self.history) == {epoch}:
+        os.kill(os.getpid(), signal.SIGINT)
+
+Record.save_last = interrupted
+sys.argv = ["train.py", *{flags!r}]
+runpy.run_path({root!r} + "/train.py", run_name="__main__")
+"""
+
+
+def test_a_real_ctrl_c_and_one_wandb_run(folder):
+    """A resumed run once opened a second WandB run. Here both parts of it write into one, offline.
+
+    WandB's files stay in the run's folder, and the last epoch, of which the first part did not log anything, is there.
+    """
+    flags = [*TINY, "--train.epochs", "2", "--train.run", "mobile", "--train.wandb", "offline"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    environment.pop("WANDB_API_KEY", None)
+    driver = DRIVER.format(root=str(ROOT), epoch=2, flags=flags)
+    result = subprocess.run([sys.executable, "-c", driver], cwd=folder, env=environment, capture_output=True, text=True)
+    assert result.returncode == 130, result.stderr[-2000:]
+    assert result.stderr.splitlines()[-1] == "interrupted"
+    assert len(read_history(folder, "mobile")) == 1
+    assert "warning: wandb" not in run("train.py", *flags, "--train.resume", cwd=folder).stdout
+    assert len(read_history(folder, "mobile")) == 2
+    assert not (folder / "wandb").exists()
+    first, second = sorted((folder / "runs" / "mobile" / "wandb").glob("offline-run-*"))
+    assert first.name.rpartition("-")[2] == second.name.rpartition("-")[2]
+    history = read_history(folder, "mobile")
+    assert {"train_loss", "val_loss", "token_accuracy", "bleu4", "cider_d", "class_accuracy"} <= set(history)
+
+
+def test_figures_are_drawn_at_most_every_half_minute_and_at_the_end(folder, monkeypatch, capsys):
+    """They once took 1.6 s of every epoch, which no timing showed."""
+    drawn = []
+    monkeypatch.setattr(history, "save_graphs", lambda rows, run: drawn.append(len(rows)))
+    looks = iter(range(0, 100_000, 8))  # every look at the clock is 8 s after the one before
+    monkeypatch.setattr(history, "time", SimpleNamespace(monotonic=looks.__next__))
+    train_here(folder, "drawn", "--train.epochs 8")
+    assert drawn == [1, 5, 8]
+    assert read_history(folder, "drawn")["figure_seconds"].tolist() == [8.0, 0, 0, 0, 8.0, 0, 0, 8.0]
+    assert capsys.readouterr().out.count("+ 8.0 s for figures") == 2  # the last ones are drawn after the last line
+
+
+def test_a_run_that_stops_early_draws_its_last_epochs(folder, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(history, "save_graphs", lambda rows, run: drawn.append(len(rows)))
+    train_here(folder, "early", "--train.epochs 9 --train.max_len 1 --train.patience 2")  # one word scores alike
+    assert drawn == [1, 3]
+    assert len(read_history(folder, "early")) == 3
 
 
 def test_with_a_class_reward_the_checkpoint_is_the_epoch_that_earns_the_most(folder):
@@ -141,20 +265,6 @@ def test_with_a_class_reward_the_checkpoint_is_the_epoch_that_earns_the_most(fol
     assert best["metric"] == "val_reward"
     assert best["epoch"] == history["val_reward"].idxmax() + 1
     assert best["value"] == pytest.approx(history["val_reward"].max())
-
-
-def test_resuming_behind_a_fine_tuned_backbone(folder):
-    """The features of a stage behind it are those of the backbone as fine-tuned, not as the run began with it."""
-    flags = [*TINY, "--train.epochs", "1", "--train.lr", "1e-9", "--train.finetune_epochs", "2",
-             "--train.finetune_blocks", "19", "--train.encoder_lr", "0.001", "--train.finetune_lr", "0.01",
-             "--train.self_critical_epochs", "8", "--train.wandb", "off"]  # fmt: skip
-    run("train.py", *flags, "--train.run", "whole_tuned", cwd=folder)
-    scores = pd.read_csv(folder / "runs" / "whole_tuned" / "history.csv")["cider_d"]
-    assert scores[1:3].max() > scores[0]  # so the last stage begins from a fine-tuned epoch
-    interrupt(flags, "parts_tuned", folder, num_epochs=3)
-    assert 3 <= num_rows(folder, "parts_tuned") < 11
-    run("train.py", *flags, "--train.run", "parts_tuned", "--train.resume", cwd=folder)
-    assert_same_run(folder, "whole_tuned", "parts_tuned")
 
 
 def test_a_frozen_backbone_does_not_drift(folder):
@@ -251,21 +361,26 @@ def test_what_needs_classes_is_left_out_where_the_data_have_none(capsys):
     )
 
 
+CPU = Machine(torch.device("cpu"))
+
+
+def small_run(model, batches, stage, loss=None, optimizer=None):
+    """Return (Run, StageData, loss) of a stage with plain SGD and without an average."""
+    optimizer = optimizer or torch.optim.SGD(model.parameters(), lr=0.5)
+    scheduler = build_scheduler(optimizer, math.ceil(len(batches) / stage.accumulate), 0)
+    run = Run(model, optimizer, scheduler, torch.amp.GradScaler("cpu", enabled=False))
+    captions, labels = batches.tokens, batches.labels
+    data = StageData(batches, lambda model, features: model.encoder.embed(features), captions, labels)
+    return run, data, loss or CaptionLoss(captions, LossTerms())
+
+
 def test_a_loss_that_is_not_finite_stops_the_training():
-    model = CNNtoRNN(6, embed_size=4, hidden_size=4)
-    tokens = Captions([[[1, 4, 2]], [[1, 5, 2]]])
+    model, tokens = CNNtoRNN(6, embed_size=4, hidden_size=4), Captions([[[1, 4, 2]], [[1, 5, 2]]])
     batches = CachedBatches(torch.full((2, 1, 1280), torch.nan), tokens, torch.zeros(2).long(), 2, by_caption=True)
-    config = {key: 0 for key in KEYS}
-    source = Source(
-        batches, lambda model, features: model.encoder.embed(features), partial(caption_loss, config=config)
-    )
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
-    config = {"accumulate": 1, "grad_clip": 1.0, "lr": 0.5}
-    scheduler, scaler = build_scheduler(optimizer, 1, 0), torch.amp.GradScaler("cpu", enabled=False)
-    stage, device = Stage("decoder", 1, 0.5, 0.0), torch.device("cpu")
+    stage = Stage("decoder")
+    run, data, loss = small_run(model, batches, stage)
     with pytest.raises(ValueError, match="decoder: the loss became nan; lower --train.lr"):
-        train_one_epoch(stage, source, model, optimizer, scheduler, scaler, config=config, device=device,
-                        dtype=torch.float32, seed=0, bar="")  # fmt: skip
+        train_one_epoch(run, stage, data, loss, CPU, seed=0, title="")
 
 
 def test_a_batch_of_one_row_costs_no_step():
@@ -273,16 +388,11 @@ def test_a_batch_of_one_row_costs_no_step():
     model = CNNtoRNN(6, embed_size=4, hidden_size=4)
     batches = CachedBatches(torch.randn(3, 1, 1280), Captions([[[1, 4, 2]]] * 3), torch.zeros(3).long(), 2,
                             by_caption=False)  # fmt: skip
-    config = {key: 0 for key in KEYS}
-    loss = partial(caption_loss, config=config)
-    source = Source(batches, lambda model, features: model.encoder.embed(features), loss)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
-    scheduler, before = build_scheduler(optimizer, 4, 0), model.decoder.output.weight.clone()
-    config = {"accumulate": 2, "grad_clip": 1.0}
-    scaler, device = torch.amp.GradScaler("cpu", enabled=False), torch.device("cpu")
-    train_one_epoch(Stage("decoder", 1, 0.5, 0.0), source, model, optimizer, scheduler, scaler, config=config,
-                    device=device, dtype=torch.float32, seed=0, bar="")  # fmt: skip
-    assert scheduler.last_epoch == 1
+    stage = Stage("decoder", accumulate=2)
+    run, data, loss = small_run(model, batches, stage)
+    before = model.decoder.output.weight.clone()
+    train_one_epoch(run, stage, data, loss, CPU, seed=0, title="")
+    assert run.scheduler.last_epoch == 1
     assert not torch.equal(model.decoder.output.weight, before)
     assert all(parameter.grad is None for parameter in model.parameters())
 
@@ -293,13 +403,11 @@ def test_gradients_are_averaged_over_the_batches_there_are():
     bias = model.decoder.output.bias
     batches = CachedBatches(torch.randn(6, 1, 1280), Captions([[[1, 4, 2]]] * 6), torch.zeros(6).long(), 2,
                             by_caption=False)  # fmt: skip
-    gradient_one = lambda model, embeddings, batch: (bias.sum(), {"train_loss": 0.0})  # noqa: E731
-    source = Source(batches, lambda model, features: features, gradient_one)
-    optimizer, before = torch.optim.SGD([bias], lr=1.0), bias.detach().clone()
-    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0)
-    train_one_epoch(Stage("decoder", 1, 1.0, 0.0), source, model, optimizer, scheduler,
-                    torch.amp.GradScaler("cpu", enabled=False), config={"accumulate": 2, "grad_clip": 1e9},
-                    device=torch.device("cpu"), dtype=torch.float32, seed=0, bar="")  # fmt: skip
+    stage = Stage("decoder", accumulate=2, grad_clip=1e9)
+    gradient_one = lambda model, embeddings, batch: (bias.sum(), {"train_loss": 3.0})  # noqa: E731
+    run, data, loss = small_run(model, batches, stage, gradient_one, torch.optim.SGD([bias], lr=1.0))
+    run.scheduler, before = torch.optim.lr_scheduler.LambdaLR(run.optimizer, lambda step: 1.0), bias.detach().clone()
+    assert train_one_epoch(run, stage, data, loss, CPU, seed=0, title="") == {"train_loss": pytest.approx(3.0)}
     torch.testing.assert_close(before - bias.detach(), torch.full((6,), 2.0))
 
 
@@ -308,11 +416,14 @@ def test_an_image_without_a_class_is_neither_right_nor_wrong():
     vocabulary = Vocabulary([*SPECIALS, "red", "cup"])
     model = CNNtoRNN(len(vocabulary), embed_size=4, hidden_size=4)
     examples = [Example(Path(f"{n}.jpg"), ["red cup"], label, "val") for n, label in enumerate(["", "cat", "", ""])]
-    options = SearchOptions(beam_size=1, max_len=4)
-    score = partial(validate, model, torch.randn(4, 4), vocabulary=vocabulary, options=options)
-    assert score(examples=examples, grounder=Grounder(["cat"]))["class_accuracy"] == 0
-    assert score(examples=examples, grounder=Grounder(["red", "cup", "cat"]))["class_accuracy"] == 0
-    assert "class_accuracy" not in score(examples=examples[2:] * 2, grounder=Grounder(["cat"]))
+
+    def score(classes, examples):
+        validation = Validation(vocabulary, Grounder(classes), SearchOptions(beam_size=1, max_len=4))
+        return validation(model, torch.randn(4, 4), examples)
+
+    assert score(["cat"], examples)["class_accuracy"] == 0
+    assert score(["red", "cup", "cat"], examples)["class_accuracy"] == 0
+    assert "class_accuracy" not in score(["cat"], examples[2:] * 2)
 
 
 def test_aliases_of_a_class_that_train_lacks(folder, tmp_path):
@@ -419,28 +530,6 @@ def test_the_cache_tells_positions_from_pooled_features(tmp_path, monkeypatch):
     torch.testing.assert_close(second.float().mean(dim=2), first, rtol=1e-2, atol=1e-3)
 
 
-def test_scheduled_sampling_replaces_words_but_not_start_or_padding():
-    logits = torch.zeros(1, 4, 5)
-    logits[0, :, 4] = 1.0  # the model always guesses word 4
-    tokens = torch.tensor([[1, 2, 3, 0]])
-    assert mix_guesses(logits, tokens, 1.0).tolist() == [[1, 4, 4, 0]]
-    assert mix_guesses(logits, tokens, 0.0).tolist() == tokens.tolist()
-
-
-def test_wandb_offline_stays_in_the_run_and_curves_are_drawn(folder):
-    result = run(
-        "train.py", *TINY, "--train.epochs", "1", "--train.run", "mobile", "--train.wandb", "offline", cwd=folder
-    )
-    assert not (folder / "wandb").exists()
-    assert "warning: wandb" not in result.stdout
-    assert list((folder / "runs" / "mobile" / "wandb").glob("offline-run-*"))
-    for name in ("tl", "vl", "va"):
-        assert (folder / "graphs" / f"{name}_mobile.png").stat().st_size > 1000
-    history = pd.read_csv(folder / "runs" / "mobile" / "history.csv")
-    assert {"train_loss", "val_loss", "token_accuracy", "bleu4", "cider_d", "class_accuracy"} <= set(history)
-    assert math.isfinite(history["val_loss"][0])
-
-
 @pytest.mark.parametrize(
     ("flags", "line"),
     [
@@ -537,39 +626,3 @@ def test_an_epoch_of_cached_inputs_holds_every_caption_once(by_caption, batch_si
             seen.append(int(ids[1]))
     assert sorted(seen) == [0, 1, 10, 11, 20, 21]
     assert len(batches) == 2
-
-
-def test_attention_penalty_by_hand():
-    """Evenly spread it costs 0; all on one of 4 places 3 squares of 1 and one of 3, halved where half is padding."""
-    mask = torch.ones(1, 2, dtype=torch.bool)
-    assert attention_penalty(torch.full((1, 2, 4), 0.25), mask).item() == pytest.approx(0)
-    turns = torch.tensor([[[0.5, 0.5, 0, 0], [0, 0, 0.5, 0.5]]])
-    assert attention_penalty(turns, mask).item() == pytest.approx(0)
-    assert attention_penalty(turns, torch.tensor([[True, False]])).item() == pytest.approx(1)
-    stuck = torch.tensor([[[1.0, 0, 0, 0]] * 2])
-    assert attention_penalty(stuck, mask).item() == pytest.approx((3 + 9) / 4)
-
-
-def test_class_emphasis_is_seeing_captions_that_name_the_class_more_often():
-    """An emphasis of 2 equals a batch in which each of them stands three times."""
-    torch.manual_seed(0)
-    model = CNNtoRNN(8, embed_size=6, hidden_size=7, dropout=0.0).eval()
-    tokens = torch.tensor([[1, 4, 5, 2, 0], [1, 6, 2, 0, 0], [1, 4, 6, 5, 2]])
-    owner, labels, embeddings = torch.tensor([0, 0, 1]), torch.tensor([1, 0]), torch.randn(2, 6)
-    names_class = torch.tensor([True, True, False])
-
-    def loss(emphasis, rows):
-        batch = SimpleNamespace(tokens=tokens[rows], owner=owner[rows], labels=labels, names_class=names_class[rows])
-        options = dict.fromkeys(KEYS, 0) | {"class_emphasis": emphasis, "label_smoothing": 0.1}
-        return caption_loss(model, embeddings, batch, options)[0].item()
-
-    assert loss(2.0, [0, 1, 2]) == pytest.approx(loss(0.0, [0, 1, 2, 0, 1, 0, 1]), rel=1e-5)
-
-
-def test_word_detection_by_hand():
-    """Image 0 says words 1 and 2 over two captions, image 1 word 3; at logit 0 every word costs log 2."""
-    tokens, owner = torch.tensor([[1, 2], [1, 1], [3, 3]]), torch.tensor([0, 0, 1])
-    assert word_detection_loss(torch.zeros(2, 4), tokens, owner).item() == pytest.approx(4 * math.log(2))
-    sure = torch.tensor([[-50.0, 50, 50, -50], [-50, -50, -50, 50]])
-    assert word_detection_loss(sure, tokens, owner).item() == pytest.approx(0, abs=1e-6)
-    assert word_detection_loss(-sure, tokens, owner).item() == pytest.approx(4 * 50)

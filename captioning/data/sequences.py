@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 PAD_ID = 0  # <pad> is the first of vocab.SPECIALS
+NUM_SPECIALS = 4  # <pad>, <start>, <end>, <unk>; the ids of words begin here
 
 
 class Sequences:

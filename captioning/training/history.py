@@ -1,6 +1,7 @@
-"""The history of a run: the table, the curves, the best epoch, and what --train.resume reads."""
+"""The history of a run: its table and curves, its best epoch, and the file that --train.resume reads."""
 
 import hashlib
+import time
 from pathlib import Path
 
 import pandas as pd
@@ -9,6 +10,9 @@ from captioning import plots
 from captioning.checkpoint import Checkpoint, load_resume, save_checkpoint, save_resume
 from captioning.files import replace_file
 from captioning.runtime import random_state
+
+RESUME_FORMAT = 2
+SECONDS_BETWEEN_FIGURES = 30  # three figures take 1 to 2 s, longer than a short epoch
 
 
 def best_path(run):
@@ -29,101 +33,154 @@ def file_digest(path):
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+# ---- the resume file -----------------------------------------------------------------------------
+
+FORMAT_1 = (  # names of the state_dicts, and of the rest beside the identity
+    {"model", "optimizer", "scheduler", "scaler", "averaged"},
+    {"random", "stage", "history", "best", "best_weights"},
+)
+PARTS = {"state", "random", "stage", "history", "best", "best_weights", "tracker_id", "identity"}
+
+
 def load_run(path, identity):
     """Read the state of a run that was interrupted.
 
     identity: what must be the same: the settings that shape the run, the vocabulary, the data and the first weights
-    Raises ValueError naming both values of the first that is not.
+    returns:  {"state": of Run.state_dict, "random": the generators, "stage": the number of the stage to go
+              on with, "history", "best" and "best_weights" as in Record, "tracker_id": of the WandB run, "" = none}
+
+    A setting that an older file lacks takes its value of today.
+    Raises ValueError naming both values of the first that differs, and for a file of a later format.
     """
-    state = load_resume(path)
-    expected = {
-        "model",
-        "optimizer",
-        "scheduler",
-        "scaler",
-        "averaged",
-        "history",
-        "best",
-        "best_weights",
-        "random",
-        "stage",
-    }
-    if not isinstance(state, dict) or set(state) != expected | set(identity):
-        raise ValueError(f"{path}: not a resume file of this project")
+    resumed = migrate(load_resume(path), path)
+    saved = resumed["identity"]
+    for what in saved.keys() - identity.keys():
+        raise ValueError(f"{path}: has a setting {what}, which this version does not know")
     for what, here in identity.items():
-        if state[what] != here:
-            was, now = (f"{len(value)} words" if what == "vocabulary" else value for value in (state[what], here))
+        if saved.get(what, here) != here:
+            was, now = (f"{len(value)} words" if what == "vocabulary" else value for value in (saved[what], here))
             raise ValueError(f"{path}: its {what} was {was}, now it is {now}")
-    return state
+    return resumed
 
 
-def save_graphs(history, suffix):
-    """Draw train loss, validation loss and validation accuracy over the epochs."""
-    columns = {key: [row[key] for row in history] for key in history[0]}
-    plots.curve(
-        {"train": columns["train_loss"]},
-        f"graphs/tl_{suffix}.png",
-        title="Train loss",
-        ylabel="nats per token",
-    )
-    plots.curve(
-        {"validation": columns["val_loss"]},
-        f"graphs/vl_{suffix}.png",
-        title="Validation loss",
-        ylabel="nats per token",
-    )
-    accuracy = {"token (teacher-forced)": columns["token_accuracy"]}
-    if "class_accuracy" in columns:
-        accuracy["class named in the caption"] = columns["class_accuracy"]
-    plots.curve(accuracy, f"graphs/va_{suffix}.png", title="Validation accuracy", ylabel="share correct")
+def migrate(resumed, path):
+    """Return the content of a resume file in today's format. Raises ValueError if it has none that is known."""
+    version = resumed.get("format", 1) if isinstance(resumed, dict) else None
+    if version == 1 and set().union(*FORMAT_1) <= resumed.keys():
+        resumed = from_format_1(resumed)
+    elif isinstance(version, int) and version > RESUME_FORMAT:
+        raise ValueError(f"{path}: resume format {version}, this version reads 1 to {RESUME_FORMAT}")
+    if not isinstance(resumed, dict) or resumed.keys() != PARTS | {"format"}:
+        raise ValueError(f"{path}: not a resume file of this project")
+    return resumed
+
+
+def from_format_1(resumed):
+    """Format 1 had no number, everything in one dict, and no id of the tracker's run."""
+    state, kept = ({name: resumed[name] for name in names} for names in FORMAT_1)
+    identity = {name: value for name, value in resumed.items() if name not in state | kept}
+    return {"format": RESUME_FORMAT, "state": state, **kept, "tracker_id": "", "identity": identity}
+
+
+# ---- while it trains -----------------------------------------------------------------------------
 
 
 class Record:
-    """The history of a run, on disk and on the terminal, and its best epoch.
+    """The history of a run, on disk and with the tracker, and its best epoch.
 
+    metric:   key of a row; the epoch with its largest value is the best
+    tracker:  runtime.Tracker
     identity: what must be the same for a run to be resumed
     fixed:    what every checkpoint of the run holds beside its weights, history and best
+    half:     store the checkpoint's weights as float16
+
+    history: one row (dict) per epoch; best: metric, value and epoch; best_weights: name -> tensor
+    resumed: of load_run, {} = the run starts from the beginning
     """
 
-    def __init__(self, run, metric, tracker, identity, fixed):
-        self.run, self.metric, self.tracker, self.identity, self.fixed = run, metric, tracker, identity, fixed
+    def __init__(self, run, metric, tracker, *, identity, fixed, half):
+        self.run, self.metric, self.tracker = run, metric, tracker
+        self.identity, self.fixed, self.half = identity, fixed, half
         self.best_path, self.last_path = best_path(run), last_path(run)
-        self.history, self.best, self.best_weights = [], {}, {}
+        self.history, self.best, self.best_weights, self.resumed = [], {}, {}, {}
+        self.num_drawn, self.drawn_at = 0, -float("inf")  # epochs in the figures; time of the monotonic clock
 
-    def add(self, row, weights, *, half):
+    def resume(self, resumed):
+        """Go on from what load_run returned, and rewrite every file that the interruption may have left behind."""
+        self.resumed = resumed
+        self.history, self.best, self.best_weights = resumed["history"], resumed["best"], resumed["best_weights"]
+        self.save_best()  # a run of this name that began later may have written its own
+        self.show()
+
+    def add(self, row, weights):
         """Add an epoch's row; its weights (name -> tensor) become the checkpoint if it is the best: True if so."""
         self.history.append(row)
         improved = not self.best or row[self.metric] > self.best["value"]
         if improved:
             self.best = {"metric": self.metric, "value": row[self.metric], "epoch": row["epoch"]}
-            # Kept in full: what is stored may be float16, and a stage that stops early goes back to here.
+            # In full precision: the file may hold float16, and after early stopping training goes on from here.
             self.best_weights = {name: tensor.detach().clone() for name, tensor in weights.items()}
-            self.save_best(half=half)
+            self.save_best()
         return improved
 
-    def save_best(self, *, half):
+    def save_best(self):
         """Write the checkpoint of the best epoch."""
         history = self.history[: self.best["epoch"]]
         checkpoint = Checkpoint(weights=self.best_weights, history=history, best=self.best, **self.fixed)
-        save_checkpoint(self.best_path, checkpoint, half=half)
+        save_checkpoint(self.best_path, checkpoint, half=self.half)
 
     def epochs_since_best(self, num_epochs):
         """Return how many of the last `num_epochs` epochs have passed without a better one."""
         return min(num_epochs, len(self.history) - self.best["epoch"])
 
-    def save_last(self, parts, next_stage):
-        """Write what --train.resume reads."""
-        state = {"averaged": {}} | {name: part.state_dict() for name, part in parts.items()}
-        state |= {"random": random_state(), "stage": next_stage, "history": self.history, "best": self.best}
-        state |= {"best_weights": self.best_weights}
-        save_resume(self.last_path, state | self.identity)
+    def save_last(self, state, next_stage):
+        """Write what --train.resume reads; state: of Run.state_dict."""
+        resumed = {"format": RESUME_FORMAT, "state": state, "random": random_state(), "stage": next_stage}
+        resumed |= {"history": self.history, "best": self.best, "best_weights": self.best_weights}
+        save_resume(self.last_path, resumed | {"tracker_id": self.tracker.run_id, "identity": self.identity})
 
     def show(self):
-        """Bring the table, the curves and the tracker up to the last epoch."""
-        with replace_file(f"runs/{self.run}/history.csv") as temporary:
-            pd.DataFrame(self.history).to_csv(temporary, index=False)
-        save_graphs(self.history, self.run)
+        """Bring the table, the tracker and, at most every half minute, the figures up to the last epoch."""
+        if time.monotonic() - self.drawn_at >= SECONDS_BETWEEN_FIGURES:
+            self.draw()
+        self.save_table()
         row = self.history[-1]
-        names = {"train_loss": "train/loss", "reward": "train/reward", "lr": "train/lr", "seconds": "train/seconds"}
+        names = {"train_loss": "train/loss", "reward": "train/reward", "lr": "train/lr"}
+        names |= {"seconds": "train/seconds", "figure_seconds": "train/figure_seconds"}
         logged = {names.get(k, f"val/{k}"): v for k, v in row.items() if k not in ("epoch", "stage")}
         self.tracker.log(logged, row["epoch"])
+
+    def finish(self):
+        """Draw the last epochs, and close the tracker."""
+        if self.num_drawn < len(self.history):
+            self.draw()
+            self.save_table()
+        self.tracker.finish()
+
+    def draw(self):
+        """Draw the figures, and note in the last row how long that took."""
+        began = time.monotonic()
+        save_graphs(self.history, self.run)
+        self.num_drawn, self.drawn_at = len(self.history), time.monotonic()
+        self.history[-1]["figure_seconds"] = self.drawn_at - began
+
+    def save_table(self):
+        """Write history.csv."""
+        with replace_file(f"runs/{self.run}/history.csv") as temporary:
+            pd.DataFrame(self.history).to_csv(temporary, index=False)
+
+
+def save_graphs(history, run):
+    """Draw train loss, validation loss and validation accuracy over the epochs."""
+
+    def draw(file, title, unit, lines):
+        """lines: {label: column of the history}"""
+        curves = {label: [row[column] for row in history] for label, column in lines.items()}
+        plots.curve(curves, f"graphs/{file}_{run}.png", title=title, ylabel=unit)
+
+    draw("tl", "Train loss", "nats per token", {"train": "train_loss"})
+    draw("vl", "Validation loss", "nats per token", {"validation": "val_loss"})
+    accuracy = {"token (teacher-forced)": "token_accuracy"}
+    if "class_accuracy" in history[0]:
+        accuracy["class named in the caption"] = "class_accuracy"
+    draw("va", "Validation accuracy", "share correct", accuracy)

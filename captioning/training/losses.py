@@ -1,93 +1,90 @@
-"""Self-critical training: a caption is worth by how much its CIDEr-D beats that of the model's own greedy caption.
+"""The losses of training: cross-entropy with auxiliary terms, and self-critical training.
 
-The cross-entropy teaches one word after another on the references' words; this trains what is measured, whole captions
-that the model says by itself. Source: Rennie et al. 2017 (arXiv:1612.00563), equations 6 to 8.
-
-CIDEr-D alone drives captions towards what fits many images of a kind, and away from the word that tells their class.
-Where the data have classes, naming the image's own can be worth something too, as Luo et al. 2018 (arXiv:1803.04376)
-add a reward for telling images apart.
+A loss is called with (model, embeddings, batch), a CNNtoRNN, its image embeddings (B, E) or (B, P, E) with gradient and
+a Batch on the same device. It returns (the objective to minimise, {name: what is logged}); every loss logs
+"train_loss", the plain cross-entropy of the reference captions in nats per token.
 """
+
+from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import torch
 from torch.nn import functional as F
 
-from captioning.data.sequences import PAD_ID
+from captioning.data.sequences import NUM_SPECIALS, PAD_ID, Sequences
 from captioning.scores.metrics import CiderD
 from captioning.search.beam import SamplingOptions, beam_search, sample
 from captioning.search.options import SearchOptions
 
+# ---- cross-entropy -------------------------------------------------------------------------------
 
-class SelfCritical:
-    """The loss of self-critical training on N images.
 
-    captions:     for each image the token ids of its references, <start> ... <end>
-    num_samples:  captions drawn for each image
-    max_len:      tokens of the longest caption, <end> included
-    vocabulary:   its start_id, end_id, pad_id and unk_id
-    class_reward: what is added to the CIDEr-D of a caption that names its image's class
-    named:        of grounding.remember_named; with class_reward
-    labels:       (N,) long, the classes of the images, -1 = none; with class_reward
+@dataclass(frozen=True)
+class LossTerms:
+    """What a CaptionLoss is made of beside the cross-entropy; named as in train.CONFIG, 0 = without."""
 
-    References and samples keep their <end>: without it a caption that breaks off is never punished.
+    label_smoothing: float = 0.0
+    scheduled_sampling: float = 0.0
+    attention_penalty: float = 0.0
+    class_emphasis: float = 0.0
+    class_loss: float = 0.0
+    word_loss: float = 0.0
+
+
+class CaptionLoss:
+    """Cross-entropy of the reference captions under teacher forcing, and the auxiliary terms.
+
+    captions: Captions of the images that `batch.index` points into
+    terms:    LossTerms
     """
 
-    def __init__(self, captions, vocabulary, *, num_samples, max_len, class_reward=0.0, named=None, labels=None):
-        self.cider_d = CiderD([[ids[1:].tolist() for ids in group] for group in captions])
-        self.class_reward, self.named, self.labels = class_reward, named, labels
-        self.sampling = SamplingOptions(num_samples=num_samples, max_len=max_len)
-        self.greedy = SearchOptions(beam_size=1, max_len=max_len)
-        banned = (vocabulary.pad_id, vocabulary.start_id, vocabulary.unk_id)
-        self.special = {"start": vocabulary.start_id, "end": vocabulary.end_id, "banned": banned}
+    def __init__(self, captions, terms):
+        self.terms = terms
+        self.words = image_words(captions) if terms.word_loss else None
 
-    def reward(self, sequences, images):
-        """Return the rewards (M,) of M captions as ids, <end> included; images: the position of each one's image."""
-        reward = self.cider_d.score(sequences, images)
-        if self.class_reward:
-            named, labels = np.array([self.named(tuple(ids)) for ids in sequences]), self.labels[images].numpy()
-            reward = reward + self.class_reward * ((named == labels) & (labels >= 0))
-        return reward
-
-    def loss(self, model, embeddings, images):
-        """Return (policy-gradient loss, mean reward of the samples).
-
-        model:      a CNNtoRNN without dropout, which would make the sampled and the trained policy differ
-        embeddings: (B, E), with gradient; images: (B,) positions of the images among the N
-        """
-        decoder, end, indices = model.decoder, self.special["end"], images.tolist()
-        state = tuple(part.detach() for part in decoder.start(embeddings))
-        with torch.no_grad():
-            step = decoder.make_step()
-        drawn = sample(step, state, self.sampling, **self.special)
-        tokens, lengths = drawn.tokens.flatten(0, 1), drawn.lengths.flatten()  # (B*S, T), (B*S,)
-        num_samples = self.sampling.num_samples
-        sequences = [ids[:length] for ids, length in zip(tokens.tolist(), lengths.tolist(), strict=True)]
-        reward = self.reward(sequences, [i for i in indices for _ in range(num_samples)])
-        greedy = [found[0].ids for found in beam_search(step, state, self.greedy, **self.special)]
-        greedy = [[*ids, end] if len(ids) < self.greedy.max_len else ids for ids in greedy]
-        baseline = self.reward(greedy, indices).repeat(num_samples)
-        advantage = torch.from_numpy(reward - baseline).float().to(embeddings.device)  # (B*S,)
-
-        begin = torch.full_like(tokens[:, :1], self.special["start"])
-        logits = decoder(embeddings.repeat_interleave(num_samples, dim=0), torch.cat([begin, tokens[:, :-1]], dim=1))
-        log_probs = -F.cross_entropy(logits.transpose(1, 2).float(), tokens, reduction="none")  # (B*S, T)
-        said = torch.arange(tokens.shape[1], device=tokens.device) < lengths[:, None]
-        return -(advantage[:, None] * log_probs * said).sum() / said.sum(), float(reward.mean())
+    def __call__(self, model, embeddings, batch):
+        """Return (objective, {"train_loss"}), see the module's docstring."""
+        terms = self.terms
+        inputs, targets = batch.tokens[:, :-1], batch.tokens[:, 1:]  # (M, T)
+        images = embeddings[batch.owner]  # (M, E)
+        if terms.scheduled_sampling:
+            with torch.no_grad():
+                guesses = model.decoder(images, inputs)
+            inputs = mix_guesses(guesses, inputs, terms.scheduled_sampling)
+        penalty = 0.0
+        if model.decoder.has_attention:
+            logits, attention = model.decoder.attend(images, inputs)
+            penalty = terms.attention_penalty * attention_penalty(attention, targets != PAD_ID)
+        else:
+            logits = model.decoder(images, inputs)
+        weights = 1 + terms.class_emphasis * batch.names_class.float() if terms.class_emphasis else None  # (M,)
+        objective = cross_entropy(logits, targets, weights, terms.label_smoothing) + penalty
+        if terms.class_loss and (batch.labels >= 0).any():
+            classes = model.class_logits(embeddings).float()  # (B, C)
+            objective = objective + terms.class_loss * F.cross_entropy(classes, batch.labels, ignore_index=-1)
+        if terms.word_loss:
+            detected = model.word_logits(embeddings).float()  # (B, V)
+            objective = objective + terms.word_loss * word_detection_loss(detected, self.words, batch.index)
+        return objective, {"train_loss": cross_entropy(logits.detach(), targets).item()}
 
 
-def word_detection_loss(logits, tokens, owner):
-    """Return the binary cross-entropy of detecting each image's words, summed over words, mean over images.
+def cross_entropy(logits, targets, weights=None, label_smoothing=0.0):
+    """Return the mean cross-entropy of the tokens in nats, padding left out.
 
-    logits: (B, V); tokens: (M, T); owner: (M,) the image of each caption
+    logits: (M, T, V); targets: (M, T); weights: (M,) of the captions, None = all alike
     """
-    present = torch.zeros_like(logits)
-    present[owner[:, None].expand_as(tokens), tokens] = 1.0
-    return F.binary_cross_entropy_with_logits(logits, present, reduction="sum") / len(logits)
+    logits, flat = logits.flatten(0, 1).float(), targets.flatten()
+    smoothing = {"ignore_index": PAD_ID, "label_smoothing": label_smoothing}
+    if weights is None:
+        return F.cross_entropy(logits, flat, **smoothing)
+    weights = weights.repeat_interleave(targets.shape[1]) * (flat != PAD_ID)  # (M * T,)
+    return (F.cross_entropy(logits, flat, reduction="none", **smoothing) * weights).sum() / weights.sum()
 
 
 @torch.no_grad()
 def mix_guesses(logits, tokens, share):
-    """Replace a share of the input words by what the model guessed in their place: scheduled sampling.
+    """Scheduled sampling: replace a share of the input words by the model's own guesses.
 
     logits: (M, T, V) on `tokens` (M, T); <start> and <pad> stay
     Source: Bengio et al. 2015 (arXiv:1506.03099), all words at once as Mihaylova and Martins 2019 (arXiv:1906.07651).
@@ -98,13 +95,110 @@ def mix_guesses(logits, tokens, share):
 
 
 def attention_penalty(attention, mask):
-    """Return the mean over captions and places of (1 - what the place got over all words)^2, 0 if all got as much.
+    """Return the mean over captions and positions of (1 - P * mean weight over the words)^2; uniform attention gives 0.
 
-    attention: (M, T, P); mask: (M, T), True = a word
+    attention: (M, T, P) attention weights; mask: (M, T), True = a word
 
-    Source: the "doubly stochastic" term of Xu et al. 2015, equation 14, whose sum over places is a mean here, and
-    whose 1 is a caption's number of words over P, so that neither the grid nor the length changes what is asked for.
+    Source: the "doubly stochastic" term of Xu et al. 2015, equation 14. Here the sum over positions is a mean, and the
+    sum over words is divided by their number and multiplied by P, so that neither the size of the grid nor the length
+    of a caption changes the target.
     """
     mask = mask.to(attention.dtype)
     share = (attention * mask[:, :, None]).sum(dim=1) / mask.sum(dim=1, keepdim=True)  # (M, P), sums to 1
     return ((1 - share * share.shape[1]) ** 2).mean()
+
+
+def image_words(captions):
+    """Return, as Sequences, the ids of the different words in all captions of each image; specials are no words."""
+    ids = captions.ids
+    bounds = ids.starts[captions.starts]  # where the tokens of each image begin
+    words = (np.unique(ids.values[begin:end]) for begin, end in pairwise(bounds))
+    return Sequences(found[found >= NUM_SPECIALS].tolist() for found in words)
+
+
+def word_detection_loss(logits, words, images):
+    """Return the binary cross-entropy of detecting the words of images, summed over words, mean over images.
+
+    logits: (B, V); the columns of specials, <unk> among them, count for nothing
+    words:  `image_words` of N images; images: (B,) long, which of them the rows of `logits` are
+
+    A word counts as present if any caption of the image has it, whether or not that caption is in the batch.
+    """
+    present = torch.from_numpy(words.padded(images.cpu().numpy(), PAD_ID)).to(logits.device)  # (B, words), padded
+    target = torch.zeros_like(logits).scatter_(1, present, 1.0)
+    logits, target = logits[:, NUM_SPECIALS:], target[:, NUM_SPECIALS:]  # without <pad> of the padding, too
+    return F.binary_cross_entropy_with_logits(logits, target, reduction="sum") / len(logits)
+
+
+# ---- self-critical -------------------------------------------------------------------------------
+
+
+class SelfCritical:
+    """The loss of self-critical training on N images: reward = CIDEr-D(sample) - CIDEr-D(greedy).
+
+    captions:     for each image the token ids of its references, <start> ... <end>
+    vocabulary:   its start_id, end_id, pad_id and unk_id
+    num_samples:  captions drawn for each image
+    max_len:      tokens of the longest caption, <end> included
+    class_reward: added to the CIDEr-D of a caption that names the class of its image
+    class_of:     ids of a caption, a tuple -> the class that it names, -1 = none; with class_reward
+    labels:       (N,) long, the classes of the images, -1 = none; with class_reward
+
+    Cross-entropy trains the next word after the reference's words; this trains the score of whole captions that the
+    model generates. References and samples keep their <end>, else a caption that breaks off would lose nothing.
+    CIDEr-D alone favours captions that fit many similar images over the word that tells their class, which
+    class_reward can balance; Luo et al. 2018 (arXiv:1803.04376) add a reward for telling images apart.
+
+    Source: Rennie et al. 2017 (arXiv:1612.00563), equations 6 to 8.
+    """
+
+    def __init__(self, captions, vocabulary, *, num_samples, max_len, class_reward=0.0, class_of=None, labels=None):
+        self.cider_d = CiderD([[ids[1:].tolist() for ids in group] for group in captions])
+        self.class_reward, self.class_of, self.labels = class_reward, class_of, labels
+        self.sampling = SamplingOptions(num_samples=num_samples, max_len=max_len)
+        self.greedy = SearchOptions(beam_size=1, max_len=max_len)
+        banned = (vocabulary.pad_id, vocabulary.start_id, vocabulary.unk_id)
+        self.special = {"start": vocabulary.start_id, "end": vocabulary.end_id, "banned": banned}
+
+    def __call__(self, model, embeddings, batch):
+        """Return (objective, {"train_loss", "reward": mean reward of the samples, baseline not subtracted})."""
+        objective, reward = self.policy_gradient(model, embeddings, batch.index)
+        with torch.no_grad():
+            logits = model.decoder(embeddings[batch.owner], batch.tokens[:, :-1])
+        return objective, {"train_loss": cross_entropy(logits, batch.tokens[:, 1:]).item(), "reward": reward}
+
+    def policy_gradient(self, model, embeddings, images):
+        """Return (policy-gradient loss, mean reward of the samples).
+
+        model:      without dropout, which would make the sampled and the trained policy differ
+        embeddings: (B, E), with gradient; images: (B,) positions of the images among the N
+        """
+        decoder, num_samples, indices = model.decoder, self.sampling.num_samples, images.tolist()
+        state = tuple(part.detach() for part in decoder.start(embeddings))
+        with torch.no_grad():
+            step = decoder.make_step()
+        drawn = sample(step, state, self.sampling, **self.special)
+        tokens, lengths = drawn.tokens.flatten(0, 1), drawn.lengths.flatten()  # (B*S, T), (B*S,)
+        sampled = [ids[:length] for ids, length in zip(tokens.tolist(), lengths.tolist(), strict=True)]
+        reward = self.reward(sampled, [i for i in indices for _ in range(num_samples)])
+        baseline = self.reward(self.greedy_captions(step, state), indices).repeat(num_samples)
+        advantage = torch.from_numpy(reward - baseline).float().to(embeddings.device)  # (B*S,)
+
+        begin = torch.full_like(tokens[:, :1], self.special["start"])
+        logits = decoder(embeddings.repeat_interleave(num_samples, dim=0), torch.cat([begin, tokens[:, :-1]], dim=1))
+        log_probs = -F.cross_entropy(logits.transpose(1, 2).float(), tokens, reduction="none")  # (B*S, T)
+        mask = torch.arange(tokens.shape[1], device=tokens.device) < lengths[:, None]
+        return -(advantage[:, None] * log_probs * mask).sum() / mask.sum(), float(reward.mean())
+
+    def greedy_captions(self, step, state):
+        """Return the ids of each row's greedy caption, with <end> unless it was cut at max_len."""
+        found = [hypotheses[0].ids for hypotheses in beam_search(step, state, self.greedy, **self.special)]
+        return [[*ids, self.special["end"]] if len(ids) < self.greedy.max_len else ids for ids in found]
+
+    def reward(self, sequences, images):
+        """Return the rewards (M,) of M captions as ids, <end> included; images: the position of each one's image."""
+        reward = self.cider_d.score(sequences, images)
+        if self.class_reward:
+            named, labels = np.array([self.class_of(tuple(ids)) for ids in sequences]), self.labels[images].numpy()
+            reward = reward + self.class_reward * ((named == labels) & (labels >= 0))
+        return reward
