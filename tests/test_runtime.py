@@ -39,9 +39,27 @@ def test_without_tracking_wandb_is_not_imported_and_nothing_is_written(tmp_path,
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(("known", "given"), [("", {}), ("abc", {"id": "abc", "resume": "allow"})])
+def test_a_resumed_run_is_the_one_with_its_id(tmp_path, monkeypatch, known, given):
+    """Without an id, as in an old resume file, WandB chooses one."""
+    options = {}
+
+    def init(**received):
+        options.update(received)
+        return types.SimpleNamespace(id=known or "new")
+
+    monkeypatch.setitem(sys.modules, "wandb", types.SimpleNamespace(init=init, Settings=lambda **options: None))
+    tracker = Tracker("offline", folder=tmp_path / "runs", **TRACKED, run_id=known)
+    assert {key: options[key] for key in ("id", "resume") if key in options} == given
+    assert tracker.run_id == (known or "new")
+    assert Tracker("off", folder=tmp_path / "runs", **TRACKED, run_id=known).run_id == known
+
+
 @pytest.mark.parametrize("broken", ["init", "log", "finish"])
 def test_a_tracker_that_fails_is_named_once_and_the_run_goes_on(tmp_path, monkeypatch, capsys, broken):
     class Run:
+        id = "abc"
+
         def log(self, values, step):
             if broken == "log":
                 raise ConnectionError("no\nnetwork")
