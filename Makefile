@@ -30,7 +30,7 @@ demo: .venv/installed
 		--data.data_dir $(DEMO) --data.vocab_path runs/demo/vocab.pkl --data.crop_scale 0.9
 	$(BIN)/python analysis_report.py --model_path checkpoints/demo.safetensors --data_dir $(DEMO)
 	$(BIN)/python test_inference.py --model_path checkpoints/demo.safetensors --data_dir $(DEMO)
-	@echo "Look at reports/demo/report.html and the PNGs in reports/demo/ and graphs/"
+	@echo "Look at reports/demo/test_inference.png, 20 captioned pictures, then open reports/demo/report.html"
 
 test: .venv/installed-dev
 	$(BIN)/python -m pytest
