@@ -39,7 +39,7 @@ FORMAT_1 = (  # names of the state_dicts, and of the rest beside the identity
     {"model", "optimizer", "scheduler", "scaler", "averaged"},
     {"random", "stage", "history", "best", "best_weights"},
 )
-PARTS = {"state", "random", "stage", "history", "best", "best_weights", "tracker_id", "identity"}
+PARTS = {"format", "state", "random", "stage", "history", "best", "best_weights", "tracker_id", "identity"}
 
 
 def load_run(path, identity):
@@ -65,12 +65,14 @@ def load_run(path, identity):
 
 def migrate(resumed, path):
     """Return the content of a resume file in today's format. Raises ValueError if it has none that is known."""
-    version = resumed.get("format", 1) if isinstance(resumed, dict) else None
+    if not isinstance(resumed, dict):
+        raise ValueError(f"{path}: not a resume file of this project")
+    version = resumed.get("format", 1)
+    if isinstance(version, int) and version > RESUME_FORMAT:
+        raise ValueError(f"{path}: resume format {version}, this version reads 1 to {RESUME_FORMAT}")
     if version == 1 and set().union(*FORMAT_1) <= resumed.keys():
         resumed = from_format_1(resumed)
-    elif isinstance(version, int) and version > RESUME_FORMAT:
-        raise ValueError(f"{path}: resume format {version}, this version reads 1 to {RESUME_FORMAT}")
-    if not isinstance(resumed, dict) or resumed.keys() != PARTS | {"format"}:
+    if resumed.keys() != PARTS or resumed["format"] != RESUME_FORMAT:
         raise ValueError(f"{path}: not a resume file of this project")
     return resumed
 
