@@ -259,7 +259,7 @@ class Captioner:
                 options,
                 start=words.start_id,
                 end=words.end_id,
-                banned=(words.pad_id, words.start_id, words.unk_id),
+                banned=words.banned,
             )
             if pixels
             else ()

@@ -11,15 +11,15 @@ Writes  checkpoints/<run>.safetensors   the best epoch on the validation split, 
                                         stage 3 rewards, with class_reward: CIDEr-D + class_reward * class accuracy
         checkpoints/<run>_last.pt       what --train.resume reads
         runs/<run>/history.csv          one row per epoch; WandB's files beside it
-        runs/features/                  what a frozen encoder computed, to be read again; at most 8 GB
+        runs/features/                  cached features of a frozen encoder, at most 8 GB
         graphs/{tl,vl,va}_<run>.png     train loss, validation loss, validation accuracy
 
-Stages, one after the other; each goes on from the end of the one before, or from the best epoch where that stopped
-early; the checkpoint is the best epoch of all:
-  1 decoder        a frozen encoder computes each image's features once, in a few augmented views, and the decoder
-                   trains from them, which is what makes a CPU enough; or `everything`, with freeze_encoder false
+The stages follow one another. Each begins with the last weights of the one before, or with its best epoch if it stopped
+early. The checkpoint is the best epoch of all stages:
+  1 decoder        the decoder alone. The frozen encoder computes the features of each image once, in a few augmented
+                   views, so that a CPU is enough. With freeze_encoder false this stage is `everything`
   2 finetune       the encoder's last blocks too, from the cached output of the blocks before them
-  3 self-critical  rewarded with the CIDEr-D of the captions that the model says itself
+  3 self-critical  policy gradient; the reward is the CIDEr-D of captions that the model samples
 """
 
 if __name__ == "__main__":
@@ -555,7 +555,7 @@ def main(config):
     )
     del dataset, train_examples  # train_set holds all that an epoch needs, and is much smaller
     views = [data_loader.eval_transform(size)] + [augment] * (settings["feature_views"] - 1)
-    cut = sum(stage.num_blocks for stage in stages if not stage.reads_files)
+    cut = max((stage.num_blocks for stage in stages if not stage.reads_files), default=0)
     training_data = TrainingData(train_set, val_examples, views, machine, cut=cut, seed=settings["seed"])
     caption_metric = "cider_d" if len(val_examples) >= FEWEST_FOR_CIDER else "bleu4"
     validation = Validation(vocabulary, grounder, decoding, caption_metric, settings["class_reward"])

@@ -52,6 +52,7 @@ class Vocabulary:
         if len(self.stoi) != len(self.itos):
             raise ValueError(f"vocabulary: {len(self.itos) - len(self.stoi)} words stand in it twice")
         self.pad_id, self.start_id, self.end_id, self.unk_id = range(len(SPECIALS))
+        self.banned = (self.pad_id, self.start_id, self.unk_id)  # ids that no search may choose
 
     def __len__(self):
         return len(self.itos)

@@ -1,8 +1,11 @@
-"""One safetensors file that captions by itself, and one resume file that training goes on from.
+"""The checkpoint, all that inference needs, and the resume file, which training goes on from.
 
 `checkpoints/<run>.safetensors`   weights; the header's metadata holds JSON: format, config, vocab, transform,
                                   classes, history, best, versions, data
-`checkpoints/<run>_last.pt`       optimizer, scheduler, generators, epoch; read with weights_only=True
+`checkpoints/<run>_last.pt`       torch.save of built-in types and tensors, read with weights_only=True; its content
+                                  is that of captioning/training/history.py
+
+Both say their `format`; files of an older format load, as tests with files of each format show.
 """
 
 import contextlib
@@ -93,7 +96,7 @@ def save_resume(path, state):
 
 @contextlib.contextmanager
 def writing(path):
-    """Turn what safetensors and torch raise on a full disk into an OSError that names the file."""
+    """Turn the errors of safetensors and torch on a full disk into an OSError that names the file."""
     try:
         yield
     except (SafetensorError, RuntimeError) as error:
@@ -109,28 +112,28 @@ def load_resume(path):
     return read_tensors(path, f"{path}: not a readable resume file")
 
 
-MAX_STATE_DICT_BYTES = 2**30  # of a file of another's weights; either network has under 50 MB
+MAX_STATE_DICT_BYTES = 2**30  # of torchvision's weights, for example; the networks here have under 50 MB
 
 
-def load_state_dict(path, named=""):
+def load_state_dict(path, source=""):
     """Read a state_dict as torch and torchvision save it: name -> tensor.
 
-    named: what errors call it; "" = its path
+    source: where the file came from, for error messages; "" = its path
 
     Raises ValueError if it is damaged, would need code to read, or is something else.
     """
-    named = named or path
+    source = source or path
     size = Path(path).stat().st_size
     if size > MAX_STATE_DICT_BYTES:
-        raise ValueError(f"{named}: {size} bytes, a state_dict has at most {MAX_STATE_DICT_BYTES}")
-    state = read_tensors(path, f"{named}: not a readable state_dict")
+        raise ValueError(f"{source}: {size} bytes, a state_dict has at most {MAX_STATE_DICT_BYTES}")
+    state = read_tensors(path, f"{source}: not a readable state_dict")
     if not isinstance(state, dict) or not all(isinstance(k, str) and torch.is_tensor(v) for k, v in state.items()):
-        raise ValueError(f"{named}: holds a {type(state).__name__}, which is no state_dict (name -> tensor)")
+        raise ValueError(f"{source}: holds a {type(state).__name__}, which is no state_dict (name -> tensor)")
     return state
 
 
 def read_tensors(path, problem):
-    """Read what torch.save wrote of tensors and built-in types. Raises ValueError beginning with `problem`."""
+    """Read a torch.save file of tensors and built-in types. Raises ValueError beginning with `problem`."""
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:  # its text is a page about how to run the code after all

@@ -103,7 +103,6 @@ def decode_embeddings(model, embeddings, vocabulary, options, *, batch_size=128)
     returns: N pairs (words joined by blanks, log-probability in nats, <end> included)
     """
     model.eval()
-    banned = (vocabulary.pad_id, vocabulary.start_id, vocabulary.unk_id)
     device, step = next(model.parameters()).device, model.decoder.make_step()
     captions = []
     for chunk in embeddings.split(batch_size):
@@ -113,7 +112,7 @@ def decode_embeddings(model, embeddings, vocabulary, options, *, batch_size=128)
             options,
             start=vocabulary.start_id,
             end=vocabulary.end_id,
-            banned=banned,
+            banned=vocabulary.banned,
         )
         captions += [(vocabulary.decode(best.ids), best.log_prob) for best, *_ in found]
     return captions

@@ -14,6 +14,7 @@ from captioning.files import replace_file
 NUM_EXAMPLES = 4
 EXAMPLE_SIDE = 256  # pixels
 LICENCE = Path(__file__).resolve().parents[2] / "LICENSE"
+TITLES = {"mobilenet_v2": "MobileNetV2", "resnet18": "ResNet-18"}  # of encoders; another is shown by its name
 FILES = {".safetensors": "model.safetensors", ".onnx": "model.onnx", "_int8.onnx": "model_int8.onnx"}
 
 CARD = """---
@@ -123,7 +124,7 @@ def model_card(folder, owner_name, checkpoint, scores, examples):
     return CARD.format(
         name=owner_name.partition("/")[2],
         owner_name=owner_name,
-        encoder={"mobilenet_v2": "MobileNetV2", "resnet18": "ResNet-18"}[checkpoint.config["model"]["encoder"]],
+        encoder=TITLES.get(name := checkpoint.config["model"]["encoder"], name),
         data=data,
         size=checkpoint.transform["image_size"],
         words=len(checkpoint.vocab),

@@ -137,7 +137,7 @@ class SelfCritical:
     """The loss of self-critical training on N images: reward = CIDEr-D(sample) - CIDEr-D(greedy).
 
     captions:     for each image the token ids of its references, <start> ... <end>
-    vocabulary:   its start_id, end_id, pad_id and unk_id
+    vocabulary:   its start_id, end_id and banned
     num_samples:  captions drawn for each image
     max_len:      tokens of the longest caption, <end> included
     class_reward: added to the CIDEr-D of a caption that names the class of its image
@@ -157,8 +157,7 @@ class SelfCritical:
         self.class_reward, self.class_of, self.labels = class_reward, class_of, labels
         self.sampling = SamplingOptions(num_samples=num_samples, max_len=max_len)
         self.greedy = SearchOptions(beam_size=1, max_len=max_len)
-        banned = (vocabulary.pad_id, vocabulary.start_id, vocabulary.unk_id)
-        self.special = {"start": vocabulary.start_id, "end": vocabulary.end_id, "banned": banned}
+        self.special = {"start": vocabulary.start_id, "end": vocabulary.end_id, "banned": vocabulary.banned}
 
     def __call__(self, model, embeddings, batch):
         """Return (objective, {"train_loss", "reward": mean reward of the samples, baseline not subtracted})."""

@@ -41,7 +41,7 @@ class Run:
 def start_run(model, stage, num_batches, machine):
     """Return the Run of a stage that begins with the weights of `model`, and freeze the blocks that it does not train.
 
-    stage:       train.Stage; num_batches: of an epoch
+    stage: train.Stage; num_batches: of an epoch; machine: runtime.Machine
     """
     blocks = model.encoder.blocks()
     for index, block in enumerate(blocks):

@@ -24,7 +24,7 @@ from captioning.training.losses import (
 from data_loader import CachedBatches
 from model import CNNtoRNN
 
-VOCABULARY = SimpleNamespace(pad_id=0, start_id=1, end_id=2, unk_id=3)
+VOCABULARY = SimpleNamespace(start_id=1, end_id=2, banned=(0, 1, 3))
 SPECIAL = {"start": 1, "end": 2, "banned": (0, 1, 3)}
 CAPTIONS = [
     [torch.tensor([1, 4, 5, 6, 2]), torch.tensor([1, 4, 5, 2])],
