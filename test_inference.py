@@ -8,12 +8,12 @@
 
 Reads   the checkpoint, and the images, captions and classes of `data_dir`
 Writes  reports/<run>/test_inference.png, <run> being the checkpoint's name: under each image its true class,
-        the caption, how sure of it the model is, and one reference. It is shown where there is a display.
-        reports/<run>/test_inference_attention.png: where a model with attention looked for each word
+        the caption, its confidence and one reference. If there is a display, the picture is opened.
+        reports/<run>/test_inference_attention.png: the attention map of each word, with --attention true
 
-The confidence is the geometric mean of the probabilities of the caption's words. A check marks a caption that names
-the true class, a cross and a dashed frame one that does not. Data with fewer classes shows all of them, data without
-classes 20 random images.
+The confidence is the geometric mean of the probabilities of the caption's tokens. A caption that names the true class
+first gets a check mark, any other a cross and a dashed frame. If the data has fewer classes, all are shown; without
+classes, 20 random images.
 """
 
 if __name__ == "__main__":
@@ -31,7 +31,7 @@ from PIL import Image
 
 from caption import Captioner, model_name
 from captioning import cli, plots
-from captioning.data.annotations import check_split, dataset_name, load_aliases, load_examples
+from captioning.data.annotations import check_split, load_dataset
 from captioning.data.images import load_image
 from captioning.evaluation import caption_examples
 from captioning.scores.grounding import build_grounders
@@ -59,14 +59,14 @@ COLUMNS = 5  # pictures in a row
 
 
 def draw_examples(examples, num_classes, seed):
-    """Draw one readable example each of `num_classes` classes at random; without classes as many examples.
+    """Draw one readable example from each of `num_classes` random classes; without classes, `num_classes` examples.
 
-    returns: the examples in order of class; fewer than `num_classes` where there are not as many
+    returns: the examples, sorted by class; fewer than `num_classes` if the data has fewer
     Raises ValueError if num_classes is below 1 or no image can be read.
     """
     if num_classes < 1:
         raise ValueError(f"num_classes: got {num_classes}, allowed is 1 or more")
-    groups = defaultdict(list)  # what one image is drawn from
+    groups = defaultdict(list)  # one image is drawn from each
     labelled = [example for example in examples if example.label]
     for example in labelled or examples:
         groups[example.label or str(example.image)].append(example)
@@ -85,7 +85,7 @@ def draw_examples(examples, num_classes, seed):
 
 
 def first_readable(examples):
-    """Return the first example whose image can be read, None if there is none; the others are named."""
+    """Return the first example whose image can be read, or None; print a warning for each that cannot."""
     for example in examples:
         try:
             load_image(example.image)
@@ -95,16 +95,45 @@ def first_readable(examples):
     return None
 
 
-def describe(prediction, grounder):
-    """Return the lines (text, style) under one picture: true class, caption, confidence, reference."""
+def prediction_lines(prediction, grounder):
+    """Return the plots.caption_lines of a prediction: true class, caption, confidence, reference."""
     example = prediction.example
-    # Some datasets put a blank before every mark, which would begin a line of its own.
-    reference = (f"ref: {example.captions[0].replace(' .', '.').replace(' ,', ',')}", "reference")
-    confidence = (f"confidence {prediction.confidence:.2f}", "caption")
-    if not example.label:
-        return [(prediction.caption, "caption"), confidence, reference]
-    right = grounder.name(prediction.caption) == example.label
-    return [(example.label, "label"), (prediction.caption, "right" if right else "wrong"), confidence, reference]
+    correct = grounder.name(prediction.caption) == example.label if example.label else ""
+    # Some datasets put a space before punctuation, which a line break would move to the next line.
+    reference = f"ref: {example.captions[0].replace(' .', '.').replace(' ,', ',')}"
+    return plots.caption_lines(
+        example.label, prediction.caption, correct, f"confidence {prediction.confidence:.2f}", reference
+    )
+
+
+def draw_captions(path, subject, predictions, lines, dpi):
+    """Draw the predictions with their prediction_lines as a grid; subject: whose captions these are, in words."""
+    classes = any(prediction.example.label for prediction in predictions)
+    right = sum(style == "right" for texts in lines for _, style in texts)
+    title = f"{len(lines)} {'classes' if classes else 'images'} of {subject}"
+    title += f" (✓ names the true class, ✗ does not: {right} of {len(lines)} do)" if classes else ""
+    images = [load_image(prediction.example.image) for prediction in predictions]
+    plots.caption_grid(images, lines, path, columns=COLUMNS, title=title, dpi=dpi)
+
+
+def draw_attention(path, run, captioner, predictions):
+    """Draw the attention map of each word of each caption."""
+    captions = [prediction.caption for prediction in predictions]
+    pictures, maps = zip(*captioner.attend([p.example.image for p in predictions], captions), strict=True)
+    words = [caption.split() for caption in captions]
+    plots.attention_figure(pictures, words, maps, path, title=f"Attention of {run} for each word")
+
+
+def print_captions(predictions, num_classes, split):
+    """Print a line for each caption, and why there are fewer classes than were asked for."""
+    for prediction in predictions:
+        name = prediction.example.label or prediction.example.image.name
+        print(f"{name:<22} {prediction.confidence:.2f}  {prediction.caption}")
+    if not any(prediction.example.label for prediction in predictions):
+        print(f"note: the data has no classes; these are {cli.counted(len(predictions), 'random image')}")
+    elif len(predictions) < num_classes:
+        got = cli.counted(len(predictions), "class")
+        print(f"note: {got} instead of {num_classes}: the {split} split has no more")
 
 
 def has_display():
@@ -115,16 +144,16 @@ def has_display():
 
 
 def show_picture(path):
-    """Open a picture in the machine's viewer; a machine without one goes on without."""
+    """Open a picture in the system's viewer; if there is none, print a note."""
     try:
         with Image.open(path) as image:
             image.show(title=path.name)
     except OSError as error:
-        print(f"note: the picture could not be shown ({cli.one_line(error)})")
+        print(f"note: the picture could not be opened ({cli.one_line(error)})")
 
 
 def main(config):
-    """Draw the images, caption them, and save and show the picture."""
+    """Draw the examples, caption them, save the picture and open it."""
     config = config["inference"]
     run, data_dir, split = model_name(config["model_path"]), config["data_dir"], config["split"]
     options = SearchOptions(**{name: config[name] for name in SETTINGS})
@@ -134,35 +163,20 @@ def main(config):
     captioner = Captioner.load(config["model_path"], device=config["device"])
     if config["attention"] and not captioner.has_attention:
         raise ValueError(f"attention: {config['model_path']} has none; train one with --model.decoder attention")
-    examples = load_examples(data_dir, split)
-    labels = {example.label for example in load_examples(data_dir)}
-    grounder, _ = build_grounders(labels, captioner.model.classes, load_aliases(data_dir))
-    drawn = draw_examples(examples, config["num_classes"], config["seed"])
-    predictions = caption_examples(captioner, drawn, options=options, progress=False)
 
-    lines = [describe(prediction, grounder) for prediction in predictions]
-    classes = any(example.label for example in drawn)
-    what = f"{len(lines)} {'classes' if classes else 'images'}"
-    title = f"{what} of the {split} split of {dataset_name(data_dir)}, captioned by {run}"
-    right = sum(style == "right" for line in lines for _, style in line)
-    title += f" (✓ names the true class, ✗ does not: {right} of {len(lines)} do)" if classes else ""
-    images = [load_image(prediction.example.image) for prediction in predictions]
-    plots.caption_grid(images, lines, path, columns=COLUMNS, title=title, dpi=config["dpi"])
+    dataset = load_dataset(data_dir, split)
+    grounder, _ = build_grounders(dataset.classes, captioner.model.classes, dataset.aliases)
+    examples = draw_examples(dataset.splits[split], config["num_classes"], config["seed"])
+    predictions = caption_examples(captioner, examples, options=options, progress=False)
+    lines = [prediction_lines(prediction, grounder) for prediction in predictions]
 
-    for prediction in predictions:
-        name = prediction.example.label or prediction.example.image.name
-        print(f"{name:<22} {prediction.confidence:.2f}  {prediction.caption}")
-    if not classes:
-        print(f"note: {data_dir} has no classes, so these are {len(lines)} random images")
-    elif len(lines) < config["num_classes"]:
-        print(f"note: {len(lines)} classes instead of {config['num_classes']}: the {split} split has no more")
+    subject = f"the {split} split of {dataset.name}, captioned by {run}"
+    draw_captions(path, subject, predictions, lines, config["dpi"])
+    print_captions(predictions, config["num_classes"], split)
     written = str(path)
     if config["attention"]:
         attention_path = path.with_name(f"{path.stem}_attention.png")
-        captions = [prediction.caption for prediction in predictions]
-        pictures, maps = zip(*captioner.attend([p.example.image for p in predictions], captions), strict=True)
-        words = [caption.split() for caption in captions]
-        plots.attention_figure(pictures, words, maps, attention_path, title=f"Where {run} looked for each word")
+        draw_attention(attention_path, run, captioner, predictions)
         written += f" and {attention_path}"
     print(f"wrote {written}; this was the last script")
     if config["show"] and has_display():

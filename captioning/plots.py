@@ -1,13 +1,14 @@
 """Every figure the project draws, as PNG files.
 
-Each function takes data and a path, and returns nothing. The figures need no display and leave matplotlib's
-global state alone. What a colour tells is told by a mark, a hatch, a frame or a number too, so that a page
-printed in grey says the same.
+Each function takes data and a path, and returns nothing. The figures need no display and do not change matplotlib's
+global state. Nothing is encoded by colour alone: a marker, a hatch, a frame or a number repeats it, so the figures can
+be read in greyscale.
 """
 
 import math
 import re
 import warnings
+from collections import Counter
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -28,8 +29,8 @@ COLORS = [BLUE, ORANGE, BLACK, "#CC79A7", GREEN, "#D55E00"]
 MARKERS = ["o", "s", "^", "D", "v", "P"]
 DASHES = ["-", "--", "-.", ":"]
 HATCHES = ["", "///", "...", "xxx", "\\\\\\", "+++"]
-# matplotlib's own font has neither Hangul nor Chinese characters nor kana; those of these that the machine has lend
-# them: Noto's and Google's, then those of Linux distributions, of Windows and of macOS.
+# matplotlib's own font lacks Hangul, Chinese characters and kana. They are drawn with those of these fonts that are
+# installed: Noto and Google fonts, then fonts of Linux distributions, of Windows and of macOS.
 FALLBACKS = [
     *("Noto Sans CJK KR", "Noto Sans CJK SC", "Noto Sans CJK JP", "Noto Sans KR", "Noto Sans SC", "Noto Sans JP"),
     *("NanumGothic", "WenQuanYi Zen Hei", "IPAGothic", "Malgun Gothic", "Microsoft YaHei", "Yu Gothic"),
@@ -46,9 +47,9 @@ STYLE = {
     "axes.spines.right": False,
     "text.parse_math": False,  # a caption may hold two dollar signs
 }
-MAX_PIXELS = 2**16 - 1  # a side, of what matplotlib can draw
-LEAST_DPI = 40  # text of fewer pixels per inch cannot be read
-MAX_SIDE = 60.0  # inches; a wider figure takes more memory than it is worth
+MAX_PIXELS = 2**16 - 1  # of a side: matplotlib's limit
+LEAST_DPI = 40  # pixels per inch; below, text is illegible
+MAX_SIDE = 60.0  # inches; bounds the memory of a figure with many classes
 
 
 def check_figure(path):
@@ -60,9 +61,9 @@ def check_figure(path):
 
 @contextmanager
 def new_figure(path, width, height, layout="constrained", dpi=DPI):
-    """Give a Figure of width x height inches, `dpi` pixels each; write it to `path` when the block ends well."""
+    """Yield a Figure of width x height inches at `dpi` pixels per inch; save it to `path` unless the block raises."""
     check_figure(path)
-    with matplotlib.rc_context(STYLE), missing_glyphs_told_once(path):
+    with matplotlib.rc_context(STYLE), grouped_glyph_warnings(path):
         figure = Figure(figsize=(width, height), dpi=dpi, layout=layout, facecolor="white")
         FigureCanvasAgg(figure)
         yield figure
@@ -72,8 +73,8 @@ def new_figure(path, width, height, layout="constrained", dpi=DPI):
 
 
 @contextmanager
-def missing_glyphs_told_once(path):
-    """Name the characters that no font draws in one line; matplotlib warns of each, each time that it measures it."""
+def grouped_glyph_warnings(path):
+    """Print one warning for all characters that no font has; matplotlib warns whenever it measures one of them."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.filterwarnings("always", r"Glyph \d+ ")
         yield
@@ -84,18 +85,18 @@ def missing_glyphs_told_once(path):
         else:
             warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
     if missing:
-        print(f"warning: {path}: no font of this machine draws {' '.join([*missing][:10])}; they are shown as boxes")
+        print(f"warning: {path}: no installed font has {' '.join([*missing][:10])}; they are drawn as boxes")
 
 
 def number(value):
-    """Write a number with up to four digits that count: 0.327, 11.33, 1,824; "–" for NaN."""
+    """Format a number with four significant digits: 0.327, 11.33, 1,824; "–" for NaN."""
     if not math.isfinite(value):
         return "–"
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
 def curve(values, path, *, title, ylabel, xlabel="epoch"):
-    """Draw one line per entry of `values`, a mark at each point.
+    """Draw one line per entry of `values`, with a marker at each point.
 
     values: name -> one float for each epoch, the first is epoch 1; a NaN leaves a gap
     """
@@ -117,14 +118,15 @@ def curve(values, path, *, title, ylabel, xlabel="epoch"):
             axes.legend()
 
 
-def vocabulary_figure(lengths, counts, path, *, min_count=0, named=12):
-    """Draw how long the captions are (left) and how often each word occurs, by rank (right).
+def vocabulary_figure(lengths, counts, path, *, min_count=0, num_words=12):
+    """Draw the histogram of caption lengths (left) and the frequency of each word by rank (right).
 
-    lengths:   Counter caption length in words -> captions, or one length per caption
-    counts:    word -> how often it occurs
-    min_count: where above 1, a line at the frequency below which words become <unk>
+    lengths:   {length in words: number of captions}, or one length per caption
+    counts:    word -> number of occurrences
+    min_count: above 1, a line marks the frequency below which words become <unk>
+    num_words: most frequent words that are listed
     """
-    lengths = lengths if hasattr(lengths, "items") else _count(lengths)
+    lengths = Counter(lengths)
     ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
     with new_figure(path, 12.5, 4.6) as figure:
         left, right, names = figure.subplots(1, 3, width_ratios=[5, 5, 2])
@@ -145,25 +147,19 @@ def vocabulary_figure(lengths, counts, path, *, min_count=0, named=12):
             for axis in (right.xaxis, right.yaxis):
                 axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}" if value >= 1 else ""))
                 axis.set_minor_formatter(NullFormatter())
-            width = max(len(word[:24]) for word, _ in ranked[:named])
-            lines = [f"{word[:24]:<{width}} {count:>9,}" for word, count in ranked[:named]]
+            width = max(len(word[:24]) for word, _ in ranked[:num_words])
+            lines = [f"{word[:24]:<{width}} {count:>9,}" for word, count in ranked[:num_words]]
             names.text(0, 0.97, "\n".join(lines), va="top", family="DejaVu Sans Mono", fontsize=8)
         if min_count > 1 and ranked:
             right.axhline(min_count, color=BLACK, linestyle="--", linewidth=1)
             right.text(1, min_count * 1.08, f"min_count {min_count}", fontsize=8)
 
 
-def _count(values):
-    """Return {value: how often}, in order of value."""
-    unique, counts = np.unique(list(values), return_counts=True)
-    return dict(zip(unique.tolist(), counts.tolist(), strict=True))
-
-
 def complexity_figure(rows, path):
-    """Draw a small bar chart for each cost of the models, its value written on each bar.
+    """Draw one bar chart per cost of the models, with the value on each bar.
 
-    rows: one dict a model: "model" name, "params_m" millions, "macs_g" 1e9 multiply-adds, "checkpoint_mb",
-          "latency_ms" {"cpu batch 1": median, ...}; what a model lacks is shown as "–"
+    rows: one dict per model: "model" name, "params_m" millions, "macs_g" 1e9 multiply-adds, "checkpoint_mb",
+          "latency_ms" {"cpu batch 1": median, ...}; a missing value is drawn as "–"
     """
     panels = [("parameters, M", "params_m"), ("MACs, G", "macs_g"), ("checkpoint, MB", "checkpoint_mb")]
     charts = [(title, [row.get(key, math.nan) for row in rows]) for title, key in panels]
@@ -195,7 +191,7 @@ def complexity_figure(rows, path):
 
 
 SIGNS = {"right": "✓ ", "wrong": "✗ "}
-FRAMES = {"right": (BLUE, "-"), "wrong": ("#D55E00", (0, (4, 2)))}  # a dashed frame is a wrong one
+FRAMES = {"right": (BLUE, "-"), "wrong": ("#D55E00", (0, (4, 2)))}  # colour, line style
 TEXTS = {
     "label": {"weight": "bold"},
     "caption": {},
@@ -205,13 +201,27 @@ TEXTS = {
 }
 
 
+def caption_lines(label, caption, correct, details, reference):
+    """Return the (text, style) lines of one picture in a caption_grid.
+
+    label:     true class, "" = none, which leaves its line out
+    correct:   True or False; "" for an image without a class, whose caption gets no mark
+    details:   a line below the caption, such as its scores
+    reference: one reference caption
+    """
+    style = "caption" if correct == "" else "right" if correct else "wrong"
+    lines = [(label, "label")] if label else []
+    return [*lines, (caption, style), (details, "caption"), (reference, "reference")]
+
+
 def caption_grid(images, texts, path, *, columns, title="", dpi=DPI):
-    """Draw pictures in a grid, each with its wrapped lines of text underneath; a row grows with its texts.
+    """Draw images in a grid, each with its wrapped lines of text underneath; the row height follows the text.
 
     images: PIL images of any size
-    texts:  for each image its lines (text, style), style one of label, caption, reference, right, wrong.
-            A right line begins with a check and frames the picture, a wrong one with a cross and dashes it.
-    dpi:    pixels per inch, fewer where the page would have more than MAX_PIXELS a side
+    texts:  for each image its (text, style) lines, style one of label, caption, reference, right, wrong.
+            A right line starts with a check mark and its image has a solid frame; a wrong one has a cross and a
+            dashed frame.
+    dpi:    pixels per inch; lowered where a side would exceed MAX_PIXELS
 
     Raises ValueError if the lists differ in length or are empty, or are too long for one page.
     """
@@ -224,7 +234,7 @@ def caption_grid(images, texts, path, *, columns, title="", dpi=DPI):
     measure = FigureCanvasAgg(Figure(dpi=DPI)).get_renderer()
     cells = [_wrap_lines(lines, cell, size, measure) for lines in texts]
     rows = [range(start, min(start + columns, len(images))) for start in range(0, len(images), columns)]
-    # As tall as the tallest picture of the row at full width, but never taller than wide.
+    # The height of the row's tallest image at full width, at most a square.
     pictures = [max(min(1.0, images[i].height / images[i].width) for i in row) * cell for row in rows]
     words = [max(len(cells[i]) for i in row) * line_height for row in rows]
     title_lines = _wrap(title, width - 2 * gap, {"size": 12, "weight": "bold"}, measure) if title else []
@@ -259,7 +269,7 @@ def _wrap_lines(lines, width, size, renderer):
 
 
 def _wrap(text, width, font, renderer):
-    """Break a text into lines of at most `width` inches as drawn in `font`; a word too wide is cut."""
+    """Wrap a text into lines of at most `width` inches in `font`; a wider word is split."""
     font = FontProperties(family=STYLE["font.family"], **font)
 
     def fits(line):
@@ -281,7 +291,7 @@ def _wrap(text, width, font, renderer):
 
 
 def _draw_picture(figure, image, lines, box):
-    """Draw one image, centred in box (x, y, width, height in inches), framed if a line is right or wrong."""
+    """Draw one image centred in box (x, y, width, height in inches), framed if one of its lines is right or wrong."""
     x, y, width, height = box
     scale = min(width / image.width, height / image.height)
     shown_width, shown_height = image.width * scale, image.height * scale
@@ -299,30 +309,31 @@ def _draw_picture(figure, image, lines, box):
 
 
 def attention_figure(pictures, words, maps, path, *, title):
-    """Draw a row per picture: the picture, then for each word how bright the model saw each place.
+    """Draw one row per image: the image, then its attention map for each word, as brightness.
 
-    pictures: (S, S, 3) float arrays, 0..1, as the model sees them
-    words:    for each picture its words; maps: for each picture (words, h, w), weights that sum to 1 over each map
+    pictures: (S, S, 3) float arrays in 0..1, the model's input
+    words:    for each image its words
+    maps:     for each image (words, h, w) attention weights, which sum to 1 over each map
 
-    The brightest place of a map is shown as it is, one with no weight at a fifth of it.
+    The position with the largest weight keeps its brightness; weight 0 is drawn at a fifth of it.
     """
     columns, cell = 1 + max(map(len, words)), 1.25  # inches
     with new_figure(path, columns * cell, len(pictures) * (cell + 0.2) + 0.4) as figure:
         figure.suptitle(title, weight="bold")
         grid = figure.subplots(len(pictures), columns, squeeze=False)
-        for row, picture, said, weights in zip(grid, pictures, words, maps, strict=True):
+        for row, picture, caption, weights in zip(grid, pictures, words, maps, strict=True):
             for axes in row:
                 axes.set_axis_off()
             row[0].imshow(picture)
-            for axes, word, weight in zip(row[1:], said, weights, strict=False):
+            for axes, word, weight in zip(row[1:], caption, weights, strict=False):
                 axes.imshow(highlight(picture, weight))
                 axes.set_title(word, size=9, pad=3)
 
 
 def confusion_figure(matrix, path, *, title):
-    """Draw a confusion matrix: shade = share of the true class, number = images.
+    """Draw a confusion matrix: shade = share of the true class, number = image count.
 
-    matrix: DataFrame of counts, rows true classes, columns predicted classes and "(none)"
+    matrix: DataFrame of counts; rows are true classes, columns predicted classes and "(none)"
     """
     counts = matrix.to_numpy(dtype=float)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
@@ -353,10 +364,10 @@ def confusion_figure(matrix, path, *, title):
 
 
 def class_figure(table, path, *, title):
-    """Draw the scores of every class as bars with their intervals, the best BLEU-4 on top.
+    """Draw the scores of every class as bars with intervals, sorted by BLEU-4.
 
-    table: DataFrame with the columns class, bleu4, cider_d, accuracy, f1; a score with the columns <score>_low and
-           <score>_high has a whisker, and `reference_naming` is a mark on the accuracy: what the captions allow
+    table: DataFrame with the columns class, bleu4, cider_d, accuracy, f1. Optional columns: <score>_low and
+           <score>_high for the interval, reference_naming for the accuracy of the reference captions
     """
     table = table.sort_values(["bleu4", "class"], ascending=[True, False])
     panels = [("bleu4", "BLEU-4"), ("cider_d", "CIDEr-D"), ("accuracy", "accuracy"), ("f1", "F1")]
@@ -373,7 +384,7 @@ def class_figure(table, path, *, title):
                 axes.hlines(places, table[f"{key}_low"], table[f"{key}_high"], color=BLACK, linewidth=1)
             if key == "accuracy" and "reference_naming" in table:
                 axes.plot(table["reference_naming"], places, "d", color=ORANGE, mec=BLACK, ms=4, clip_on=False)
-                axes.set_xlabel("◆ of the references", fontsize=8)
+                axes.set_xlabel("◆ reference captions", fontsize=8)
             for place, value in zip(places, table[key], strict=True):
                 axes.text(1.28 * scale, place, f"{value:.2f}", ha="right", va="center", fontsize=size)
             axes.set(title=name, xlim=(0, 1.3 * scale))
@@ -383,11 +394,11 @@ def class_figure(table, path, *, title):
             axes.grid(visible=False, axis="y")
 
 
-def class_scatter(table, path, *, title, named=8):
-    """Draw BLEU-4 against accuracy, a point with its intervals for each class; the extreme ones are named.
+def class_scatter(table, path, *, title, num_labels=8):
+    """Draw BLEU-4 against accuracy, one point with intervals per class; extreme classes are labelled.
 
-    table: DataFrame with the columns class, bleu4, accuracy, their _low and _high, and group: top, bottom or ""
-    named: classes of the lowest accuracy whose name is written; the highest and the lowest BLEU-4 are named too
+    table:      DataFrame with the columns class, bleu4, accuracy, their _low and _high, and group: top, bottom or ""
+    num_labels: classes with the lowest accuracy that get a label, beside those with the highest and lowest BLEU-4
     """
     marks = {"top": ("^", BLUE, "best BLEU-4"), "": ("o", "#BBBBBB", "others"), "bottom": ("v", ORANGE, "worst BLEU-4")}
     with new_figure(path, 9.5, 6) as figure:
@@ -400,27 +411,25 @@ def class_scatter(table, path, *, title, named=8):
                 axes.plot(part["bleu4"], part["accuracy"], mark, color=color, mec=BLACK, ms=7, label=label)
         bleu, accuracy = table["bleu4"].round(6), table["accuracy"].round(6)
         best = bleu == bleu.max()
-        best &= accuracy == accuracy[best].max()  # one spot, however many classes share it
+        best &= accuracy == accuracy[best].max()  # one point, which several classes may share
         extremes = {*table.index[best], *bleu.nsmallest(2).index}
-        low = table[table["accuracy"] < 1].nsmallest(named, "accuracy")
-        axes.set(
-            title=title, xlabel="corpus BLEU-4 of the class", ylabel="accuracy: share of captions that name the class"
-        )
+        low = table[table["accuracy"] < 1].nsmallest(num_labels, "accuracy")
+        axes.set(title=title, xlabel="corpus BLEU-4 of the class", ylabel="accuracy of the class")
         axes.margins(0.06)
         axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1))
-        _write_beside(axes, table.loc[sorted({*low.index, *extremes})])
+        _label_points(axes, table.loc[sorted({*low.index, *extremes})])
 
 
-def _write_beside(axes, table):
-    """Write the classes beside each point, with a line to it from further down where the place is taken."""
+def _label_points(axes, table):
+    """Write the class names beside each point; a name that would overlap another moves down, with a leader line."""
     (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
-    taken = []  # (from x, to x, y) of the names, as shares of the axes
-    # Rounded, since equal scores of different classes may differ in their last bits.
-    spots = table.groupby([table["accuracy"].round(6), table["bleu4"].round(6)])["class"].apply(list)
-    for (accuracy, bleu4), names in spots.sort_index(ascending=[False, True]).items():
+    taken = []  # (start x, end x, y) of the labels, in axes fractions
+    # Rounded: equal scores of different classes may differ in their last bits.
+    points = table.groupby([table["accuracy"].round(6), table["bleu4"].round(6)])["class"].apply(list)
+    for (accuracy, bleu4), names in points.sort_index(ascending=[False, True]).items():
         text = ", ".join(names[:2]) + (f" and {len(names) - 2} more" if len(names) > 2 else "")
         x, y = (bleu4 - left) / (right - left), (accuracy - bottom) / (top - bottom)
-        # The last name would otherwise run over the edge.
+        # A label that would cross the right edge goes to the left of its point.
         width = 0.02 + 0.009 * len(text)
         side = -1 if x + width > 1 else 1
         begin, end = sorted((x, x + side * width))
@@ -440,9 +449,9 @@ def _write_beside(axes, table):
 
 
 def interval_figure(table, path, *, title, xlabel):
-    """Draw a value with its interval in each row, the first on top, and the value in figures.
+    """Draw one value with its interval per row, the first row on top, with the number beside it.
 
-    table: DataFrame with the columns name, value, low, high; a NaN is left out
+    table: DataFrame with the columns name, value, low, high; a NaN is not drawn
     """
     with new_figure(path, 8.5, 1.3 + 0.36 * len(table)) as figure:
         axes = figure.add_subplot()
@@ -461,27 +470,26 @@ def interval_figure(table, path, *, title, xlabel):
 
 
 def reference_figure(table, path, *, title):
-    """Draw BLEU-4 and CIDEr-D against the number of references, of the captions and of the references themselves.
+    """Draw BLEU-4 and CIDEr-D against the number of references, for the model and for a held-out reference.
 
     table: DataFrame with the columns references, bleu4, cider_d, reference_bleu4, reference_cider_d
     """
     with new_figure(path, 9, 3.6) as figure:
         figure.suptitle(title)
         for axes, (key, name) in zip(figure.subplots(1, 2), (("bleu4", "BLEU-4"), ("cider_d", "CIDEr-D")), strict=True):
-            axes.plot(table["references"], table[key], "o-", color=BLUE, label="the model")
-            axes.plot(
-                table["references"], table[f"reference_{key}"], "s--", color=ORANGE, mec=BLACK, label="a reference"
-            )
-            top = 1.08 * np.nanmax(table[[key, f"reference_{key}"]])
-            axes.set(title=name, xlabel="references of each image", ylim=(0, top or 1))
+            counts, held_out = table["references"], table[f"reference_{key}"]
+            axes.plot(counts, table[key], "o-", color=BLUE, label="model")
+            axes.plot(counts, held_out, "s--", color=ORANGE, mec=BLACK, label="held-out reference")
+            top = 1.08 * np.nanmax([table[key], held_out])
+            axes.set(title=name, xlabel="references per image", ylim=(0, top or 1))
             axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
             axes.legend(loc="lower right")
 
 
 def length_figure(lengths, path, *, title):
-    """Draw how long captions are, one kind of captions beside the other.
+    """Draw histograms of caption lengths side by side.
 
-    lengths: name -> words of each of its captions; the kinds may have different numbers of captions
+    lengths: name -> the length in words of each caption; the sets may differ in size
     """
     longest = max(max(values, default=0) for values in lengths.values())
     width = 0.8 / len(lengths)
@@ -498,10 +506,10 @@ def length_figure(lengths, path, *, title):
 
 
 def calibration_figure(table, path, *, title):
-    """Draw scores against confidence, a point with its interval for each bin: a reliability diagram.
+    """Draw a reliability diagram: scores against confidence, one point with its interval per bin.
 
-    table: DataFrame with the columns confidence and, each with _low and _high, sentence_bleu4, cider_d and, where
-           images have classes, accuracy, beside which stands the line of perfect calibration
+    table: DataFrame with the columns confidence, sentence_bleu4, cider_d and, for images with classes, accuracy;
+           every score has _low and _high. The panel of the accuracy shows the line of perfect calibration.
     """
     names = {"accuracy": "accuracy", "sentence_bleu4": "mean sentence BLEU-4", "cider_d": "CIDEr-D"}
     panels = [(key, name) for key, name in names.items() if key in table]
@@ -510,9 +518,9 @@ def calibration_figure(table, path, *, title):
         for axes, (key, name) in zip(figure.subplots(1, len(panels)), panels, strict=True):
             axes.vlines(table["confidence"], table[f"{key}_low"], table[f"{key}_high"], color=BLACK, linewidth=1)
             axes.plot(table["confidence"], table[key], "o-", color=BLUE, mec=BLACK, ms=6)
-            axes.set(title=name, xlabel="confidence, mean of a bin", ylim=(0, None if key == "cider_d" else 1.03))
+            axes.set(title=name, xlabel="mean confidence of the bin", ylim=(0, None if key == "cider_d" else 1.03))
             if key == "accuracy":
                 low, high = table["confidence"].min(), table["confidence"].max()
                 ends = (max(0.0, low - 0.1), min(1.0, high + 0.1))
-                axes.plot(ends, ends, "--", color="#666666", label="as likely as it says")
+                axes.plot(ends, ends, "--", color="#666666", label="perfect calibration")
                 axes.legend(loc="lower right")

@@ -209,8 +209,8 @@ def test_characters_that_no_font_draws_are_named_once(tmp_path, capsys):
     plots.curve({"a": [1, 2], "\U000f0001": [1, 2]}, tmp_path / "d.png", title="\U000f0000 again", ylabel="y")
     lines = capsys.readouterr().out.splitlines()
     assert [line.split(": ", 2)[0] for line in lines] == ["warning", "warning"]
-    assert "c.png: no font of this machine draws \U000f0000; " in lines[0]  # one curve has no legend
-    assert set(lines[1].split("draws ")[1].split(";")[0]) == {"\U000f0000", " ", "\U000f0001"}
+    assert "c.png: no installed font has \U000f0000; " in lines[0]  # one curve has no legend
+    assert set(lines[1].split("font has ")[1].split(";")[0]) == {"\U000f0000", " ", "\U000f0001"}
 
 
 def test_other_warnings_pass(tmp_path):

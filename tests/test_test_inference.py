@@ -71,14 +71,14 @@ def test_draw_refuses_no_class(examples):
 
 
 @pytest.mark.parametrize(("caption", "style"), [("a c1", "right"), ("a c2", "wrong"), ("", "wrong")])
-def test_describe_tells_right_from_wrong(examples, caption, style):
-    log_prob = math.log(0.25) * (len(caption.split()) + 1)  # each word, and the end, has a quarter
-    lines = script.describe(Prediction(examples[3], caption, log_prob), Grounder(["c1", "c2"]))
+def test_lines_mark_a_caption_that_names_the_class(examples, caption, style):
+    log_prob = math.log(0.25) * (len(caption.split()) + 1)  # every token, <end> included, has probability 1/4
+    lines = script.prediction_lines(Prediction(examples[3], caption, log_prob), Grounder(["c1", "c2"]))
     assert lines == [("c1", "label"), (caption, style), ("confidence 0.25", "caption"), ("ref: a c1", "reference")]
 
 
-def test_describe_without_a_class_judges_nothing(examples):
-    lines = script.describe(Prediction(unlabelled(examples)[0], "a c1", 0.0), None)
+def test_lines_without_a_class_have_no_mark(examples):
+    lines = script.prediction_lines(Prediction(unlabelled(examples)[0], "a c1", 0.0), None)
     assert [style for _, style in lines] == ["caption", "caption", "reference"]
 
 
@@ -138,7 +138,7 @@ def test_script_says_when_there_are_no_classes(tiny, capsys):
         Path(f"data/tiny/Flickr_8k.{split}Images.txt").write_text("\n".join(part) + "\n")
     Path("data/tiny/captions.csv").unlink()
     script.main({"inference": {**tiny, "num_classes": 3, "output": "out/three.png"}})
-    assert "has no classes, so these are 3 random images" in capsys.readouterr().out
+    assert "the data has no classes; these are 3 random images" in capsys.readouterr().out
     assert Path("out/three.png").is_file()
 
 
@@ -160,7 +160,7 @@ def test_a_viewer_that_fails_does_not_stop_the_script(examples, monkeypatch, cap
 
     monkeypatch.setattr(Image.Image, "show", fail)
     script.show_picture(examples[0].image)
-    assert "could not be shown" in capsys.readouterr().out
+    assert "could not be opened" in capsys.readouterr().out
 
 
 def test_attention_is_drawn_and_refused_where_there_is_none(tiny, capsys):

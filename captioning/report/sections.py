@@ -5,6 +5,7 @@ Without classes a section that is about them says so and keeps its place, so tha
 
 from captioning.cli import counted
 from captioning.data import audit
+from captioning.plots import caption_lines
 from captioning.report.document import Figure, Gallery, Section, Table, Text
 from captioning.scores.grounding import NONE
 
@@ -89,13 +90,11 @@ FIGURES = {
 # ---- galleries -------------------------------------------------------------------------------------------
 
 
-def describe(row):
-    """Return the lines under the picture of one row of the image table."""
+def image_lines(row):
+    """Return the plots.caption_lines of one row of the image table."""
     scores = f"BLEU-4 {row['sentence_bleu4']:.2f}, CIDEr-D {row['cider_d']:.2f}, confidence {row['confidence']:.2f}"
-    lines = [(row["class"], "label")] if row["class"] else []
-    correct = row.get("correct", "")  # an image without a class is neither right nor wrong
-    style = "caption" if correct == "" else "right" if correct else "wrong"
-    return [*lines, (row["caption"], style), (scores, "caption"), (row["references"].split(" | ")[0], "reference")]
+    reference = row["references"].split(" | ")[0]
+    return caption_lines(row["class"], row["caption"], row.get("correct", ""), scores, reference)
 
 
 def extreme_gallery(images, paths, file, *, best):
@@ -106,7 +105,7 @@ def extreme_gallery(images, paths, file, *, best):
     ranked = images.sort_values(["cider_d", "sentence_bleu4"], ascending=not best, kind="stable")
     chosen = ranked[~ranked["class"].duplicated() | (ranked["class"] == "")].head(GALLERY_IMAGES)
     return Gallery(
-        file, FIGURES[file], [paths[i] for i in chosen.index], [describe(r) for r in chosen.to_dict("records")]
+        file, FIGURES[file], [paths[i] for i in chosen.index], [image_lines(r) for r in chosen.to_dict("records")]
     )
 
 
@@ -118,7 +117,7 @@ def mistake_gallery(mistakes, images, paths):
         named = "no class" if pair["named"] == NONE else pair["named"]
         head = f"{pair['class']} → {named}: {pair['images']} ({pair['share']:.0%})"
         chosen += [paths[index] for index in rows.index]
-        lines += [[(head, "label"), *describe(row)[1:]] for row in rows.to_dict("records")]
+        lines += [[(head, "label"), *image_lines(row)[1:]] for row in rows.to_dict("records")]
     return Gallery("mistakes.png", FIGURES["mistakes.png"], chosen, lines) if chosen else None
 
 
