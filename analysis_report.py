@@ -39,13 +39,13 @@ from captioning.data.tokenizer import Tokens
 from captioning.evaluation import caption_examples, encode_images
 from captioning.files import check_folder
 from captioning.report import comparison, document, sections, sentences, tables, yardsticks
-from captioning.runtime import pick_device, pick_workers
+from captioning.runtime import Machine, pick_device, pick_workers
 from captioning.scores.grounding import build_grounders
 from captioning.scores.recipes import java_scores
 from captioning.scores.scored import score
 from captioning.search import options as search_options
 from captioning.search.options import SETTINGS, SearchOptions
-from data_loader import eval_transform
+from data_loader import EvalTransform
 from model import image_vector
 from vocab import SPECIALS
 
@@ -167,24 +167,24 @@ def ask_classifiers(captioned, scored, grounder, config):
         return None, [], []
     device = pick_device(config["device"])
     num_workers = pick_workers(config["num_workers"], device)
-    reading = {"device": device, "batch_size": config["batch_size"], "num_workers": num_workers}
+    machine = Machine(device, num_workers=num_workers, batch_size=config["batch_size"])
     train = captioned.subject.dataset.splits.get("train", [])
-    probed, line = learn_classes(captioned, train, config["probe_images"], reading)
+    probed, line = learn_classes(captioned, train, config["probe_images"], machine)
     rows = yardsticks.yardstick_rows(scored, probed, [example.label for example in train])
     if not config["imagenet_weights"]:
         reason = "checkpoints do not hold it, and imagenet_weights is empty"
         return probed, rows, [line, f"ImageNet's own classifier was left out: {reason}."]
     network = yardsticks.load_imagenet(config["imagenet_weights"]).to(device)
-    encode = partial(encode_pooled, network, eval_transform(yardsticks.IMAGENET_SIZE), reading)
+    encode = partial(encode_pooled, network, EvalTransform(yardsticks.IMAGENET_SIZE), machine)
     more, lines = yardsticks.imagenet_rows(encode, grounder, scored.examples)
     return probed, [*rows, *more], [line, *lines]
 
 
-def learn_classes(captioned, train, num_images, reading):
+def learn_classes(captioned, train, num_images, machine):
     """Ask a plain classifier on the encoder's features: (its class of each captioned image or None, a sentence).
 
     train:   the examples that it may learn from, of which it takes `num_images` of each class
-    reading: device, batch_size and num_workers
+    machine: runtime.Machine
     """
     if captioned.subject.split == "train":
         return None, "The plain classifier was left out: it would be asked about the images that it learned from."
@@ -194,15 +194,15 @@ def learn_classes(captioned, train, num_images, reading):
         reason = "probe_images is 0" if not num_images else "no images with a class in train"
         reason = reason if has_encoder else "it needs one .safetensors model, whose encoder gives it features"
         return None, f"The plain classifier was left out: {reason}."
-    encode = partial(encode_pooled, model.network.encoder.backbone, eval_transform(**model.transform), reading)
+    encode = partial(encode_pooled, model.network.encoder.backbone, EvalTransform(**model.transform), machine)
     probed = yardsticks.probe_classes(encode, learned, [prediction.example for prediction in captioned.predictions])
     number = counted(len(learned), "image")
     return probed, f"The plain classifier learned from {number} of train, at most {num_images} of each class."
 
 
-def encode_pooled(network, transform, reading, paths, bar):
+def encode_pooled(network, transform, machine, paths, bar):
     """Return ((R,) positions of the readable images, (R, D) outputs of `network`, pooled over positions)."""
-    kept, features = encode_images(network, paths, transform, bar=bar, **reading)
+    kept, features = encode_images(network, paths, transform, machine, bar=bar)
     return kept, image_vector(features)
 
 

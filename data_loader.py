@@ -15,9 +15,10 @@ if __name__ == "__main__":
 
     process.set_up()  # before torch loads
 
+import copy
 import math
-from dataclasses import dataclass, replace
-from functools import lru_cache
+from dataclasses import dataclass, fields, replace
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -26,10 +27,10 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
 from captioning import cli, plots
-from captioning.data.annotations import load_examples
+from captioning.data.annotations import load_dataset
 from captioning.data.images import load_image
 from captioning.data.sequences import PAD_ID, Captions, Paths
-from captioning.runtime import start_workers
+from captioning.runtime import random_numbers, start_workers
 from vocab import load_vocabulary
 
 CONFIG = {
@@ -69,35 +70,73 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, as torch
 DEFAULT_IMAGE_SIZE = 224
 
 
-# Keys of CONFIG that train_transform takes.
-AUGMENTATION = ("crop_scale", "flip", "vertical_flip", "quarter_turn", "jitter", "hue")
+@dataclass(frozen=True)
+class TrainTransform:
+    """PIL -> (3, S, S) float: random crop, flips, a turn and colour jitter, then normalised.
+
+    The fields are its settings, as in CONFIG; cached features are named by them, not by the transform's repr. Random
+    numbers are torch's; see captioning.runtime.random_numbers.
+    """
+
+    image_size: int
+    crop_scale: float = 0.6
+    flip: float = 0.5
+    vertical_flip: float = 0.0
+    quarter_turn: float = 0.0
+    jitter: float = 0.2
+    hue: float = 0.0
+    mean: tuple = MEAN
+    std: tuple = STD
+
+    @cached_property
+    def steps(self):
+        """The transform as torchvision has it."""
+        steps = [v2.PILToTensor()]
+        if self.crop_scale < 1:
+            steps.append(v2.RandomResizedCrop(self.image_size, scale=(self.crop_scale, 1.0), antialias=True))
+        else:
+            steps.append(v2.Resize((self.image_size, self.image_size), antialias=True))
+        steps += [v2.RandomHorizontalFlip(self.flip), v2.RandomVerticalFlip(self.vertical_flip)]
+        if self.quarter_turn:
+            steps.append(v2.RandomApply([v2.RandomRotation((90, 90))], self.quarter_turn))
+        if self.jitter or self.hue:
+            steps.append(v2.ColorJitter(self.jitter, self.jitter, self.jitter, self.hue))
+        return v2.Compose([*steps, v2.ToDtype(torch.float32, scale=True), v2.Normalize(self.mean, self.std)])
+
+    def __call__(self, image):
+        return self.steps(image)
 
 
-def train_transform(
-    image_size, *, crop_scale=0.6, flip=0.5, vertical_flip=0.0, quarter_turn=0.0, jitter=0.2, hue=0.0, mean=MEAN,
-    std=STD,
-):  # fmt: skip
-    """Return a transform PIL -> (3, S, S) float: random crop, flips, a turn and colour jitter, then normalised."""
-    steps = [v2.PILToTensor()]
-    if crop_scale < 1:
-        steps.append(v2.RandomResizedCrop(image_size, scale=(crop_scale, 1.0), antialias=True))
-    else:
-        steps.append(v2.Resize((image_size, image_size), antialias=True))
-    steps += [v2.RandomHorizontalFlip(flip), v2.RandomVerticalFlip(vertical_flip)]
-    if quarter_turn:
-        steps.append(v2.RandomApply([v2.RandomRotation((90, 90))], quarter_turn))
-    if jitter or hue:
-        steps.append(v2.ColorJitter(jitter, jitter, jitter, hue))
-    return v2.Compose([*steps, v2.ToDtype(torch.float32, scale=True), v2.Normalize(mean, std)])
+AUGMENTATION = tuple(field.name for field in fields(TrainTransform) if field.name in CONFIG.keys() - {"image_size"})
 
 
-def eval_transform(image_size, mean=MEAN, std=STD):
-    """Return a transform PIL -> (3, S, S) float: resize the shorter side, centre crop, normalise.
+@dataclass(frozen=True)
+class EvalTransform:
+    """PIL -> (3, S, S) float: resize the shorter side, centre crop, normalise.
 
     Pillow resizes, so that a captioner without torch sees the same pixels.
     """
-    steps = [v2.Resize(image_size, antialias=True), v2.CenterCrop(image_size), v2.PILToTensor()]
-    return v2.Compose([*steps, v2.ToDtype(torch.float32, scale=True), v2.Normalize(mean, std)])
+
+    image_size: int
+    mean: tuple = MEAN
+    std: tuple = STD
+
+    @cached_property
+    def steps(self):
+        """The transform as torchvision has it."""
+        steps = [v2.Resize(self.image_size, antialias=True), v2.CenterCrop(self.image_size), v2.PILToTensor()]
+        return v2.Compose([*steps, v2.ToDtype(torch.float32, scale=True), v2.Normalize(self.mean, self.std)])
+
+    def __call__(self, image):
+        return self.steps(image)
+
+
+def pick_image_size(image_size, native_size):
+    """Return the pixels a side that a model is trained at: `image_size`, or where it is 0 the size of the weights.
+
+    native_size: what the encoder's weights were trained at, 0 = not known
+    """
+    return image_size or native_size or DEFAULT_IMAGE_SIZE
 
 
 @dataclass
@@ -161,6 +200,7 @@ class CaptionDataset(Dataset):
 
     grounder: Grounder that finds class names in captions; None = no caption counts as naming its class
     captions_per_image: how many captions an item draws at random; 0 = all
+    random_key: whole numbers, such as (seed, epoch), that decide with the index what an item draws
     paths:  Paths of the N images; tokens: Captions of them; labels: (N,) int32, class index, -1 = no class
 
     A worker gets these arrays and nothing else: 27 MB for the 591,753 captions of COCO's train split.
@@ -177,11 +217,23 @@ class CaptionDataset(Dataset):
         position = {name: index for index, name in enumerate(classes)}
         self.labels = np.array([position.get(example.label, -1) for example in examples], dtype=np.int32)
         self.captions_per_image = captions_per_image
+        self.random_key = (0,)
 
     def __len__(self):
         return len(self.paths)
 
+    def keyed(self, *random_key):
+        """Return this dataset with another `random_key`; the arrays are shared."""
+        dataset = copy.copy(self)
+        dataset.random_key = random_key
+        return dataset
+
     def __getitem__(self, index):
+        with random_numbers(*self.random_key, index):
+            return self.draw(index)
+
+    def draw(self, index):
+        """Return the item of an image, with torch's next random numbers."""
         tokens, names_class = self.tokens[index], self.tokens.names_class[self.tokens.rows(index)]
         if 0 < self.captions_per_image < len(tokens):
             chosen = torch.randperm(len(tokens))[: self.captions_per_image].tolist()
@@ -243,16 +295,21 @@ def collate(items):
 
 
 def build_loader(dataset, *, batch_size, num_workers=0, shuffle=False, seed=0):
-    """Return a DataLoader of Batches; the same seed gives the same order and the same augmentation."""
+    """Return a DataLoader of Batches of a CaptionDataset.
+
+    The seed alone decides the order and the augmentation: any number of workers, forked or spawned, gives the same
+    batches, and torch's own generator is neither read nor changed.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.randperm(len(dataset), generator=generator) if shuffle else torch.arange(len(dataset))
     return DataLoader(
-        dataset,
+        dataset.keyed(seed),
         batch_size=batch_size,
-        shuffle=shuffle,
+        sampler=order.tolist(),
         num_workers=num_workers,
         collate_fn=collate,
-        generator=torch.Generator().manual_seed(seed),  # the workers' seeds come from it too
+        generator=generator,  # else the workers' seeds are drawn from torch's own
         pin_memory=torch.cuda.is_available(),
-        persistent_workers=False,
     )
 
 
@@ -329,19 +386,19 @@ class ImageBatches:
 
 def main(config):
     """Save a picture of one augmented batch with its captions."""
+    from model import CONFIG as MODEL  # as edited in model.py, which train.py reads too
+    from model import native_image_size
+
     config = config["data"]
     path = Path("graphs/batch.png")
     plots.check_figure(path)
     vocabulary = load_vocabulary(config["vocab_path"])
-    examples = load_examples(config["data_dir"], "train")
-    size = config["image_size"] or DEFAULT_IMAGE_SIZE
-    augmentation = {key: config[key] for key in AUGMENTATION}
+    examples = load_dataset(config["data_dir"], "train").splits["train"]
+    weights = MODEL["encoder_weights"]
+    size = pick_image_size(config["image_size"], native_image_size(weights))
+    transform = TrainTransform(size, **{key: config[key] for key in AUGMENTATION})
     dataset = CaptionDataset(
-        examples,
-        vocabulary,
-        train_transform(size, **augmentation),
-        captions_per_image=config["captions_per_image"],
-        image_size=size,
+        examples, vocabulary, transform, captions_per_image=config["captions_per_image"], image_size=size
     )
     loader = build_loader(
         dataset,
@@ -355,7 +412,9 @@ def main(config):
         print(f"warning: {line}")
     if not len(batch.index):
         raise ValueError(f"{config['data_dir']}: none of the {len(batch.failed)} images of a batch can be read")
+    reason = "data.image_size" if config["image_size"] else f"the size for encoder_weights {weights}"
     print(f"train images   {len(examples):,} with {sum(len(e.captions) for e in examples):,} captions")
+    print(f"image size     {size} pixels a side: {reason}")
     print(f"one batch      images {tuple(batch.inputs.shape)}, tokens {tuple(batch.tokens.shape)}")
     mean, std = torch.tensor(MEAN)[:, None, None], torch.tensor(STD)[:, None, None]
     shown = (batch.inputs[:12] * std + mean).clamp(0, 1)
@@ -365,7 +424,7 @@ def main(config):
         [[(vocabulary.decode(batch.tokens[row].tolist()), "caption")] for row in first_caption],
         path,
         columns=4,
-        title="One augmented batch of the train split",
+        title=f"One augmented batch of the train split at {size} px: {reason}",
     )
     print(f"wrote {path}; next: python model.py")
 

@@ -67,6 +67,9 @@ LIMITS = {
 IMAGE_INPUTS = ("first", "state", "every")
 
 
+IMAGENET_SIZE = 224  # pixels a side at which torchvision's weights were trained
+
+
 class Positions(nn.Module):
     """(B, D, h, w) feature maps -> (B, P, D), the feature of each of P = h * w positions, row by row."""
 
@@ -460,6 +463,17 @@ class CNNtoRNN(nn.Module):
         return self.decoder(self.encoder(images)[owner], tokens)
 
 
+def native_image_size(source):
+    """Return the pixels a side that encoder weights were trained at; 0 = not known without reading or fetching them.
+
+    source: as in load_encoder_weights
+    """
+    path = Path(source)
+    if source == "imagenet" or path.suffix in (".pth", ".pt"):
+        return IMAGENET_SIZE
+    return load_checkpoint(path).transform["image_size"] if path.suffix == ".safetensors" and path.is_file() else 0
+
+
 def load_encoder_weights(encoder, name, source):
     """Fill the CNN of an EncoderCNN from `source`; the Linear and BatchNorm too when it is one of our checkpoints.
 
@@ -484,7 +498,7 @@ def load_encoder_weights(encoder, name, source):
                 f"checkpoints, or none (random weights)"
             ) from None
         load_torchvision(encoder, state, source)
-        return 224
+        return IMAGENET_SIZE
     path = fetch_model(source)
     if not path.is_file():
         raise ValueError(f"model.encoder_weights: {source}: no such file; allowed are imagenet, none, or a file")
@@ -498,7 +512,7 @@ def load_encoder_weights(encoder, name, source):
         load_weights(encoder, weights, source)
         return checkpoint.transform["image_size"]
     load_torchvision(encoder, load_state_dict(path, source), source)
-    return 224
+    return IMAGENET_SIZE
 
 
 def load_torchvision(encoder, state, source):

@@ -413,19 +413,19 @@ class TrainingData:
 
     def fill_cache(self, encoder):
         """Run the trunk over all views of all images; those that cannot be read are left out."""
-        trunk, loading = encoder.eval().cut(self.cut)[0], vars(self.machine)
-        kept, self.cache = compute_views(trunk, self.train_set.paths, self.views, loading, self.seed, "train images")
+        trunk, machine = encoder.eval().cut(self.cut)[0], self.machine
+        kept, self.cache = compute_views(trunk, self.train_set.paths, self.views, machine, self.seed, "train images")
         self.captions = self.train_set.tokens.take(kept.tolist())
         self.labels = torch.from_numpy(self.train_set.labels).long()[kept]
         paths = [example.image for example in self.val_examples]
-        kept, val_views = compute_views(trunk, paths, self.views[:1], loading, self.seed, "val images")
+        kept, val_views = compute_views(trunk, paths, self.views[:1], machine, self.seed, "val images")
         self.val_examples, self.val_cache = [self.val_examples[i] for i in kept], val_views[:, 0]
 
     def val_embeddings(self, stage_data, model):
         """Return the embeddings (N, E) of the validation images, and the examples they belong to."""
         if stage_data.val_inputs is None:
             paths = [example.image for example in self.val_examples]
-            kept, embeddings = encode_images(model.encoder, paths, self.views[0], **vars(self.machine))
+            kept, embeddings = encode_images(model.encoder, paths, self.views[0], self.machine)
             return embeddings, [self.val_examples[i] for i in kept]
         return self.run(partial(stage_data.encode, model), stage_data.val_inputs), self.val_examples
 
@@ -529,7 +529,7 @@ def main(config):
     # The classes of all splits: val may have some that train lacks, and aliases may belong to them.
     grounder = Grounder(dataset.classes, dataset.aliases) if classes else None
     model, native_size = start_model(vocabulary, classes, settings, model_config)
-    size = data["image_size"] = data["image_size"] or native_size or data_loader.DEFAULT_IMAGE_SIZE
+    size = data["image_size"] = data_loader.pick_image_size(data["image_size"], native_size)
     if settings["precision"] == "auto" and device.type == "cpu" and stages[0].name == "everything" and size < 96:
         dtype = torch.float32  # layers this small cost less than their conversion: 200 ms a step, not 258
     machine = Machine(device, dtype, pick_workers(data["num_workers"], device))
@@ -543,7 +543,7 @@ def main(config):
     model.encoder.to(memory_format=torch.channels_last)
     if settings["compile"]:
         model.encoder.backbone.compile()
-    augment = data_loader.train_transform(size, **{key: data[key] for key in data_loader.AUGMENTATION})
+    augment = data_loader.TrainTransform(size, **{key: data[key] for key in data_loader.AUGMENTATION})
     train_set = data_loader.CaptionDataset(
         train_examples,
         vocabulary,
@@ -554,7 +554,7 @@ def main(config):
         image_size=size,
     )
     del dataset, train_examples  # train_set holds all that an epoch needs, and is much smaller
-    views = [data_loader.eval_transform(size)] + [augment] * (settings["feature_views"] - 1)
+    views = [data_loader.EvalTransform(size)] + [augment] * (settings["feature_views"] - 1)
     cut = max((stage.num_blocks for stage in stages if not stage.reads_files), default=0)
     training_data = TrainingData(train_set, val_examples, views, machine, cut=cut, seed=settings["seed"])
     caption_metric = "cider_d" if len(val_examples) >= FEWEST_FOR_CIDER else "bleu4"

@@ -45,7 +45,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from captioning import cli
 from captioning.data.annotations import load_examples
-from data_loader import CaptionDataset, build_loader, collate, eval_transform
+from data_loader import CaptionDataset, EvalTransform, build_loader, collate
 from vocab import SPECIALS, Vocabulary
 
 CONFIG = {
@@ -134,7 +134,7 @@ def measure(folder, variant, start, num_workers):
         dataset = TutorialDataset(examples, vocabulary)
         loader = DataLoader(dataset, BATCH_SIZE, shuffle=True, num_workers=num_workers, collate_fn=collate)
     else:
-        dataset = CaptionDataset(examples, vocabulary, eval_transform(8), image_size=8)
+        dataset = CaptionDataset(examples, vocabulary, EvalTransform(8), image_size=8)
         loader = build_loader(dataset, batch_size=BATCH_SIZE, num_workers=num_workers, shuffle=True)
     del examples
     load_s = time.perf_counter() - began

@@ -38,7 +38,7 @@ from captioning.data.images import load_image
 from captioning.data.sequences import Captions
 from captioning.data.tokenizer import tokenize
 from captioning.evaluation import decode_embeddings, encode_images
-from captioning.runtime import pick_workers
+from captioning.runtime import Machine, pick_workers
 from captioning.search.options import SearchOptions
 from data_loader import CachedBatches
 from model import CNNtoRNN
@@ -69,7 +69,7 @@ def bench_tokenizer(captions, runs):
 
 def bench_loading(examples, root, vocabulary, config):
     """Return (ours, baseline) in images/s."""
-    transform = data_loader.train_transform(config["image_size"])
+    transform = data_loader.TrainTransform(config["image_size"])
     dataset = data_loader.CaptionDataset(examples, vocabulary, transform, image_size=config["image_size"])
     loader = data_loader.build_loader(dataset, batch_size=64, num_workers=config["num_workers"], shuffle=True)
     folder = ImageFolder(root, transform)
@@ -81,7 +81,7 @@ def bench_loading(examples, root, vocabulary, config):
 
 def bench_features(model, examples, config):
     """Return (ours, baseline) in images/s."""
-    transform = data_loader.eval_transform(config["image_size"])
+    transform = data_loader.EvalTransform(config["image_size"])
     device, network = torch.device("cpu"), model.encoder.backbone
     images = torch.stack([transform(load_image(example.image)) for example in examples[:256]])
     images = images.contiguous(memory_format=torch.channels_last)
@@ -97,8 +97,7 @@ def bench_features(model, examples, config):
             network,
             [example.image for example in examples],
             transform,
-            device=device,
-            num_workers=num_workers,
+            Machine(device, num_workers=num_workers),
         )
 
     return rate(ours, len(examples), config["runs"]), rate(bare, len(images), config["runs"])

@@ -162,7 +162,7 @@ def main(config):
     examples = load_examples(config["data_dir"], "train")
     examples = examples[:: max(1, len(examples) // config["num_images"])][: config["num_images"]]
     vocabulary = build_vocabulary(count_words(c for example in examples for c in example.captions)[0], 1)
-    transform = data_loader.train_transform(config["image_size"])
+    transform = data_loader.TrainTransform(config["image_size"])
     dataset = data_loader.CaptionDataset(examples, vocabulary, transform, image_size=config["image_size"])
     model = CNNtoRNN(len(vocabulary))
     model.encoder.to(memory_format=torch.channels_last)
@@ -172,7 +172,7 @@ def main(config):
 
     def cache(blocks):
         trunk = model.encoder.eval().cut(blocks)[0]
-        return encode_images(trunk, dataset.paths, transform, **vars(machine))[1][:, None]
+        return encode_images(trunk, dataset.paths, transform, machine)[1][:, None]
 
     def decoder_batches():
         return CachedBatches(features, tokens, labels, size, by_caption=True)

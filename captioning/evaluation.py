@@ -14,7 +14,7 @@ from tqdm import tqdm
 from captioning.data.annotations import Example
 from captioning.data.images import check_unreadable, load_image
 from captioning.data.sequences import Paths
-from captioning.runtime import autocast, start_workers
+from captioning.runtime import autocast, random_numbers, start_workers
 from captioning.search.beam import beam_search
 from captioning.search.options import confidence
 
@@ -40,10 +40,10 @@ class Prediction:
 
 
 class ImageDataset(Dataset):
-    """(index, image tensor or error line) for image files."""
+    """(index, image tensor or error line) for image files; random_key: see encode_images."""
 
-    def __init__(self, paths, transform):
-        self.paths, self.transform = Paths(paths), transform
+    def __init__(self, paths, transform, random_key=()):
+        self.paths, self.transform, self.random_key = Paths(paths), transform, random_key
 
     def __len__(self):
         return len(self.paths)
@@ -53,7 +53,8 @@ class ImageDataset(Dataset):
             image = load_image(self.paths[index])
         except ValueError as error:
             return index, str(error)
-        return index, self.transform(image)
+        with random_numbers(*self.random_key, index):
+            return index, self.transform(image)
 
 
 def collate_readable(items):
@@ -64,31 +65,33 @@ def collate_readable(items):
 
 
 @torch.inference_mode()
-def encode_images(network, paths, transform, *, device, batch_size=64, num_workers=0, dtype=torch.float32, bar=""):
+def encode_images(network, paths, transform, machine, *, random_key=(), bar=""):
     """Run `network` over image files.
 
-    network: (B, 3, S, S) -> (B, D): the encoder, or its backbone alone
-    bar:     what the progress bar says; "" = no bar
-    returns: (N,) long positions of the readable images, (N, D) float on the CPU
+    network:    (B, 3, S, S) -> (B, D): the encoder, or its backbone alone
+    machine:    runtime.Machine
+    random_key: whole numbers, such as (seed, view), that decide with an image's index what a random transform draws
+    bar:        what the progress bar says; "" = no bar
+    returns:    (N,) long positions of the readable images, (N, D) float on the CPU
 
     Raises ValueError if more than a small share of the images cannot be read.
     """
     network.eval()
     loader = DataLoader(
-        ImageDataset(paths, transform),
-        batch_size=batch_size,
-        num_workers=num_workers,
+        ImageDataset(paths, transform, random_key),
+        batch_size=machine.batch_size,
+        num_workers=machine.num_workers,
         collate_fn=collate_readable,
-        # Random transforms draw from the workers' seeds, which come from torch's global generator.
-        pin_memory=device.type == "cuda",
+        generator=torch.Generator(),  # else the workers' seeds are drawn from torch's own
+        pin_memory=machine.device.type == "cuda",
     )
     kept, rows, failed = [], [], []
     with tqdm(total=len(paths), desc=bar, unit="image", disable=not bar) as progress:
         for index, images, lines in start_workers(loader):
             failed += lines
             if index:
-                images = images.to(device, memory_format=torch.channels_last, non_blocking=True)
-                with autocast(device, dtype):
+                images = images.to(machine.device, memory_format=torch.channels_last, non_blocking=True)
+                with autocast(machine.device, machine.dtype):
                     rows.append(network(images).float().cpu())
                 kept += index
             progress.update(len(index) + len(lines))

@@ -104,11 +104,30 @@ def autocast(device, dtype):
 
 @dataclass(frozen=True)
 class Machine:
-    """What computes: device, type of the matrix products, and processes that read images."""
+    """What computes: device, type of the matrix products, processes that read images, images at a time."""
 
     device: torch.device
     dtype: torch.dtype = torch.float32
     num_workers: int = 0
+    batch_size: int = 64
+
+
+@contextlib.contextmanager
+def random_numbers(*key):
+    """Make torch's random numbers inside the block a function of the whole numbers `key`, all >= 0.
+
+    The generator goes on after the block as if it had not been there. So what is drawn for an image depends on (seed,
+    epoch or view, index of the image), never on a worker, or on what was drawn before. numpy's SeedSequence mixes the
+    key: keys that are near each other, or of other lengths, have unrelated numbers.
+    """
+    generator = torch.default_generator
+    before = generator.get_state()
+    # With the length: SeedSequence fills short keys with zeros.
+    generator.manual_seed(int(np.random.SeedSequence((len(key), *key)).generate_state(1)[0]))
+    try:
+        yield
+    finally:
+        generator.set_state(before)
 
 
 def pick_workers(num_workers, device):

@@ -4,6 +4,8 @@ from captioning import process
 
 process.set_up()  # before torch loads, as the scripts do
 
+import shutil
+import tarfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +28,25 @@ def shared_dir() -> Path:
     if not path.is_dir():
         pytest.skip("no real data beside the repository")
     return path
+
+
+@pytest.fixture(scope="session")
+def first_files(tmp_path_factory) -> Path:
+    """Files that commit 56669ee wrote, with the data they were made from; see tests/fixtures/make_v1.py."""
+    folder = tmp_path_factory.mktemp("first")
+    with tarfile.open(Path(__file__).parent / "fixtures" / "files_v1.tar.xz") as archive:
+        archive.extractall(folder, filter="data")
+    return folder
+
+
+@pytest.fixture
+def first_run(first_files, tmp_path) -> Path:
+    """A folder in which `train.py *flags.json --train.resume` goes on with a stopped run of commit 56669ee."""
+    folder = shutil.copytree(first_files, tmp_path / "first")
+    for name in ("tiny.safetensors", "tiny_last.pt"):
+        (folder / "checkpoints").mkdir(exist_ok=True)
+        (folder / name).rename(folder / "checkpoints" / name)
+    return folder
 
 
 @pytest.fixture(scope="session")

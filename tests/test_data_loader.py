@@ -1,26 +1,33 @@
 """Batches: right owners, padding to the longest, the same again from the same seed, damaged files named."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+import model
+from captioning import plots
 from captioning.data.annotations import Example
 from captioning.data.images import check_unreadable, load_image
+from captioning.runtime import random_numbers
 from captioning.scores.grounding import Grounder
 from data_loader import (
     CONFIG,
     CachedBatches,
     CaptionDataset,
+    EvalTransform,
+    TrainTransform,
     build_loader,
     captions_that_name_their_class,
-    eval_transform,
     length_buckets,
     main,
-    train_transform,
+    pick_image_size,
 )
 from vocab import SPECIALS, Vocabulary, save_vocabulary
 
+SHIPPED = Path(__file__).resolve().parents[1] / "checkpoints" / "pictograms.safetensors"
 VOCABULARY = Vocabulary([*SPECIALS, "a", "red", "sun", "cup"])
 
 
@@ -38,7 +45,7 @@ def examples(tmp_path):
 
 
 def test_owner_tokens_labels_and_the_damaged_image(examples):
-    dataset = CaptionDataset(examples, VOCABULARY, eval_transform(16), classes=["c0", "c1"])
+    dataset = CaptionDataset(examples, VOCABULARY, EvalTransform(16), classes=["c0", "c1"])
     batch = next(iter(build_loader(dataset, batch_size=6)))
     assert batch.inputs.shape == (5, 3, 16, 16)
     assert batch.index.tolist() == [0, 1, 2, 4, 5]
@@ -52,7 +59,7 @@ def test_owner_tokens_labels_and_the_damaged_image(examples):
 def test_names_class_follows_its_caption_into_every_kind_of_batch(examples):
     """Image c0 is captioned "a red sun"; c1 also "cup", which is the only caption that names its class."""
     grounder = Grounder(["c0", "c1"], {"c1": ["cup"]})
-    dataset = CaptionDataset(examples, VOCABULARY, eval_transform(16), classes=["c0", "c1"], grounder=grounder)
+    dataset = CaptionDataset(examples, VOCABULARY, EvalTransform(16), classes=["c0", "c1"], grounder=grounder)
     batch = next(iter(build_loader(dataset, batch_size=6)))
     assert batch.kind == "images"
     assert batch.names_class.tolist() == [False, False, True, False, False, False, True]
@@ -80,28 +87,67 @@ def test_an_image_without_a_class_has_no_caption_that_names_it(examples):
 
 def test_a_batch_is_padded_to_its_own_longest_caption(examples):
     short = [Example(e.image, ["cup"], "", "train") for e in examples[:2]]
-    batch = next(iter(build_loader(CaptionDataset(short, VOCABULARY, eval_transform(16)), batch_size=2)))
+    batch = next(iter(build_loader(CaptionDataset(short, VOCABULARY, EvalTransform(16)), batch_size=2)))
     assert batch.tokens.shape == (2, 3)
     assert batch.labels.tolist() == [-1, -1]
 
 
-@pytest.mark.parametrize("num_workers", [0, 2])
-def test_the_same_seed_gives_the_same_batches(examples, num_workers):
-    def batches(seed):
-        torch.manual_seed(seed)
-        dataset = CaptionDataset(examples, VOCABULARY, train_transform(16), captions_per_image=1)
-        loader = build_loader(dataset, batch_size=2, num_workers=num_workers, shuffle=True, seed=seed)
-        return [(batch.index.tolist(), batch.inputs, batch.tokens.tolist()) for batch in loader]
+def read_batches(examples, seed, *, num_workers=0, context=None):
+    """Return (index, inputs, tokens) of the batches of an epoch; two captions an image, of which one is drawn."""
+    dataset = CaptionDataset(examples, VOCABULARY, TrainTransform(16, quarter_turn=0.5), captions_per_image=1)
+    loader = build_loader(dataset, batch_size=2, num_workers=num_workers, shuffle=True, seed=seed)
+    loader.multiprocessing_context = context if num_workers else None
+    return [(batch.index.tolist(), batch.inputs, batch.tokens.tolist()) for batch in loader]
 
-    first, second, other = batches(0), batches(0), batches(1)
-    assert [index for index, _, _ in first] == [index for index, _, _ in second]
-    assert all(torch.equal(a, b) for (_, a, _), (_, b, _) in zip(first, second, strict=True))
-    assert [tokens for *_, tokens in first] == [tokens for *_, tokens in second]
+
+def assert_same_batches(first, second):
+    assert [(index, tokens) for index, _, tokens in first] == [(index, tokens) for index, _, tokens in second]
+    assert all(torch.equal(one, other) for (_, one, _), (_, other, _) in zip(first, second, strict=True))
+
+
+@pytest.mark.parametrize(("num_workers", "context"), [(1, "fork"), (2, "fork"), (4, "fork"), (2, "spawn")])
+def test_the_seed_alone_decides_what_batches_hold(examples, num_workers, context):
+    """0, 1 and 2 workers once gave other augmentation, and with 0 workers the seed was not heeded."""
+    torch.manual_seed(num_workers)
+    before = torch.get_rng_state()
+    found = read_batches(examples, 7, num_workers=num_workers, context=context)
+    assert torch.equal(torch.get_rng_state(), before), "torch's own generator goes on as if nothing had been read"
+    torch.manual_seed(99)
+    assert_same_batches(found, read_batches(examples, 7))
+
+
+def test_another_seed_is_another_epoch(examples):
+    first, other = read_batches(examples, 0), read_batches(examples, 1)
     assert [index for index, _, _ in first] != [index for index, _, _ in other]
+    pictures = [
+        {number: picture for index, inputs, _ in batches for number, picture in zip(index, inputs, strict=True)}
+        for batches in (first, other)
+    ]
+    assert not any(torch.equal(picture, pictures[1][number]) for number, picture in pictures[0].items())
+
+
+def test_what_an_image_draws_depends_on_its_index_alone(examples):
+    """The order in which items are read, and which others are read, changes nothing."""
+    dataset = CaptionDataset(examples, VOCABULARY, TrainTransform(16)).keyed(3)
+    forwards = {number: dataset[number]["image"] for number in (0, 1, 2)}
+    backwards = {number: dataset[number]["image"] for number in (2, 0)}
+    assert all(torch.equal(forwards[number], picture) for number, picture in backwards.items())
+
+
+def test_keys_that_are_near_each_other_have_unrelated_numbers():
+    """(epoch 0, image 1) is not (epoch 1, image 0), and the sum of a key says nothing about it."""
+    drawn = {}
+    for key in [(seed, image) for seed in range(30) for image in range(30)] + [(seed,) for seed in range(30)]:
+        with random_numbers(*key):
+            drawn[key] = tuple(torch.rand(4).tolist())
+    assert len(set(drawn.values())) == len(drawn)
+    grid = np.array([[drawn[seed, image][0] for image in range(30)] for seed in range(30)])
+    for one, other in ((grid[1:], grid[:-1]), (grid[:, 1:], grid[:, :-1]), (grid[1:, :-1], grid[:-1, 1:])):
+        assert abs(np.corrcoef(one.ravel(), other.ravel())[0, 1]) < 0.12
 
 
 def test_captions_per_image_draws_that_many(examples):
-    dataset = CaptionDataset(examples[:2], VOCABULARY, eval_transform(16), captions_per_image=1)
+    dataset = CaptionDataset(examples[:2], VOCABULARY, EvalTransform(16), captions_per_image=1)
     assert [len(dataset[index]["tokens"]) for index in range(2)] == [1, 1]
 
 
@@ -167,7 +213,7 @@ def test_the_order_of_buckets_is_no_order_of_lengths():
 def test_eval_transform_crops_the_centre_and_normalises():
     picture = Image.new("RGB", (60, 20), (255, 0, 0))
     picture.paste((0, 255, 0), (20, 0, 40, 20))  # the central square
-    pixels = eval_transform(20)(picture)
+    pixels = EvalTransform(20)(picture)
     mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
     for channel, value in enumerate((0.0, 1.0, 0.0)):
         expected = torch.full((20, 20), (value - mean[channel]) / std[channel])
@@ -176,7 +222,7 @@ def test_eval_transform_crops_the_centre_and_normalises():
 
 def test_flips_and_a_quarter_turn_show_all_eight_orientations_of_a_picture():
     pixels = np.arange(4 * 4 * 3, dtype=np.uint8).reshape(4, 4, 3)
-    transform = train_transform(
+    transform = TrainTransform(
         4, crop_scale=1, vertical_flip=0.5, quarter_turn=0.5, jitter=0, mean=(0,), std=(1 / 255,)
     )
     torch.manual_seed(0)
@@ -187,8 +233,8 @@ def test_flips_and_a_quarter_turn_show_all_eight_orientations_of_a_picture():
 
 def test_train_transform_without_augmentation_is_the_resized_picture():
     picture = Image.fromarray(np.random.default_rng(0).integers(0, 255, (20, 20, 3), dtype=np.uint8))
-    plain = train_transform(20, crop_scale=1, flip=0, jitter=0)(picture)
-    torch.testing.assert_close(plain, eval_transform(20)(picture))
+    plain = TrainTransform(20, crop_scale=1, flip=0, jitter=0)(picture)
+    torch.testing.assert_close(plain, EvalTransform(20)(picture))
 
 
 def test_a_picture_that_claims_too_many_pixels_is_refused_before_decoding(tmp_path):
@@ -210,6 +256,37 @@ def test_sixteen_bits_become_eight(tmp_path, suffix):
     values = np.array([[0, 255, 257, 0x1234, 0x7FFF, 65535]], dtype=np.uint16)
     Image.fromarray(values).save(tmp_path / f"a.{suffix}")
     assert np.asarray(load_image(tmp_path / f"a.{suffix}"))[0, :, 0].tolist() == [0, 0, 1, 0x12, 0x7F, 255]
+
+
+@pytest.mark.parametrize(("image_size", "expected"), [(0, 64), (48, 48)])
+def test_the_picture_of_a_batch_has_the_size_that_training_has(
+    image_size, expected, examples, tmp_path, monkeypatch, capsys
+):
+    """It once showed 224 px as "what the model will see", where the default train.py trains at 64."""
+    monkeypatch.chdir(tmp_path)
+    for example in examples[:2]:
+        (tmp_path / "train").mkdir(exist_ok=True)
+        example.image.rename(tmp_path / "train" / example.image.name)
+    Path("captions.csv").write_text("image,caption\ntrain/0.jpg,a sun\ntrain/1.jpg,a cup\n", encoding="utf-8")
+    save_vocabulary("v.pkl", VOCABULARY, {"sun": 1}, 1)
+    monkeypatch.setitem(model.CONFIG, "encoder_weights", str(SHIPPED))
+    titles = []
+    monkeypatch.setattr(plots, "caption_grid", lambda *args, title, **more: titles.append(title))
+    main({"data": CONFIG | {"data_dir": ".", "vocab_path": "v.pkl", "num_workers": 0, "image_size": image_size}})
+    assert f"images (2, 3, {expected}, {expected})" in capsys.readouterr().out
+    assert f"at {expected} px" in titles[0]
+    assert ("data.image_size" if image_size else "pictograms.safetensors") in titles[0]
+    # train.py's own choice, of the same function
+    encoder = model.EncoderCNN("mobilenet_v2", 300)
+    native = model.load_encoder_weights(encoder, "mobilenet_v2", str(SHIPPED))
+    assert pick_image_size(image_size, native) == expected
+
+
+@pytest.mark.parametrize(
+    ("source", "size"), [("imagenet", 224), ("none", 0), ("a.pth", 224), ("absent.safetensors", 0)]
+)
+def test_native_image_size_fetches_nothing(source, size):
+    assert model.native_image_size(source) == size
 
 
 def test_script_names_the_folder_of_which_no_image_can_be_read(tmp_path):

@@ -15,15 +15,16 @@ import torch
 from caption import Captioner, TorchModel
 from captioning.data.annotations import load_examples
 from captioning.evaluation import attention_maps, caption_examples, decode_embeddings, encode_images, teacher_forced
+from captioning.runtime import Machine
 from captioning.scores.recipes import RECIPES, caption_scores, java_scores, recipe
 from captioning.search.options import SearchOptions
-from data_loader import MEAN, STD, eval_transform, load_image
+from data_loader import MEAN, STD, EvalTransform, load_image
 from model import IMAGE_INPUTS, CNNtoRNN
 from vocab import build_vocabulary, count_words
 
 CPU = torch.device("cpu")
 SIZE = {"image_size": 32, "mean": MEAN, "std": STD}
-TRANSFORM = eval_transform(**SIZE)
+TRANSFORM = EvalTransform(**SIZE)
 OPTIONS = {"options": SearchOptions(max_len=6), "progress": False}
 
 
@@ -110,7 +111,7 @@ def test_encode_images_equals_the_network_and_leaves_its_statistics(model, examp
     before = {name: value.clone() for name, value in model.encoder.state_dict().items()}
     model.train()
     kept, embeddings = encode_images(
-        model.encoder, [e.image for e in examples[:5]], TRANSFORM, device=CPU, batch_size=2
+        model.encoder, [e.image for e in examples[:5]], TRANSFORM, Machine(CPU, batch_size=2)
     )
     assert kept.tolist() == [0, 1, 2, 3, 4]
     for name, value in model.encoder.state_dict().items():

@@ -142,9 +142,10 @@ import os, signal, sys
 import torch
 from PIL import Image
 from captioning.evaluation import encode_images
-from data_loader import CaptionDataset, ImageBatches, eval_transform
+from data_loader import CaptionDataset, ImageBatches, EvalTransform
 from captioning.data.annotations import Example
 from captioning import cli
+from captioning.runtime import Machine
 from vocab import SPECIALS, Vocabulary
 
 forks = []
@@ -155,9 +156,9 @@ os.register_at_fork(after_in_parent=press)
 torch.multiprocessing.set_start_method("fork")
 
 def main(config):
-    transform = eval_transform(8)
+    transform = EvalTransform(8)
     if config["what"]["consumer"] == "encode_images":
-        encode_images(torch.nn.Flatten(), ["a.png"] * 4, transform, device=torch.device("cpu"), num_workers=2)
+        encode_images(torch.nn.Flatten(), ["a.png"] * 4, transform, Machine(torch.device("cpu"), num_workers=2))
     else:
         examples = [Example("a.png", ["a sun"], "", "train")] * 4
         list(ImageBatches(CaptionDataset(examples, Vocabulary([*SPECIALS, "sun"]), transform), 2, 2).epoch(0))

@@ -33,7 +33,7 @@ from captioning.training.history import Record
 from captioning.training.losses import CaptionLoss, LossTerms
 from captioning.training.optimisation import Run, build_scheduler, moving_average
 from captioning.training.validation import Validation
-from data_loader import CachedBatches, eval_transform
+from data_loader import CachedBatches, EvalTransform
 from model import CNNtoRNN, start_model
 from train import Stage, StageData, drop_class_terms, train_one_epoch
 from vocab import SPECIALS, Vocabulary
@@ -510,9 +510,9 @@ def test_a_resumed_run_is_not_taken_for_another(folder):
 def test_more_views_than_fit_into_memory_are_refused_before_the_first(tmp_path):
     """2 million images in 64 views; none of the files is there, so nothing was read."""
     trunk = CNNtoRNN(6, embed_size=4, hidden_size=4).encoder.cut(5)[0]
-    paths, loading = [tmp_path / "a.jpg"] * 2_000_000, {"device": torch.device("cpu"), "dtype": torch.float32}
+    paths = [tmp_path / "a.jpg"] * 2_000_000
     with pytest.raises(ValueError, match=r"--train.feature_views: 64 views of 2,000,000 train images take [\d.]+ GB"):
-        compute_views(trunk, paths, [eval_transform(64)] * 64, loading, 0, "train images")
+        compute_views(trunk, paths, [EvalTransform(64)] * 64, CPU, 0, "train images")
 
 
 def test_the_cache_tells_positions_from_pooled_features(tmp_path, monkeypatch):
@@ -520,12 +520,11 @@ def test_the_cache_tells_positions_from_pooled_features(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write_dataset(Path("data"), per_class=3, progress=False)
     paths = sorted(Path("data/train").rglob("*.jpg"))[:3]
-    loading = {"device": torch.device("cpu"), "dtype": torch.float32, "num_workers": 0}
     pooled = CNNtoRNN(6, embed_size=4, hidden_size=4).encoder
     grid = CNNtoRNN(6, embed_size=4, hidden_size=4, decoder="attention").encoder
     grid.load_state_dict(pooled.state_dict())
-    _, first = compute_views(pooled.backbone, paths, [eval_transform(64)], loading, 0, "train images")
-    _, second = compute_views(grid.backbone, paths, [eval_transform(64)], loading, 0, "train images")
+    _, first = compute_views(pooled.backbone, paths, [EvalTransform(64)], CPU, 0, "train images")
+    _, second = compute_views(grid.backbone, paths, [EvalTransform(64)], CPU, 0, "train images")
     assert first.shape == (3, 1, 1280)
     assert second.shape == (3, 1, 4, 1280)
     torch.testing.assert_close(second.float().mean(dim=2), first, rtol=1e-2, atol=1e-3)

@@ -109,7 +109,7 @@ def read_image(source, max_pixels=MAX_PIXELS):
 def to_pixels(image, image_size, mean, std):
     """Return (3, S, S) float32 of an RGB picture: resize the shorter side, centre crop, normalise.
 
-    These are the pixels of data_loader.eval_transform, without torch.
+    These are the pixels of data_loader.EvalTransform, without torch.
     """
     short = min(image.size)
     width, height = (int(image_size * side / short) for side in image.size)

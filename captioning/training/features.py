@@ -4,6 +4,7 @@ A file is named by a fingerprint of all that its tensors depend on, so no file i
 asks for any more are deleted, oldest first, when room is needed.
 """
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -17,6 +18,7 @@ from safetensors.torch import save_file
 from captioning.evaluation import encode_images
 from captioning.files import replace_file
 
+FORMAT = 2  # of the cached files; format 1 was named by the repr of the transforms, which hides some settings
 FEATURES_DIR = "runs/features"  # what frozen encoders computed, to be read again
 MAX_VIEWS_BYTES = 8 * 10**9  # of them in memory, one split; pooled features of COCO's train split in 4 views are 2.4
 MAX_BYTES = 8 * 10**9  # pooled features of COCO's train split in four views are 2.4 GB
@@ -28,7 +30,7 @@ def fingerprint(weights, description, paths):
     """Return 64 hex digits of a sha256 over what features depend on.
 
     weights:     name -> tensor, of the encoder; names, types, shapes and bytes count, their order does not
-    description: text that says the rest: the transforms (their repr), seed, number of views, precision
+    description: text that says the rest, see describe_views
     paths:       the image files, in order; each counts with its name, size and time of change
 
     Raises FileNotFoundError for an image that is not there.
@@ -113,41 +115,50 @@ def store(path, tensors, max_bytes):
         save_file(tensors, temporary, {CHECKSUM: checksum(tensors)})
 
 
-def compute_views(trunk, paths, transforms, loading, seed, what):
-    """Run the frozen trunk over each transform's view of the images, or read what it gave the last time.
+def describe_views(views, machine, seed, shape):
+    """Return all that cached views depend on beside the weights and the images, as text: settings, never a repr.
 
-    seed:    of the random transforms; torch's own generators are left as they were
+    views: transforms, dataclasses whose fields are their settings; shape: of one output
+    """
+    settings = [[type(view).__name__, dataclasses.asdict(view)] for view in views]
+    computed = {"device": machine.device.type, "dtype": str(machine.dtype), "seed": seed, "shape": list(shape)}
+    return json.dumps([FORMAT, settings, computed], sort_keys=True)
+
+
+def compute_views(trunk, paths, views, machine, seed, what):
+    """Run the frozen trunk over views of the images, or read what it gave the last time.
+
+    views:   a transform for each view, as data_loader has them
+    machine: runtime.Machine; the number of its workers does not matter
+    seed:    of the random transforms: (seed, view, index of the image) decide what is drawn
     what:    names the images on the progress bar
-    returns: (N,) long positions of the readable images, (N, W, ...) its outputs, W = len(transforms); maps as float16
+    returns: (N,) long positions of the readable images, (N, W, ...) its outputs, W = len(views); maps as float16
 
     Raises ValueError if they would take more than MAX_VIEWS_BYTES of memory.
     """
     with torch.inference_mode():
-        output = trunk.eval()(transforms[0](Image.new("RGB", (256, 256)))[None].to(loading["device"]))
+        output = trunk.eval()(views[0](Image.new("RGB", (256, 256)))[None].to(machine.device))
     kind = torch.float16 if output.ndim > 2 else torch.float32
-    num_bytes = len(paths) * len(transforms) * output[0].numel() * kind.itemsize
+    num_bytes = len(paths) * len(views) * output[0].numel() * kind.itemsize
     if num_bytes > MAX_VIEWS_BYTES:
         raise ValueError(
-            f"--train.feature_views: {len(transforms)} views of {len(paths):,} {what} take {num_bytes / 1e9:.1f} GB, "
+            f"--train.feature_views: {len(views)} views of {len(paths):,} {what} take {num_bytes / 1e9:.1f} GB, "
             f"allowed are {MAX_VIEWS_BYTES / 1e9:.0f}; give fewer views, or all blocks to --train.finetune_blocks, "
             f"which reads image files instead"
         )
 
     def compute():
-        views = None
-        with torch.random.fork_rng():
-            torch.manual_seed(seed)
-            for number, transform in enumerate(transforms):
-                bar = f"{what}, view {number + 1}/{len(transforms)}"
-                kept, outputs = encode_images(trunk, paths, transform, bar=bar, **loading)
-                if views is None:
-                    views = torch.empty(len(kept), len(transforms), *outputs.shape[1:], dtype=kind)
-                views[:, number] = outputs
-        return {"kept": kept, "views": views}
+        found = None
+        for number, view in enumerate(views):
+            bar = f"{what}, view {number + 1}/{len(views)}"
+            kept, outputs = encode_images(trunk, paths, view, machine, random_key=(seed, number), bar=bar)
+            if found is None:
+                found = torch.empty(len(kept), len(views), *outputs.shape[1:], dtype=kind)
+            found[:, number] = outputs
+        return {"kept": kept, "views": found}
 
     # The shape too: with attention the same weights give positions, where they are pooled without it.
-    described = f"{transforms} {sorted((name, str(value)) for name, value in loading.items())} {seed}"
-    described += f" {tuple(output.shape[1:])}"
+    described = describe_views(views, machine, seed, output.shape[1:])
     key = fingerprint(trunk.state_dict(), described, paths)
     tensors = cached(FEATURES_DIR, key, compute)
     return tensors["kept"], tensors["views"]

@@ -16,7 +16,7 @@ from PIL import Image
 
 from captioning.data import images
 from captioning.data.images import from_array, load_image, read_image, to_pixels, to_rgb
-from data_loader import MEAN, STD, eval_transform
+from data_loader import MEAN, STD, EvalTransform
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def test_pixels_are_those_of_the_evaluation_transform(shape, size):
     """A captioner without torch must see what the checkpoint was validated on: bit for bit before normalising."""
     noise = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
     image = Image.fromarray(noise)
-    expected = eval_transform(size)(image)
+    expected = EvalTransform(size)(image)
     ours = torch.from_numpy(np.ascontiguousarray(to_pixels(image, size, MEAN, STD)))
     assert ours.dtype == expected.dtype == torch.float32
     torch.testing.assert_close(ours, expected, rtol=0, atol=1e-6)

@@ -1,15 +1,20 @@
 """The cache gives back what was computed, notices every kind of change, and neither trusts damage nor grows."""
 
 import os
+import shutil
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
+from captioning.runtime import Machine
 from captioning.training import features
-from captioning.training.features import cached, fingerprint
-from data_loader import eval_transform, train_transform
+from captioning.training.features import cached, compute_views, describe_views, fingerprint
+from data_loader import AUGMENTATION, CONFIG, LIMITS, EvalTransform, TrainTransform
 
 KEY = "0" * 64
+CPU = Machine(torch.device("cpu"))
 
 
 def tensors(value=1.0, count=10):
@@ -34,7 +39,7 @@ def inputs(tmp_path):
     for path in paths:
         path.write_bytes(b"picture")
     weights = {"conv": torch.arange(6.0).reshape(2, 3), "steps": torch.tensor(7)}
-    return {"weights": weights, "description": f"{eval_transform(32)} seed 0", "paths": paths}
+    return {"weights": weights, "description": describe_views([EvalTransform(32)], CPU, 0, (8,)), "paths": paths}
 
 
 def test_a_hit_is_what_was_computed(tmp_path):
@@ -72,7 +77,7 @@ def change_a_type(inputs):
 
 
 def change_the_description(inputs):
-    inputs["description"] = inputs["description"].replace("seed 0", "seed 1")
+    inputs["description"] = describe_views([EvalTransform(32)], CPU, 1, (8,))
 
 
 def change_the_size_of_a_file(inputs):
@@ -119,21 +124,60 @@ def test_each_kind_of_change_misses(inputs, change):
     assert fingerprint(**inputs) != before
 
 
-def test_the_repr_of_a_transform_tells_its_settings():
-    """A description made of the transforms must change with each of them."""
-    settings = [
-        {},
-        {"crop_scale": 0.7},
-        {"flip": 0.4},
-        {"jitter": 0.1},
-        {"hue": 0.1},
-        {"mean": (0.4, 0.4, 0.4)},
-        {"std": (0.2, 0.2, 0.2)},
+@pytest.mark.parametrize("name", AUGMENTATION)
+def test_every_setting_of_the_augmentation_is_in_the_key(name):
+    """torchvision's RandomApply hides its probability: quarter_turn 0.01 and 1.0 once had one cache file."""
+    low, high = LIMITS[name]
+    settings = {key: CONFIG[key] for key in AUGMENTATION}
+    values = {low, high, 0.01 + (high - 0.01) / 3, settings[name]}
+    keys = {describe_views([TrainTransform(32, **settings | {name: value})], CPU, 0, (8,)) for value in values}
+    assert len(keys) == len(values) >= 3
+
+
+def test_all_that_views_depend_on_is_in_the_key_and_nothing_else():
+    plain, train = EvalTransform(32), TrainTransform(32)
+    different = [
+        ([plain], CPU, 0, (8,)),
+        ([plain, train], CPU, 0, (8,)),
+        ([plain, train, train], CPU, 0, (8,)),
+        ([train], CPU, 0, (8,)),
+        ([EvalTransform(64)], CPU, 0, (8,)),
+        ([EvalTransform(32, mean=(0.4, 0.4, 0.4))], CPU, 0, (8,)),
+        ([EvalTransform(32, std=(0.2, 0.2, 0.2))], CPU, 0, (8,)),
+        ([plain], Machine(CPU.device, torch.bfloat16), 0, (8,)),
+        ([plain], Machine(torch.device("cuda")), 0, (8,)),
+        ([plain], CPU, 1, (8,)),
+        ([plain], CPU, 0, (4, 8)),
     ]
-    texts = [str(train_transform(32, **setting)) for setting in settings] + [str(train_transform(64))]
-    texts += [str(eval_transform(32)), str(eval_transform(64))]
-    assert len(set(texts)) == len(texts)
-    assert str(train_transform(32)) == texts[0]
+    assert len({describe_views(*arguments) for arguments in different}) == len(different)
+    same = describe_views([EvalTransform(32)], Machine(CPU.device, num_workers=3, batch_size=7), 0, (8,))
+    assert same == describe_views(*different[0])
+
+
+@pytest.mark.parametrize("num_workers", [0, 1, 2])
+def test_cached_views_do_not_depend_on_workers_or_on_torchs_generator(num_workers, tmp_path, monkeypatch):
+    """0, 1 and 2 workers once gave other augmentation, so a run's features hung on the core count."""
+    monkeypatch.chdir(tmp_path)
+    pixels = np.random.default_rng(0).integers(0, 255, (7, 40, 40, 3), dtype=np.uint8)
+    paths = [tmp_path / f"{number}.png" for number in range(len(pixels))]
+    for path, picture in zip(paths, pixels, strict=True):
+        Image.fromarray(picture).save(path)
+    views, trunk = [EvalTransform(8), TrainTransform(8), TrainTransform(8)], torch.nn.Flatten()
+
+    def compute(num_workers, seed):
+        return compute_views(trunk, paths, views, Machine(CPU.device, num_workers=num_workers, batch_size=3), seed, "x")
+
+    torch.manual_seed(num_workers)
+    before = torch.get_rng_state()
+    _, found = compute(num_workers, seed=5)
+    assert torch.equal(torch.get_rng_state(), before)
+    shutil.rmtree("runs")
+    _, expected = compute(0, seed=5)
+    assert torch.equal(found, expected)
+    assert not torch.equal(found[:, 1], found[:, 2]), "each view has random numbers of its own"
+    _, other = compute(0, seed=6)
+    assert torch.equal(other[:, 0], found[:, 0])
+    assert not torch.equal(other[:, 1], found[:, 1])
 
 
 def test_a_missing_image_is_an_error(inputs):
