@@ -14,7 +14,7 @@ from PIL import Image
 
 import app
 from caption import Captioner
-from captioning.search.options import SearchOptions
+from captioning.search.options import Hypothesis, SearchOptions
 
 ROOT = Path(__file__).resolve().parents[1]
 BOUNDS = {"max_pixels": 1_000_000, "max_pictures": 3}
@@ -127,13 +127,9 @@ def test_words_of_a_vocabulary_are_no_html(captioner, pictures):
             found = list(captioner.stream(images, options, **bounds))
             captioner.vocabulary.itos = evil
             try:
-                return [(path, captioner.to_caption([Hypothesis(list(c.tokens), c.log_prob)])) for path, c in found]
+                return [(path, captioner.to_caption([Hypothesis([*c.tokens], c.log_prob, 0.0)])) for path, c in found]
             finally:
                 captioner.vocabulary.itos = words
-
-    class Hypothesis:
-        def __init__(self, ids, log_prob):
-            self.ids, self.log_prob = ids, log_prob
 
     page = page_of(Evil(), pictures[:1])
     assert "&lt;script&gt;" in page

@@ -12,7 +12,7 @@ from captioning.scores.grounding import Grounder, remember_named
 from captioning.search.options import SearchOptions
 from captioning.training.optimisation import start_run
 from captioning.training.validation import Validation
-from data_loader import CaptionDataset, eval_transform
+from data_loader import CaptionDataset, EvalTransform
 from model import DECODERS, CNNtoRNN, load_encoder_weights
 from train import Stage, TrainingData, build_loss, train_one_epoch
 from vocab import build_vocabulary, count_words
@@ -57,7 +57,7 @@ class Pupil:
 
     def learn(self, stage):
         """Train a stage: what each epoch logs, and the scores of the model after it."""
-        transform = eval_transform(SIZE)
+        transform = EvalTransform(SIZE)
         train_set = CaptionDataset(
             self.examples, self.vocabulary, transform, classes=self.classes, grounder=self.grounder, image_size=SIZE
         )
