@@ -87,7 +87,7 @@ def pupil(request, pictograms_dir, tmp_path, monkeypatch):
 def test_a_stage_learns_8_images_by_heart(pupil, stage):
     logged, scores = pupil.learn(STAGES[stage])
     losses = [epoch["train_loss"] for epoch in logged]
-    assert losses[-1] < losses[len(losses) // 2] < losses[0]
+    assert max(losses[-5:]) < losses[0] / 4
     assert scores["class_accuracy"] == 1
     assert scores["token_accuracy"] == 1
     with torch.inference_mode():
