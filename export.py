@@ -37,6 +37,7 @@ from captioning.deploy.downloads import fetch_model
 from captioning.deploy.onnx_export import OPSET, CalibrationImages, export_onnx
 from captioning.evaluation import caption_examples
 from captioning.files import check_folder, replace_file
+from captioning.markup import markdown_table
 from captioning.metadata import dump_metadata
 from captioning.scores.bootstrap import all_scores
 from captioning.scores.grounding import build_grounders
@@ -131,10 +132,9 @@ def build_table(paths, examples, options, grounder, num_runs):
 
 
 def to_markdown(table, caption):
-    """Return a DataFrame as a Markdown table, numbers to four digits."""
+    """Return a DataFrame as a Markdown table, numbers to four significant digits, below a caption."""
     lines = [[f"{value:.4g}" if isinstance(value, float) else str(value) for value in row] for row in table.values]
-    rows = [list(table.columns), ["---"] * len(table.columns), *lines]
-    return f"{caption}\n\n" + "\n".join(f"| {' | '.join(row)} |" for row in rows) + "\n"
+    return f"{caption}\n\n{markdown_table(list(table.columns), lines)}\n"
 
 
 def main(config):

@@ -493,7 +493,7 @@ def load_encoder_weights(encoder, name, source):
             state = weights.IMAGENET1K_V1.get_state_dict(progress=True, check_hash=True)
         except (OSError, RuntimeError) as error:
             raise ValueError(
-                f"model.encoder_weights: imagenet could not be downloaded ({cli.one_line(error)[:120]}).\n"
+                f"model.encoder_weights: imagenet could not be downloaded ({cli.one_line(error, 120)}).\n"
                 f"Go online once, or give --model.encoder_weights a torchvision {name} state_dict or one of our "
                 f"checkpoints, or none (random weights)"
             ) from None

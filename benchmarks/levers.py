@@ -26,6 +26,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from captioning import cli
+from captioning.markup import markdown_table
 
 CONFIG = {
     "data_dir": "data/pictograms",  # folder or annotation file
@@ -96,15 +97,15 @@ def main(config):
             pd.DataFrame(results).to_csv(RESULTS, index=False)
     results = [row for row in results if row["seed"] < config["seeds"]]
     metrics = [name for name in METRICS if name in results[0]]
-    print("| setting | " + " | ".join(METRICS[name] for name in metrics) + " |")
-    print("|---" * (len(metrics) + 1) + "|")
+    rows = []
     for lever in LEVERS:
         cells = []
         for name in metrics:
             values = [row[name] for row in results if row["setting"] == lever]
             mean, spread = statistics.mean(values), f" ± {statistics.stdev(values):.3f}" if len(values) > 1 else ""
             cells.append(f"{mean:.1f}" if name == "seconds" else f"{mean:.3f}{spread}")
-        print(f"| {f'`{lever}`' if lever else 'the default'} | " + " | ".join(cells) + " |")
+        rows.append([f"`{lever}`" if lever else "the default", *cells])
+    print(markdown_table(["setting", *(METRICS[name] for name in metrics)], rows))
     print(json.dumps({"bench": "levers", "results": results}))
 
 

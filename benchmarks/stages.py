@@ -22,6 +22,7 @@ import json
 import pandas as pd
 
 from captioning import cli
+from captioning.markup import markdown_table
 
 CONFIG = {
     "runs": ["mobile"],  # names of runs
@@ -46,9 +47,7 @@ def main(config):
         histories.append(pd.read_csv(path))
     stages = list(histories[0]["stage"].unique())
     metrics = [name for name in METRICS if name in histories[0]]
-    print("| stages | seconds | " + " | ".join(METRICS[name] for name in metrics) + " |")
-    print("|---" * (len(metrics) + 2) + "|")
-    results, seconds = {}, 0.0
+    rows, results, seconds = [], {}, 0.0
     for number, stage in enumerate(stages):
         best = pd.DataFrame([best_until(history, stage) for history in histories])
         seconds += sum(h.loc[h["stage"] == stage, "seconds"].sum() for h in histories) / len(histories)
@@ -56,7 +55,8 @@ def main(config):
         cells = [f"{best[name].mean():.3f}" for name in metrics]
         if len(best) > 1:  # the sample's deviation, over n - 1
             cells = [f"{cell} ± {best[name].std():.3f}" for cell, name in zip(cells, metrics, strict=True)]
-        print(f"| {'+ ' * (number > 0)}{stage} | {seconds:.0f} | " + " | ".join(cells) + " |")
+        rows.append([f"{'+ ' * (number > 0)}{stage}", f"{seconds:.0f}", *cells])
+    print(markdown_table(["stages", "seconds", *(METRICS[name] for name in metrics)], rows))
     print(json.dumps({"bench": "stages", "stages": results}))
 
 

@@ -17,6 +17,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from captioning.cli import one_line
 from captioning.files import replace_file
 from captioning.metadata import dump_metadata, parse_metadata
 
@@ -73,7 +74,7 @@ def load_checkpoint(path):
             metadata = file.metadata() or {}
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
     except (SafetensorError, OSError, ValueError) as error:
-        raise ValueError(f"{path}: not a readable safetensors file ({' '.join(str(error).split())})") from None
+        raise ValueError(f"{path}: not a readable safetensors file ({one_line(error)})") from None
     return Checkpoint(weights=weights, **parse_metadata(path, metadata))
 
 
@@ -100,7 +101,7 @@ def writing(path):
     try:
         yield
     except (SafetensorError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:160]
+        reason = one_line(error, 160)
         raise OSError(f"{path}: could not be written, is the disk full? What was there is kept ({reason})") from None
 
 
@@ -139,7 +140,7 @@ def read_tensors(path, problem):
     except pickle.UnpicklingError:  # its text is a page about how to run the code after all
         raise ValueError(f"{problem} (it is damaged, or carries code, which was not run)") from None
     except Exception as error:  # a damaged archive raises from zipfile, pickle or torch
-        raise ValueError(f"{problem} ({' '.join(str(error).split())[:160]})") from None
+        raise ValueError(f"{problem} ({one_line(error, 160)})") from None
 
 
 def load_weights(module, weights, source, *, assign=False):

@@ -147,9 +147,9 @@ def message(error):
     return str(error)
 
 
-def one_line(error):
-    """The message of an error without line breaks, to be quoted in another."""
-    return " ".join(message(error).split())
+def one_line(error, longest=None):
+    """Return the message of an error on one line, to be quoted in another; cut at `longest` characters, None = all."""
+    return " ".join(message(error).split())[:longest]
 
 
 def counted(number, noun):

@@ -3,6 +3,8 @@
 import json
 import re
 
+from captioning.cli import one_line
+
 FORMAT = 1
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 MAX_IMAGE_SIZE = 4096  # pixels a side
@@ -25,7 +27,7 @@ def parse_metadata(path, metadata):
         parts = {name: json.loads(metadata[name]) for name in PARTS}
         version = json.loads(metadata["format"])
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: its metadata is not JSON ({' '.join(str(error).split())})") from None
+        raise ValueError(f"{path}: its metadata is not JSON ({one_line(error)})") from None
     if version != FORMAT:
         raise ValueError(f"{path}: checkpoint format {version!r}, this version reads {FORMAT}")
     for name, kind in PARTS.items():

@@ -12,6 +12,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from captioning.cli import one_line
+
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 TRACKER_MODES = ("auto", "online", "offline", "off")
 
@@ -225,7 +227,7 @@ class Tracker:
             yield
         except Exception as error:
             self.run = None
-            print(f"warning: wandb could not {what} ({' '.join(str(error).split())[:160]}); going on without it")
+            print(f"warning: wandb could not {what} ({one_line(error, 160)}); going on without it")
 
 
 def wandb_logged_in():

@@ -410,7 +410,7 @@ def test_report_says_what_the_tables_say():
 
 def test_every_row_of_a_markdown_table_has_its_cells():
     tables = build([predict("cat", "a cat", "a | cat\nin two lines"), *HAND_MADE])
-    lines = document.markdown_table(tables["images"]).splitlines()
+    lines = document.table_markdown(document.Table(tables["images"])).splitlines()
     assert len(lines) == 2 + 5
     assert {line.replace("\\|", "").count("|") for line in lines} == {len(tables["images"].columns) + 1}
 

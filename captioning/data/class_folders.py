@@ -20,7 +20,7 @@ from pathlib import Path
 from PIL import Image, ImageOps
 from tqdm import tqdm
 
-from captioning.cli import counted
+from captioning.cli import counted, one_line
 from captioning.data.annotations import SPLITS, checked_caption, is_image_name, read_csv
 from captioning.data.copies import CopyGroups, describe_picture, process_map
 from captioning.data.images import load_image
@@ -134,7 +134,7 @@ def make_square(task, size):
         as_it_is = is_square_jpeg(source, size)
         picture = describe_picture(square, source)
     except Exception as error:  # Pillow's decoders raise nearly anything on damaged files
-        line = " ".join(str(error).split())
+        line = one_line(error)
         return line if str(source) in line else f"{source}: not a readable image ({line})"
     if as_it_is:
         shutil.copyfile(source, target)

@@ -7,6 +7,8 @@ import threading
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from captioning.cli import one_line
+
 # Pillow knows more, some of which start other programs (EPS) or have no pixels of their own.
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM")
 MAX_PIXELS = 100_000_000  # of the largest picture that is read
@@ -102,7 +104,7 @@ def read_image(source, max_pixels=MAX_PIXELS):
                 return to_rgb(ImageOps.exif_transpose(source))
         except (OSError, *DAMAGED) as error:  # Pillow decodes a picture that was opened when it is first needed
             name = getattr(source, "filename", "") or "the picture"
-            raise ValueError(f"{name}: not a readable image ({' '.join(str(error).split())})") from None
+            raise ValueError(f"{name}: not a readable image ({one_line(error)})") from None
     return load_image(source, max_pixels=max_pixels)
 
 

@@ -24,6 +24,8 @@ import urllib.request
 from http.client import HTTPException
 from pathlib import Path
 
+from captioning.cli import one_line
+
 SUFFIXES = (".safetensors", ".onnx")
 MAX_BYTES = 4 * 2**30
 ATTEMPTS = 3  # connections, before a download gives up until the next call
@@ -64,7 +66,7 @@ def fetch_from_hub(source, name):
     try:
         return Path(hf_hub_download(f"{owner}/{repository}", file))
     except Exception as error:  # it raises classes of its own, of httpx, OSError and ValueError
-        raise ValueError(f"{source}: {file} cannot be had ({' '.join(str(error).split())[:200]})") from None
+        raise ValueError(f"{source}: {file} cannot be had ({one_line(error, 200)})") from None
 
 
 def fetch_url(source):

@@ -8,8 +8,10 @@ from pathlib import Path
 
 from PIL import ImageOps
 
+from captioning.cli import one_line
 from captioning.data.images import load_image
 from captioning.files import replace_file
+from captioning.markup import markdown_table
 
 NUM_EXAMPLES = 4
 EXAMPLE_SIDE = 256  # pixels
@@ -37,14 +39,10 @@ python caption.py photo.jpg --model_path hf://{owner_name}
 python caption.py photo.jpg --model_path hf://{owner_name}/model_int8.onnx    # {int8_mb:.1f} MB, without torch
 ```
 
-| file | what | MB |
-|---|---|---|
 {files}
 
 ## Scores
 
-| metric | value | recipe |
-|---|---|---|
 {scores}
 
 It says what it has seen: {classes}. On other pictures its captions are fluent and wrong. Do not decide anything about
@@ -119,7 +117,9 @@ def model_card(folder, owner_name, checkpoint, scores, examples):
     data = checkpoint.data.get("name") or "data without a name"
     kinds = ("PyTorch", "ONNX, float32", "ONNX, int8")
     sizes = {name: (folder / name).stat().st_size / 1e6 for name in FILES.values()}
-    classes, bar = checkpoint.classes, r"\|"  # a bar inside a cell
+    files = [[f"`{name}`", kind, f"{size:.1f}"] for (name, size), kind in zip(sizes.items(), kinds, strict=True)]
+    values = [[metric, f"{value:.4f}", f"`{recipe}`"] for metric, value, recipe in scores]
+    classes = checkpoint.classes
     some = ", ".join(classes[:12]) + (f" and {len(classes) - 12} more classes" if len(classes) > 12 else "")
     return CARD.format(
         name=owner_name.partition("/")[2],
@@ -132,10 +132,8 @@ def model_card(folder, owner_name, checkpoint, scores, examples):
             f"![{text}]({example_name(number)}) {text}\n" for number, (_, text) in enumerate(examples, start=1)
         ).strip(),
         int8_mb=sizes["model_int8.onnx"],
-        files="\n".join(
-            f"| `{name}` | {kind} | {size:.1f} |" for (name, size), kind in zip(sizes.items(), kinds, strict=True)
-        ),
-        scores="\n".join(f"| {metric} | {value:.4f} | `{how.replace('|', bar)}` |" for metric, value, how in scores),
+        files=markdown_table(["file", "format", "MB"], files),
+        scores=markdown_table(["metric", "value", "recipe"], values),
         classes=some or f"the pictures of {data}",
     )
 
@@ -156,7 +154,5 @@ def upload(folder, owner_name):
         address = api.create_repo(owner_name, exist_ok=True)
         api.upload_folder(folder_path=folder, repo_id=owner_name, commit_message="Model exported by export.py")
     except Exception as error:  # it raises classes of its own, of httpx, OSError and ValueError
-        raise ValueError(
-            f"{owner_name}: not uploaded ({' '.join(str(error).split())[:200]}); {folder} is whole"
-        ) from None
+        raise ValueError(f"{owner_name}: not uploaded ({one_line(error, 200)}); {folder} is whole") from None
     return f"uploaded to {address}"

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from captioning.cli import one_line
 from captioning.metadata import parse_metadata
 from captioning.search.numpy_beam import beam_search
 
@@ -48,7 +49,7 @@ class OnnxModel:
                 path.read_bytes(), options, providers=["CPUExecutionProvider"], enable_fallback=False
             )  # a fallback is told on standard output, among the captions
         except Exception as error:  # onnxruntime's classes derive from Exception and RuntimeError alone
-            raise ValueError(f"{path}: not a readable ONNX model ({' '.join(str(error).split())[:160]})") from None
+            raise ValueError(f"{path}: not a readable ONNX model ({one_line(error, 160)})") from None
         parts = parse_metadata(path, self.session.get_modelmeta().custom_metadata_map)
         self.vocab, self.transform = parts["vocab"], parts["transform"]
         self.config, self.classes = parts["config"], parts["classes"]
@@ -68,7 +69,7 @@ class OnnxModel:
             state = self.encode(np.zeros((1, 3, side, side), np.float32))
             found, _ = self.advance(np.zeros(1, np.int64), state)
         except Exception as error:  # of a type or a size without end, or onnxruntime's
-            reason = " ".join(str(error).split())[:160]
+            reason = one_line(error, 160)
             raise ValueError(f"{path}: its graph does not caption pictures of {side} pixels ({reason})") from None
         self.places = found[ATTENTION].size if self.has_attention else 0
         if found["log_probs"].shape != (1, len(self.vocab)):

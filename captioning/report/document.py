@@ -15,6 +15,7 @@ import jinja2
 import pandas as pd
 
 from captioning.data.images import load_image
+from captioning.markup import markdown_table
 
 THUMBNAIL = 192  # pixels of a gallery's pictures
 JPEG_QUALITY = 80
@@ -86,12 +87,12 @@ def is_number(frame, name):
 # ---- Markdown --------------------------------------------------------------------------------------------
 
 
-def markdown_table(frame, digits=3):
-    """Write a DataFrame as a Markdown table; fractions get `digits` digits, a bar in a cell is escaped."""
-    rules = ["---:" if is_number(frame, name) else "---" for name in frame.columns]
-    rows = [[text for _, text in row] for row in rows_of(Table(frame, digits))]
-    lines = [[written(name) for name in frame.columns], rules, *rows]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+def table_markdown(table):
+    """Return a Table as Markdown."""
+    names = list(table.frame.columns)
+    rows = [[text for _, text in row] for row in rows_of(table)]
+    numeric = [name for name in names if is_number(table.frame, name)]
+    return markdown_table([written(name) for name in names], rows, numeric)
 
 
 def markdown(title, sections):
@@ -105,8 +106,8 @@ def markdown(title, sections):
                     continue
                 case Text(lines, points):
                     parts.append("\n".join(f"- {line}" for line in lines) if points else "\n\n".join(lines))
-                case Table(frame, digits):
-                    parts.append(markdown_table(frame, digits))
+                case Table():
+                    parts.append(table_markdown(block))
                 case Figure(file, text) | Gallery(file, text):
                     parts.append(f"![{text}]({file})")
     return "\n\n".join(parts) + "\n"

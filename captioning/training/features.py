@@ -15,6 +15,7 @@ from PIL import Image
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from captioning.cli import one_line
 from captioning.evaluation import encode_images
 from captioning.files import replace_file
 
@@ -75,7 +76,7 @@ def cached(folder, key, compute, max_bytes=MAX_BYTES):
     except FileNotFoundError:
         pass
     except (SafetensorError, OSError, ValueError) as error:
-        print(f"warning: {path}: damaged ({' '.join(str(error).split())}); computed again")
+        print(f"warning: {path}: damaged ({one_line(error)}); computed again")
         path.unlink(missing_ok=True)
     tensors = compute()
     try:
