@@ -177,7 +177,7 @@ def main(config):
     def decoder_batches():
         return CachedBatches(features, tokens, labels, size, by_caption=True)
 
-    def epoch(name, batches, encode, num_blocks):
+    def stage_epoch(name, batches, encode, num_blocks):
         return one_epoch(model, name, train.StageData(batches, encode, tokens, labels), machine, num_blocks)
 
     def embed(model, features):
@@ -194,10 +194,12 @@ def main(config):
     work = {
         "plain": partial(plain_epoch, model, dataset, longest, config, dtype),
         "cache": lambda: cache(0),
-        "stage 1": lambda: epoch("decoder", decoder_batches(), embed, 0),
-        "untrimmed": lambda: epoch("decoder", Padded(decoder_batches(), longest), embed, 0),
-        "stage 2": lambda: epoch("finetune", maps_batches, embed_maps, cut),
-        "files": lambda: epoch("everything", files, lambda m, images: m.encoder(images), len(model.encoder.blocks())),
+        "stage 1": lambda: stage_epoch("decoder", decoder_batches(), embed, 0),
+        "untrimmed": lambda: stage_epoch("decoder", Padded(decoder_batches(), longest), embed, 0),
+        "stage 2": lambda: stage_epoch("finetune", maps_batches, embed_maps, cut),
+        "files": lambda: stage_epoch(
+            "everything", files, lambda m, images: m.encoder(images), len(model.encoder.blocks())
+        ),
     }
     for name, epoch in work.items():
         seconds[name] = 1 / rate(epoch, 1, runs)
