@@ -476,6 +476,11 @@ def check_coverage(vocabulary, examples, data_dir):
         )
 
 
+def train_classes(dataset):
+    """Return the class names of the train split, sorted; [] = data without classes."""
+    return sorted({example.label for example in dataset.splits["train"]} - {""})
+
+
 def drop_class_terms(settings, classes, data_dir):
     """Set what needs classes to 0, and say so, where the data have none."""
     keys = [key for key in ("class_loss", "class_emphasis", "class_reward") if settings[key]]
@@ -505,6 +510,40 @@ def identify_run(config, vocabulary, dataset, start):
     return identity | {"first weights' sha256": file_digest(fetch_model(start))}
 
 
+def build_data(dataset, vocabulary, grounder, machine, cut, settings, data):
+    """Return the TrainingData of a run; cut: as there; settings, data: train.CONFIG and data_loader.CONFIG.
+
+    It holds all that an epoch needs, and is much smaller than the examples of the train split.
+    """
+    size = data["image_size"]
+    augment = data_loader.TrainTransform(size, **{key: data[key] for key in data_loader.AUGMENTATION})
+    train_set = data_loader.CaptionDataset(
+        dataset.splits["train"],
+        vocabulary,
+        augment,
+        classes=train_classes(dataset),
+        grounder=grounder,
+        captions_per_image=data["captions_per_image"],
+        image_size=size,
+    )
+    views = [data_loader.EvalTransform(size)] + [augment] * (settings["feature_views"] - 1)
+    return TrainingData(train_set, dataset.splits["val"], views, machine, cut=cut, seed=settings["seed"])
+
+
+def open_record(run, metric, config, resumed, identity, fixed):
+    """Return the Record of a run and its tracker, gone on with if `resumed` is not {}."""
+    settings = config["train"]
+    tracker = Tracker(
+        settings["wandb"], project=settings["wandb_project"], run=run, folder=f"runs/{run}", config=config,
+        run_id=resumed.get("tracker_id", ""),
+    )  # fmt: skip
+    record = Record(run, metric, tracker, identity=identity, fixed=fixed, half=settings["half"])
+    if resumed:
+        record.resume(resumed)
+        print(f"going on with {record.last_path}, after epoch {len(record.history)}")
+    return record
+
+
 def main(config):
     """Train stage by stage, validate after every epoch, keep the best and the last."""
     flush_denormals()
@@ -522,9 +561,8 @@ def main(config):
     # Data and model
     vocabulary = load_vocabulary(data["vocab_path"])
     dataset = load_dataset(data["data_dir"], "train", "val")
-    train_examples, val_examples = dataset.splits["train"], dataset.splits["val"]
-    check_coverage(vocabulary, train_examples, data["data_dir"])
-    classes = sorted({example.label for example in train_examples} - {""})
+    check_coverage(vocabulary, dataset.splits["train"], data["data_dir"])
+    classes = train_classes(dataset)
     drop_class_terms(settings, classes, data["data_dir"])
     # The classes of all splits: val may have some that train lacks, and aliases may belong to them.
     grounder = Grounder(dataset.classes, dataset.aliases) if classes else None
@@ -532,10 +570,8 @@ def main(config):
     size = data["image_size"] = data_loader.pick_image_size(data["image_size"], native_size)
     if settings["precision"] == "auto" and device.type == "cpu" and stages[0].name == "everything" and size < 96:
         dtype = torch.float32  # layers this small cost less than their conversion: 200 ms a step, not 258
-    machine = Machine(device, dtype, pick_workers(data["num_workers"], device))
-    fixed, identity = (
-        describe_run(config, vocabulary, classes, dataset), identify_run(config, vocabulary, dataset, start)
-    )  # fmt: skip
+    fixed = describe_run(config, vocabulary, classes, dataset)
+    identity = identify_run(config, vocabulary, dataset, start)
     resumed = load_run(last_path(run), identity) if settings["resume"] else {}
     if resumed:  # before anything is computed with the encoder
         model.load_state_dict(resumed["state"]["model"])
@@ -543,40 +579,20 @@ def main(config):
     model.encoder.to(memory_format=torch.channels_last)
     if settings["compile"]:
         model.encoder.backbone.compile()
-    augment = data_loader.TrainTransform(size, **{key: data[key] for key in data_loader.AUGMENTATION})
-    train_set = data_loader.CaptionDataset(
-        train_examples,
-        vocabulary,
-        augment,
-        classes=classes,
-        grounder=grounder,
-        captions_per_image=data["captions_per_image"],
-        image_size=size,
-    )
-    del dataset, train_examples  # train_set holds all that an epoch needs, and is much smaller
-    views = [data_loader.EvalTransform(size)] + [augment] * (settings["feature_views"] - 1)
+    machine = Machine(device, dtype, pick_workers(data["num_workers"], device))
     cut = max((stage.num_blocks for stage in stages if not stage.reads_files), default=0)
-    training_data = TrainingData(train_set, val_examples, views, machine, cut=cut, seed=settings["seed"])
-    caption_metric = "cider_d" if len(val_examples) >= FEWEST_FOR_CIDER else "bleu4"
-    validation = Validation(vocabulary, grounder, decoding, caption_metric, settings["class_reward"])
-    class_of = remember_named(grounder, vocabulary, classes) if classes else None
+    training_data = build_data(dataset, vocabulary, grounder, machine, cut, settings, data)
+    del dataset  # millions of captions as text
 
-    # What it writes
-    tracker = Tracker(
-        settings["wandb"], project=settings["wandb_project"], run=run, folder=f"runs/{run}", config=config,
-        run_id=resumed.get("tracker_id", ""),
-    )  # fmt: skip
-    record = Record(run, validation.metric, tracker, identity=identity, fixed=fixed, half=settings["half"])
-    if resumed:
-        record.resume(resumed)
-        print(f"going on with {record.last_path}, after epoch {len(record.history)}")
-    print(
-        f"{run}: {len(train_set):,} train and {len(val_examples):,} val images at {size} px, "
-        f"{f'{len(classes)} classes' if classes else 'no classes'}, {len(vocabulary)} words"
-    )
+    num_train, num_val = len(training_data.train_set), len(training_data.val_examples)
+    caption_metric = "cider_d" if num_val >= FEWEST_FOR_CIDER else "bleu4"
+    validation = Validation(vocabulary, grounder, decoding, caption_metric, settings["class_reward"])
+    record = open_record(run, validation.metric, config, resumed, identity, fixed)
+    shown = f"{len(classes)} classes" if classes else "no classes"
+    print(f"{run}: {num_train:,} train and {num_val:,} val images at {size} px, {shown}, {len(vocabulary)} words")
     print(f"on {device} in {str(dtype).removeprefix('torch.')}; Ctrl-C keeps {record.last_path} for --train.resume")
     print(f"* marks the best epoch so far, by {record.metric}")
-
+    class_of = remember_named(grounder, vocabulary, classes) if classes else None
     loss_of = partial(build_loss, settings=settings, vocabulary=vocabulary, class_of=class_of)
     for stage in stages[resumed.get("stage", 0) :]:
         train_stage(stage, model, training_data, record, loss_of, validation, settings["seed"])

@@ -19,7 +19,7 @@ import pytest
 import torch
 from torch.optim.swa_utils import AveragedModel
 
-from captioning import process
+from captioning import process, runtime
 from captioning.checkpoint import load_checkpoint
 from captioning.data.annotations import Example, load_examples
 from captioning.data.pictograms import write_dataset
@@ -177,6 +177,16 @@ def test_resuming_equals_the_uninterrupted_run(folder, whole, stages, place, epo
     train_tiny(folder, name, f"{STAGES[stages]} --train.resume")
     assert_same_run(folder, whole(stages), name)
     assert all(path.stat().st_size > 1000 for path in graphs)
+
+
+@pytest.mark.parametrize("stages", ["everything", "all"])
+def test_a_run_may_be_resumed_with_another_number_of_workers(folder, whole, monkeypatch, stages):
+    """What reads images must not change them: the augmentation once depended on the number of workers."""
+    with stopped("shown", 1):
+        train_tiny(folder, f"workers_{stages}", STAGES[stages], code=130)
+    monkeypatch.setattr(runtime, "pick_workers", lambda num_workers, device: num_workers)  # also on two cores
+    train_tiny(folder, f"workers_{stages}", f"{STAGES[stages]} --data.num_workers 2 --train.resume")
+    assert_same_run(folder, whole(stages), f"workers_{stages}")
 
 
 def test_resuming_behind_a_fine_tuned_backbone(folder):
