@@ -7,8 +7,8 @@
     python train.py --train.freeze_encoder false --model.encoder_weights none   # everything, from random weights
 
 Reads   images and captions, the vocabulary, the encoder's weights
-Writes  checkpoints/<run>.safetensors   the best epoch on the validation split, by free-running CIDEr-D, or by what
-                                        stage 3 rewards, with class_reward: CIDEr-D + class_reward * class accuracy
+Writes  checkpoints/<run>.safetensors   the best epoch on the validation split, by free-running CIDEr-D; with
+                                        class_reward by CIDEr-D + class_reward * class accuracy
         checkpoints/<run>_last.pt       what --train.resume reads
         runs/<run>/history.csv          one row per epoch; WandB's files beside it
         runs/features/                  cached features of a frozen encoder, at most 8 GB
@@ -153,7 +153,7 @@ LIMITS = {
     "consensus": (0, 10),
     "max_len": (1, 200),
 }
-RATES = {  # stage -> the settings of its rate
+RATES = {  # stage -> its learning rates, to be named in an error
     "decoder": ["--train.lr"],
     "everything": ["--train.lr"],
     "finetune": ["--train.finetune_lr", "--train.encoder_lr"],
@@ -170,7 +170,7 @@ class Stage:
     """A stage of a run.
 
     name:        decoder | everything | finetune | self-critical
-    number:      its place among the stages of the run, from 0
+    number:      its position among the stages of the run, from 0
     epochs:      the most it takes
     lr:          peak rate of the decoder and the embedding
     encoder_lr:  peak rate of the encoder's blocks that train; 0 = the backbone is frozen
@@ -381,7 +381,8 @@ class TrainingData:
     def __init__(self, train_set, val_examples, views, machine, *, cut, seed):
         self.train_set, self.val_examples, self.views, self.machine = train_set, val_examples, views, machine
         self.cut, self.seed = cut, seed
-        self.cache = None  # computed when a stage opens, with the weights that it begins with
+        # Computed when a stage opens, with the weights that it begins with.
+        self.cache = self.val_cache = self.captions = self.labels = None
 
     def open(self, stage, model):
         """Return the StageData of a stage that begins with the weights of `model`."""

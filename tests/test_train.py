@@ -1,4 +1,4 @@
-"""Training as a user runs it: real processes on a tiny set of pictograms."""
+"""Training as a user runs it, by its command line, on a tiny set of pictograms."""
 
 import contextlib
 import io
