@@ -14,7 +14,7 @@ from captioning.scores.bootstrap import LEAST_P, paired_differences
 
 COMPARISON_FILES = {
     "report.md": "the comparison in words, tables and a figure",
-    "report.html": "the same as one page that needs nothing else",
+    "report.html": "the same as one self-contained page",
     "comparison.csv": (
         "one row per metric: both values, their `difference` with its 95 % interval `low` and `high` (1,000 bootstrap "
         "draws within each class, as in a report's summary.csv; each draw takes the same images of both models), `p`, "
@@ -115,14 +115,14 @@ def verdicts(comparison, first, second):
             better[winner].append(row.metric)
             lines.append(f"{row.metric}: {winner} is better, {interval}.")
         else:
-            lines.append(f"{row.metric}: no difference can be told, {interval}.")
+            lines.append(f"{row.metric}: no significant difference, {interval}.")
     parts = [f"{name} is better in {listed(metrics, 20)}" for name, metrics in better.items() if metrics]
     if parts:
-        whole = "; ".join(parts) + ". Of twenty such intervals one misses the truth by chance."
+        whole = "; ".join(parts) + ". One of twenty 95 % intervals misses the true difference by chance."
     elif (comparison["difference"] == 0).all() and (comparison[["low", "high"]].fillna(0) == 0).all(axis=None):
-        whole = "no difference: the two caption these images alike."
+        whole = "no difference: both models score the same on these images."
     else:
-        whole = "no difference can be told from these images."
+        whole = "no significant difference on these images."
     return [f"Verdict: {whole}", *lines]
 
 

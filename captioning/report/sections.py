@@ -1,6 +1,6 @@
-"""The report's sections, in an order that is the same for every run: tables and sentences in, a document out.
+"""The sections of the report, from its tables and sentences, in the same order for every run.
 
-Without classes a section that is about them says so and keeps its place, so that two reports can be laid side by side.
+If the data has no classes, the sections about classes stay and say so: reports can be compared section by section.
 """
 
 from captioning.cli import counted
@@ -16,7 +16,7 @@ NO_CLASSES = Text(["The data has no classes."])
 
 FILES = {  # every file of a report -> what it holds; some are there only where the data has classes, or mistakes
     "report.md": "the results in words, tables and figures",
-    "report.html": "the same as one page that needs nothing else; its tables are sorted by a click on a column's head",
+    "report.html": "the same as one self-contained page; a click on a column head sorts its table",
     "summary.csv": (
         "one row per metric: `metric`, `value`, `recipe`, what the value depends on, and `low` and `high`, its 95 % "
         "interval over the images: percentiles of 1,000 stratified bootstrap draws (the images of each class are drawn "
@@ -37,14 +37,14 @@ FILES = {  # every file of a report -> what it holds; some are there only where 
         "`agreement` is the BLEU-4 of its reference captions against each other, `reference_naming` the share of them "
         "that name it first, `probe` the plain classifier's accuracy"
     ),
-    "classes.png": "the same as bars",
+    "classes.png": "the same as a bar chart",
     "top_bottom.csv": "the best and the worst classes by `bleu4`; `rank` 0 is the group's average",
-    "yardsticks.csv": "classifiers beside each other, on the same images: the captions, reference captions, plain ones",
+    "yardsticks.csv": "accuracy on the same images of the captions, the reference captions and the baselines",
     "yardsticks.png": "their accuracies",
     "cases.csv": "how captions name classes, and how the reference captions do",
-    "nested.csv": "captions in which a class's name (`inside`) stands inside the words of another's (`named`)",
+    "nested.csv": "captions in which a class's name (`inside`) is part of another's (`named`)",
     "confusion.csv": "images by true class (rows) and class named (columns, `(none)`: no class is named)",
-    "confusion.png": "the same as a picture, shaded by the share of the true class",
+    "confusion.png": "the same as a heat map of the shares of the true class",
     "mistakes.csv": "confusion pairs, the most frequent first: `images`, and their `share` of the class",
     "mistakes.png": "pictures of the most frequent ones",
     "groups.csv": (
@@ -58,24 +58,26 @@ FILES = {  # every file of a report -> what it holds; some are there only where 
     "scatter.png": "BLEU-4 against accuracy",
     "diagnosis.csv": (
         "the classes that captions name least often: what they name instead, `unnamed_bleu4`, the mean sentence BLEU-4 "
-        "of the captions that do not name it, and `words`, those that set its reference captions apart"
+        "of the captions that do not name it, and `words`, those most typical of its reference captions"
     ),
     "references.csv": (
         "the scores against fewer references; `reference_` columns score one reference against others of its image"
     ),
-    "references.png": "the same as lines",
+    "references.png": "the same as a line plot",
     "best.png": "the captions with the highest CIDEr-D, one of each class",
     "worst.png": "the captions with the lowest CIDEr-D, one of each class",
-    "language.csv": "what the captions are like beside the references'; distinct-n is different n-grams / all of them",
-    "lengths.png": "how long captions are",
-    "calibration.csv": "images in bins of confidence, as many in each, with the scores and their bootstrap intervals",
+    "language.csv": (
+        "repetition, vocabulary and length of captions and references; distinct-n = different n-grams / all n-grams"
+    ),
+    "lengths.png": "histogram of the lengths of captions and references",
+    "calibration.csv": "equal-size bins of confidence with their scores and their bootstrap intervals",
     "calibration.png": "the same as a reliability diagram",
     "audit.csv": "the whole dataset: `measure`, `split`, `value`",
-    "copies.csv": "images that stand in an earlier split too",
+    "copies.csv": "images that an earlier split has, too",
 }
 FIGURES = {
     "classes.png": "Scores of every class with 95 % intervals, best BLEU-4 on top",
-    "yardsticks.png": "Accuracy of the captions and of what they are measured against",
+    "yardsticks.png": "Accuracy of the captions and of the baselines",
     "confusion.png": "Confusion matrix: true class in rows, class named in columns",
     "scatter.png": "BLEU-4 against accuracy, one point for each class",
     "references.png": "Scores against the number of references",
@@ -179,7 +181,7 @@ def build_sections(tables, texts, galleries):
             [Text(texts["language"]), figure("lengths.png"), Table(tables["language"])],
         ),
         Section("Confidence", confidence_blocks(tables, texts)),
-        Section("Is the data clean?", data_blocks(tables, texts)),
+        Section("Data audit", data_blocks(tables, texts)),
     ]
 
 
@@ -202,9 +204,9 @@ def class_blocks(tables, texts):
             shown.insert(place, f"{name}_{end}", classes[f"{name}_{end}"])
     blocks += [
         figure("classes.png"),
-        Text(["All classes, with 95 % intervals over each one's own images:"]),
+        Text(["All classes, with 95 % intervals over the images of each class:"]),
         Table(interval_cells(shown, ["bleu4", "accuracy", "f1"], 2)),
-        Text(["What the captions are measured against as a classifier:"]),
+        Text(["The captions as a classifier, beside baselines:"]),
         figure("yardsticks.png"),
         Table(
             interval_cells(
@@ -221,10 +223,10 @@ def naming_blocks(tables, galleries):
     blocks = [Table(tables["cases"])]
     if len(nested):
         number = counted(nested["image"].nunique(), "caption")
-        text = f"In {number} a class's name stands inside another's; the longest name counts."
+        text = f"In {number} a class's name is part of another's; the longest name counts."
         blocks += [Text([text]), Table(nested.head(ROWS_SHOWN))]
     else:
-        blocks.append(Text(["In no caption does a class's name stand inside another's."]))
+        blocks.append(Text(["No caption has a class's name that is part of another's."]))
     blocks.append(figure("confusion.png"))
     if not len(mistakes):
         return [*blocks, Text(["Mistakes: none, every caption names the true class first."])]
@@ -246,7 +248,7 @@ def relation_blocks(tables, texts):
         ),
     ]
     if not texts["diagnoses"]:
-        return [*blocks, Text(["No class has a caption that names another or none."])]
+        return [*blocks, Text(["Every caption names the true class."])]
     return [
         *blocks,
         Text(["Why the classes with the lowest accuracy are not named:"]),
@@ -256,7 +258,7 @@ def relation_blocks(tables, texts):
 
 def confidence_blocks(tables, texts):
     """Return the blocks about the captions' confidence."""
-    explained = "The confidence is the geometric mean of the probabilities of the caption's words, the end included."
+    explained = "The confidence is the geometric mean of the probabilities of the caption's tokens, `<end>` included."
     calibration = tables["calibration"]
     names = [name for name in ("accuracy", "sentence_bleu4", "cider_d") if name in calibration]
     return [

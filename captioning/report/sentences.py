@@ -1,6 +1,7 @@
-"""The sentences of the analysis report: its tables in, what they say out.
+"""The sentences of the analysis report, made from its tables.
 
-A sentence claims no more than its interval allows: where the interval of a difference holds 0, the images do not tell.
+No sentence claims more than its interval supports: a difference or a correlation whose interval contains 0 is called
+not significant.
 """
 
 import numpy as np
@@ -22,9 +23,13 @@ from captioning.scores.bootstrap import estimate_correlation
 from captioning.scores.grounding import NONE, Grounder
 
 FEW_WORDS = 0.95  # a vocabulary that holds a smaller share of the references' words is worth a sentence
-HIGH_BLEU = 0.5  # of the whole split's BLEU-4: a class that is not named above it has captions that only sound right
-RELIABLE = 0.7  # area under the ROC curve from which on the confidence tells right captions from wrong ones
-CAN_NAME = 0.5  # share of the references, or of the plain classifier's answers, that name a class that can be named
+HIGH_BLEU = (
+    0.5  # of the whole split's BLEU-4: above this share of it, captions of a class that is not named still score well
+)
+RELIABLE = 0.7  # least area under the ROC curve at which the confidence separates correct captions from wrong ones
+CAN_NAME = (
+    0.5  # least share of the references, or of the plain classifier's answers, that name a class that can be named
+)
 
 
 def between(low, high, digits=3):
@@ -100,7 +105,7 @@ def reservations(tables, subject, scored, skipped=None):
         notes.append(f"{1 - known:.1%} of the references' words are not in the model's vocabulary.")
     if len(images) < FEWEST_FOR_CIDER:
         notes.append(
-            f"CIDEr-D says little here: it weighs a word by how rare it is in the split, and this has "
+            f"CIDEr-D is unreliable here: its document frequencies come from the split, which has only "
             f"{counted(len(images), 'image')}."
         )
     if len(images) == 1:
@@ -142,8 +147,8 @@ def class_reservations(tables, subject):
         # With the share p of images right, all n are right with probability p ** n.
         size = int(certain["count"].max())
         notes.append(
-            f"The interval of an accuracy of 1 is 1 to 1, because draws repeat no mistake that was not seen: after "
-            f"{size} right of {size} the true accuracy may still be {0.05 ** (1 / size):.2f}."
+            f"The bootstrap interval of an accuracy of 1 is 1 to 1, because no draw contains a mistake. After {size} "
+            f"correct of {size} the true accuracy may still be {0.05 ** (1 / size):.2f} (one-sided 95 % bound)."
         )
     return notes
 
@@ -166,14 +171,14 @@ def told(low, high, positive, negative, neither):
 
 
 def bleu_and_accuracy(tables):
-    """Return the sentences about what BLEU-4 and the class accuracy have to do with each other."""
+    """Return the sentences about the relation between BLEU-4 and the class accuracy."""
     price = price_of_a_class(tables["images"])
     relations = {(row.x, row.y): row for row in tables["relations"].itertuples(index=False)}
     relation, facts = relations["bleu4", "accuracy"], []
     if np.isnan(relation.rho):
         facts.append(
-            f"Whether classes with better captions are named more often cannot be told here: there is no rank "
-            f"correlation over {counted(relation.classes, 'class')}, too few or all with the same score."
+            f"The rank correlation of BLEU-4 and accuracy is undefined: {counted(relation.classes, 'class')} are too "
+            "few, or all have the same score."
         )
     else:
         verdict = told(
@@ -181,7 +186,7 @@ def bleu_and_accuracy(tables):
             relation.high,
             "classes with better captions are named more often",
             "classes with better captions are named less often",
-            "the classes do not tell whether the two go together",
+            "no significant correlation",
         )
         facts.append(
             f"Over the {counted(relation.classes, 'class')} BLEU-4 and accuracy have the rank correlation "
@@ -193,7 +198,7 @@ def bleu_and_accuracy(tables):
             row.high,
             "the best captions name their class more often",
             "the best captions name their class less often",
-            "the images do not tell which group names its class more often",
+            "no significant difference",
         )
         bounds = between(100 * row.low, 100 * row.high, 1)
         facts.append(
@@ -203,37 +208,36 @@ def bleu_and_accuracy(tables):
     if price:
         right, wrong, low, high = price
         facts.append(
-            f"The class is one word of many: a caption that names the true class has the mean sentence BLEU-4 "
-            f"{right:.3f}, one that does not still {wrong:.3f} (difference {between(low, high)}), so a class can have "
-            "good captions that do not name it."
+            f"Captions that name the true class have a mean sentence BLEU-4 of {right:.3f}, the others {wrong:.3f} "
+            f"(difference {between(low, high)}): the class is one word of many, so captions score without it."
         )
     for pair, positive, negative in (
         (
             ("bleu4", "agreement"),
-            "BLEU-4 is high where reference captions are alike",
-            "BLEU-4 is low where they are alike",
+            "BLEU-4 is higher where reference captions are alike",
+            "BLEU-4 is lower where reference captions are alike",
         ),
         (
             ("accuracy", "reference_naming"),
-            "the class is named where the references name it",
-            "the class is named where they do not",
+            "classes that the references name are named more often",
+            "classes that the references name are named less often",
         ),
         (
             ("accuracy", "probe"),
-            "the class is named where the features tell it",
-            "the class is named where they do not",
+            "classes that the plain classifier recognises are named more often",
+            "classes that the plain classifier recognises are named less often",
         ),
     ):
         if pair in relations and not np.isnan(relations[pair].rho):
             row = relations[pair]
-            verdict = told(row.low, row.high, positive, negative, "no relation that these classes could tell")
+            verdict = told(row.low, row.high, positive, negative, "no significant correlation")
             correlation = f"{row.rho:.2f} ({between(row.low, row.high, 2)})"
             facts.append(f"{NAMES[row.x]} and {NAMES[row.y]}: {correlation}, {verdict}.")
     return facts
 
 
 def diagnoses(tables):
-    """Return a sentence for each row of the diagnosis table: what is said instead, and where the fault lies."""
+    """Return a sentence for each row of the diagnosis table: what is named instead, and which part is at fault."""
     split_bleu, lines = score_of(tables)["BLEU-4"].value, []
     for row in tables["diagnosis"].itertuples(index=False):
         instead = row.named_instead.replace(NONE, "no class")
@@ -243,43 +247,44 @@ def diagnoses(tables):
             f"predictions name instead: {instead}."
         )
         if row.accuracy < RARELY and row.bleu4 >= HIGH_BLEU * split_bleu:
-            line += " Its captions score well without naming it: BLEU-4 does not see the mistake."
+            line += " Its captions score well without naming it: BLEU-4 does not measure this mistake."
         lines.append(f"{line} {fault(row)}".rstrip())
     return lines
 
 
 def fault(row):
-    """Return where the fault of a row of the diagnosis table lies: in the captions, the encoder, or the decoder."""
+    """Return which part is at fault in a row of the diagnosis table: the captions, the encoder or the decoder."""
     if row.reference_naming < CAN_NAME:
         known = (
-            "" if np.isnan(row.probe) else f" A plain classifier on the encoder's features has {row.probe:.0%} of them."
+            "" if np.isnan(row.probe) else f" A plain classifier on the encoder's features gets {row.probe:.0%} right."
         )
         return (
-            f"The captions do not teach the name: the words that set them apart are {', '.join(row.words.split())}; "
-            f"those that stand for the class belong into aliases.csv.{known}"
+            f"Too few reference captions name it. The words most typical of them are {', '.join(row.words.split())}; "
+            f"add those that mean the class to aliases.csv.{known}"
         )
     if row.accuracy >= RARELY:
         return ""
     if np.isnan(row.probe):
-        return "The captions name it, so the model does not see it, or does not say it."
+        return "The reference captions name it, so the fault is in the encoder or the decoder."
+    share = f"a plain classifier on its features gets {row.probe:.0%} right"
     if row.probe < CAN_NAME:
-        return f"The encoder does not tell it from others: a plain classifier on its features has {row.probe:.0%}."
-    return f"The encoder knows it, a plain classifier on its features has {row.probe:.0%}: the decoder does not say it."
+        return f"The encoder does not separate it from others: {share}."
+    return f"The encoder separates it ({share}): the decoder does not name it."
 
 
 # ---- references, language, confidence --------------------------------------------------------------------
 
 
 def reference_effect(table):
-    """Return what the number of references does to the scores."""
+    """Return how the scores depend on the number of references."""
     if len(table) < 2:
-        return ["Every image is scored against one reference, so the effect of their number cannot be told."]
+        return ["Every image is scored against one reference, so the effect of their number is unknown."]
     first, last = table.iloc[0], table.iloc[-1]
     fewer = table.iloc[-2]
     return [
         f"The same captions have BLEU-4 {first['bleu4']:.3f} against one reference and {last['bleu4']:.3f} against "
-        f"{last['references']:.0f}, CIDEr-D {first['cider_d']:.2f} and {last['cider_d']:.2f}: scores with another "
-        "number of references cannot be compared.",
+        f"{last['references']:.0f}, CIDEr-D {first['cider_d']:.2f} and {last['cider_d']:.2f}: scores "
+        "against different numbers of references are not comparable.",
         f"A reference against {counted(int(fewer['references']), 'other')} of its image has BLEU-4 "
         f"{fewer['reference_bleu4']:.3f} and CIDEr-D {fewer['reference_cider_d']:.2f}, where the model has "
         f"{fewer['bleu4']:.3f} and {fewer['cider_d']:.2f}.",
@@ -287,12 +292,12 @@ def reference_effect(table):
 
 
 def language_findings(table):
-    """Return what the captions are like beside the references'."""
+    """Return how the captions differ from the references in repetition, vocabulary and length."""
     ours, theirs = (dict(zip(table["measure"], table[column], strict=True)) for column in ("captions", "references"))
     copied, repeated = "share that stands word for word in train", "share that is said of several images"
     return [
-        f"{ours[copied]:.1%} of the captions stand word for word in train (of reference captions of these images "
-        f"{theirs[copied]:.1%}), and {ours[repeated]:.1%} are said of several images ({theirs[repeated]:.1%}).",
+        f"{ours[copied]:.1%} of the captions occur word for word in train (of the reference captions "
+        f"{theirs[copied]:.1%}), and {ours[repeated]:.1%} are given to several images ({theirs[repeated]:.1%}).",
         f"They use {ours['different words']:.0f} different words where the references use "
         f"{theirs['different words']:.0f}, and have {ours['words, mean']:.1f} words on average where theirs have "
         f"{theirs['words, mean']:.1f}.",
@@ -300,16 +305,16 @@ def language_findings(table):
 
 
 def confidence_findings(images, calibration):
-    """Return whether the confidence of a caption can be trusted: of an image_table and its calibration_table."""
+    """Return whether the confidence ranks captions and is calibrated: of an image_table and its calibration_table."""
     rho, low, high = estimate_correlation(images["confidence"], images["cider_d"])
     facts = []
     if not np.isnan(rho):
         verdict = told(
             low,
             high,
-            "surer captions are better",
-            "surer captions are worse",
-            "it does not tell good captions from bad ones",
+            "captions with higher confidence are better",
+            "captions with higher confidence are worse",
+            "no significant correlation",
         )
         facts.append(
             f"Confidence and CIDEr-D have the rank correlation {rho:.2f} ({between(low, high, 2)}): {verdict}."
@@ -319,18 +324,21 @@ def confidence_findings(images, calibration):
     least, most = calibration.iloc[0], calibration.iloc[-1]
     if len(calibration) > 1:
         facts.append(
-            f"Of the least sure {counted(int(least['images']), 'image')} {least['accuracy']:.1%} name their class, of "
-            f"the surest {most['images']:.0f} {most['accuracy']:.1%}."
+            f"In the bin with the lowest confidence ({counted(int(least['images']), 'image')}) {least['accuracy']:.1%} "
+            f"of the captions name the class, in the bin with the highest {most['accuracy']:.1%}."
         )
-    surer = discrimination(images)
-    if not np.isnan(surer):
-        verdict = "tells right captions from wrong ones" if surer >= RELIABLE else "hardly tells right from wrong"
-        facts.append(f"A right caption is surer than a wrong one in {surer:.0%} of the pairs, so it {verdict}.")
+    area = discrimination(images)
+    if not np.isnan(area):
+        verdict = "separates" if area >= RELIABLE else "hardly separates"
+        facts.append(
+            f"The confidence {verdict} correct captions from wrong ones: the correct one has the higher confidence in "
+            f"{area:.0%} of the pairs (area under the ROC curve)."
+        )
     mean = float(np.average(calibration["confidence"], weights=calibration["images"]))
     accuracy = float(np.average(calibration["accuracy"], weights=calibration["images"]))
-    side = "less" if mean < accuracy else "more"
+    side = "too low" if mean < accuracy else "too high"
     facts.append(
-        f"Read as the probability of naming the class it promises {side} than it keeps: mean confidence {mean:.3f}, "
+        f"As a probability of naming the class the confidence is {side} on average: mean confidence {mean:.3f}, "
         f"accuracy {accuracy:.3f}, expected calibration error {calibration_error(calibration):.3f}."
     )
     return facts
@@ -361,4 +369,4 @@ def data_findings(about_data):
     """Return what the audit found."""
     if about_data is None:
         return ["The data was not audited: audit is off."]
-    return about_data or ["No copies of earlier splits' images, and few captions that stand in train."]
+    return about_data or ["No copies of earlier splits' images, and few captions that also occur in train."]

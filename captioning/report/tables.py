@@ -359,7 +359,7 @@ def diagnosis_table(classes, images, references, most=8):
     images:  image_table; references: the token lists of each image's references
 
     Every class below RARELY is there, and the lowest `most` of the others with a mistake. `unnamed_bleu4` is the
-    mean sentence BLEU-4 of its captions that do not name it; `words` are those of its references that set it apart.
+    mean sentence BLEU-4 of its captions that do not name it; `words` are those most typical of its references.
     """
     low = classes[classes["accuracy"] < 1].sort_values(["accuracy", "bleu4"])
     low = low.head(max(most, int((low["accuracy"] < RARELY).sum())))
@@ -418,20 +418,20 @@ def typical_words(labels, references, classes, most=4):
 
 # ---- relations between scores ---------------------------------------------------------------------------------
 
-RELATIONS = {  # (column, column) of the class table -> what their correlation tells
-    ("bleu4", "accuracy"): "do classes with better captions have their names said more often?",
+RELATIONS = {  # (column, column) of the class table -> the question that their correlation answers
+    ("bleu4", "accuracy"): "are classes with better captions named more often?",
     ("cider_d", "accuracy"): "the same for CIDEr-D, which weighs rare words more",
     ("bleu4", "agreement"): "is BLEU-4 high where reference captions are alike?",
     ("accuracy", "agreement"): "is the class named where reference captions are alike?",
     ("accuracy", "reference_naming"): "is the class named where the references name it?",
-    ("accuracy", "probe"): "is the class named where the encoder's features tell it?",
+    ("accuracy", "probe"): "is the class named where the plain classifier recognises it?",
 }
 
 
 def relation_table(classes):
     """Spearman's rank correlation over the classes of pairs of columns: x, y, rho, low, high, classes, question.
 
-    The interval is over samples of the classes: it tells how sure the correlation is for classes of this kind.
+    The interval is over samples of the classes: it is that of the correlation over all classes of this kind.
     """
     rows = []
     for (x, y), question in RELATIONS.items():
@@ -503,12 +503,12 @@ def reference_table(hypotheses, references):
 
 
 def language_table(hypotheses, references, trained, vocabulary):
-    """What the captions are like beside the references': measure, captions, references (one of each image).
+    """Repetition, vocabulary and length: measure, captions, references (one of each image).
 
     trained:    set of the token tuples of train's captions
     vocabulary: the words that the model can say
     """
-    # In turn, because the first of each image is often written after one pattern.
+    # A different position for each image, because the first reference of all images often follows one pattern.
     theirs = [group[row % len(group)] for row, group in enumerate(references)]
     columns = [language_measures(texts, trained) for texts in (hypotheses, theirs)]
     table = pd.DataFrame([(name, *(column[name] for column in columns)) for name in columns[0]])
@@ -566,7 +566,7 @@ def calibration_error(calibration):
 
 
 def discrimination(images):
-    """Return how often a right caption is surer than a wrong one (the area under the ROC curve), NaN without both."""
+    """Return the area under the ROC curve of the confidence for correct captions; NaN if all are alike."""
     labelled = images[images["class"] != ""]
     right = labelled["correct"].to_numpy(bool)
     return float(roc_auc_score(right, labelled["confidence"])) if 0 < right.sum() < len(right) else np.nan

@@ -1,7 +1,7 @@
-"""What captions are measured against as a classifier: the plain classifiers beside them.
+"""The baselines of the captions as a classifier.
 
-The majority class is the floor; a logistic regression on the encoder's features tells what the encoder knows of the
-classes, whatever the decoder says; ImageNet's own classifier was not trained on this data.
+The majority class is the floor. A logistic regression on the encoder's features measures what the encoder separates,
+without the decoder. ImageNet's own classifier was not trained on this data.
 """
 
 import random
@@ -64,9 +64,9 @@ def probe_classes(encode, train, examples):
     encode: function (paths, what the progress bar says) -> ((R,) positions of the readable images, (R, D) features)
     train:  examples with a class, from which the classifier learns
     """
-    kept, features = encode([example.image for example in train], "learning the classes")
+    kept, features = encode([example.image for example in train], "features of train")
     labels = [train[row].label for row in kept.tolist()]
-    rows, found = encode([example.image for example in examples], "telling the classes")
+    rows, found = encode([example.image for example in examples], "features of the split")
     probed = [""] * len(examples)
     for row, label in zip(rows.tolist(), linear_probe(features, labels, found), strict=True):
         probed[row] = label
@@ -112,7 +112,7 @@ def imagenet_rows(encode, grounder, examples):
         return [], [f"ImageNet's own classifier was left out: it tells two or more classes apart, and knows {number}."]
     shown = [example for example in examples if example.label in known]
     columns = [index for index, label in enumerate(categories) if label in known]
-    rows, logits = encode([example.image for example in shown], "asking ImageNet")
+    rows, logits = encode([example.image for example in shown], "ImageNet's classifier")
     said = [categories[columns[best]] for best in logits[:, columns].argmax(dim=1).tolist()]
     true = [shown[row].label for row in rows.tolist()]
     note = f"among the {number} that are ImageNet categories: {', '.join(known)}"
