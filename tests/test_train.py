@@ -89,10 +89,12 @@ def train_tiny(folder, name, flags, code=0):
 def stopped(place, epoch):
     """Stop a training at a place of an epoch, as Ctrl-C pressed there would.
 
-    place: "validated", before anything of the epoch is saved; "saved", after its resume file and before its row of
-           history.csv; "shown", after all that it writes
+    place: "validated", before anything of the epoch is saved; "added", after its checkpoint and before its resume file;
+           "saved", after its resume file and before its row of history.csv; "shown", after all that it writes
     """
-    method, before = {"validated": ("add", True), "saved": ("save_last", False), "shown": ("show", False)}[place]
+    method, before = {
+        "validated": ("add", True), "added": ("add", False), "saved": ("save_last", False), "shown": ("show", False)
+    }[place]  # fmt: skip
     original = getattr(Record, method)
 
     def stopping(self, *args, **kwargs):
@@ -147,6 +149,7 @@ def whole(folder):
     [
         ("decoder", "shown", 1),
         ("decoder", "validated", 3),
+        ("decoder", "added", 2),
         ("decoder", "saved", 3),
         ("everything", "shown", 1),
         ("everything", "saved", 2),
@@ -154,6 +157,7 @@ def whole(folder):
         ("all", "shown", 2),
         ("all", "saved", 3),
         ("all", "shown", 4),
+        ("all", "added", 4),
         ("all", "saved", 6),
         ("all", "shown", 7),
         ("attention", "shown", 2),
