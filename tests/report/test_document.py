@@ -7,8 +7,19 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
+from studies import HAND_MADE, build, predict
 
-from captioning.report.document import Figure, Gallery, Section, Table, Text, code_split, html, markdown
+from captioning.report.document import (
+    Figure,
+    Gallery,
+    Section,
+    Table,
+    Text,
+    code_split,
+    html,
+    markdown,
+    table_markdown,
+)
 
 FRAME = pd.DataFrame(
     {
@@ -164,3 +175,10 @@ def test_nothing_is_fetched(page):
     assert all(name.startswith("data:") for name in names)
     assert page.find_element("tag name", "h1").text == "Title"
     assert "<b>rook</b>" in page.find_element("css selector", ".card .label").text
+
+
+def test_every_row_of_a_markdown_table_has_its_cells():
+    tables = build([predict("cat", "a cat", "a | cat\nin two lines"), *HAND_MADE])
+    lines = table_markdown(Table(tables["images"])).splitlines()
+    assert len(lines) == 2 + 5
+    assert {line.replace("\\|", "").count("|") for line in lines} == {len(tables["images"].columns) + 1}
