@@ -1,5 +1,6 @@
 """The scores of captions, their recipes, and the Java metrics where there is a Java."""
 
+import gc
 import os
 import sys
 from importlib.util import find_spec
@@ -9,6 +10,16 @@ import pytest
 
 from captioning.scores.recipes import RECIPES, caption_scores, java_scores, recipe
 from captioning.search.options import SearchOptions
+
+# Meteor's __del__ writes to its java, which has ended.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
+
+@pytest.fixture(autouse=True)
+def _clean_up():
+    """Delete the Meteor of a test within the test, not in whichever runs next."""
+    yield
+    gc.collect()
 
 
 def test_caption_scores_of_perfect_captions():
@@ -61,7 +72,6 @@ def test_without_java_java_metrics_are_skipped(tmp_path, monkeypatch):
     assert java_scores(*PAIRS) == expected
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # pycocoevalcap's own clean-up
 def test_a_java_that_ends_early_is_named_and_does_not_hang(tmp_path, monkeypatch):
     """Meteor once waited in its __del__ for the lock that its failed compute_score held."""
     spice_folder()
