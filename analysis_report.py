@@ -51,23 +51,23 @@ from vocab import SPECIALS
 
 CONFIG = {
     # what
-    "model_path": "checkpoints/mobile.safetensors",  # .safetensors (several: a,b) | .onnx | https://... | hf://owner/name
-    "compare": [""],  # two checkpoints to compare instead; "" = none
-    "data_dir": "data/pictograms",  # folder or annotation file
+    "model_path": "checkpoints/mobile.safetensors",  # .safetensors (a,b = ensemble) | .onnx | https://... | hf://owner/name
+    "compare": [""],  # two models to compare instead of reporting on one; "" = none
+    "data_dir": "data/pictograms",  # dataset folder or annotation file
     "split": "val",  # train | val | test
-    "output": "",  # folder; "" = reports/<run>, for another split than val reports/<run>_<split>
-    # decoding: beam_size, max_len, min_len, length_penalty, no_repeat_ngram, consensus: captioning/search/options.py
+    "output": "",  # folder; "" = reports/<run>, for a split other than val reports/<run>_<split>
+    # decoding, see captioning/search/options.py
     **SETTINGS,
     # scores
-    "java_metrics": False,  # True: METEOR and SPICE too, as far as java and pycocoevalcap are there; minutes
+    "java_metrics": False,  # also METEOR and SPICE, if java and pycocoevalcap are installed; takes minutes
     # beside the captions
-    "probe_images": 50,  # of each class in train that a plain classifier learns from; 0 = no plain classifier
-    "imagenet_weights": "",  # torchvision state_dict of mobilenet_v2: ImageNet's own classifier too; "" = without
-    "audit": True,  # look for copies of images in all splits; False = look at the captions alone
+    "probe_images": 50,  # train images per class for a plain classifier on the encoder's features; 0 = no classifier
+    "imagenet_weights": "",  # torchvision state_dict of mobilenet_v2, to add ImageNet's classifier; "" = leave it out
+    "audit": True,  # look for copies of images in all splits
     # speed
-    "batch_size": 64,  # images
+    "batch_size": 64,  # images per batch
     "num_workers": 2,  # threads or processes that read images
-    "device": "",  # "" = cuda, mps or cpu, the first there is
+    "device": "",  # cuda | mps | cpu; "" = the first of these that is available
 }
 
 

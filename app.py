@@ -36,15 +36,15 @@ CONFIG = {
     "model_path": "checkpoints/pictograms.safetensors",  # .safetensors | .onnx | https://... | hf://owner/name
     "examples": "data/pictograms/test",  # folder of example pictures; "" = none
     # where
-    "host": "",  # address to listen on; "" = this machine alone (a Space says otherwise by itself)
-    "port": 7860,  # 0..65535; 0 = the first free one from 7860 on
+    "host": "",  # address to listen on; "" = this machine only (a Space sets its own)
+    "port": 7860,  # TCP port; 0 = the first free one from 7860 on
     # bounds
-    "max_upload_mb": 20,  # of one file
-    "max_megapixels": 40.0,  # of one picture
-    "max_pictures": 16,  # captioned at once
-    "queue_size": 64,  # visitors that wait; more are asked to come back
+    "max_upload_mb": 20,  # megabytes of one uploaded file
+    "max_megapixels": 40.0,  # megapixels of one picture
+    "max_pictures": 16,  # pictures captioned in one request
+    "queue_size": 64,  # requests that wait; further ones are refused
     # speed
-    "num_threads": 0,  # of onnxruntime; 0 = one for each core
+    "num_threads": 0,  # threads of onnxruntime; 0 = one per core
 }
 
 LIMITS = {

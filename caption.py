@@ -42,27 +42,42 @@ from captioning.deploy.downloads import fetch_model
 from captioning.deploy.onnx_model import OnnxModel
 from captioning.files import replace_file
 from captioning.search import options as search_options
-from captioning.search.options import SETTINGS, SearchOptions, confidence
+from captioning.search.options import SETTINGS, SamplingOptions, SearchOptions, confidence
 from vocab import Vocabulary
 
 CONFIG = {
     # what
-    "images": ["-"],  # files, folders, globs; - = paths on standard input, one a line
-    "model_path": "checkpoints/pictograms.safetensors",  # .safetensors (several: a,b) | .onnx | https://... | hf://owner/name
+    "images": ["-"],  # files, folders or globs; - = paths on standard input, one per line
+    "model_path": "checkpoints/pictograms.safetensors",  # .safetensors (a,b = ensemble) | .onnx | https://... | hf://owner/name
     "output": "",  # file; "" = standard output
-    "format": "text",  # text: path, tab, caption | jsonl: an object a line | csv: a row for each caption
-    # decoding: beam_size, max_len, min_len, length_penalty, no_repeat_ngram, consensus: captioning/search/options.py
+    "format": "text",  # text: path, tab, caption | jsonl: one object per image | csv: one row per caption
+    # decoding, see captioning/search/options.py
     **SETTINGS,
-    "num_best": 1,  # captions of a picture, 1..beam_size
+    "num_best": 1,  # captions per image, at most beam_size
+    "groups": 1,  # diverse beam search: groups of beams that avoid each other's words; divides beam_size
+    "diversity": 0.0,  # with groups: penalty in nats for a word that an earlier group uses at the same position
+    # random sampling instead of beam search; the settings of beams do not apply
+    "sample": 0,  # captions drawn per image, the likeliest first; 0 = beam search
+    "temperature": 1.0,  # log-probabilities are divided by this before drawing
+    "top_k": 0,  # draw from this many likeliest words; 0 = from all
+    "top_p": 1.0,  # draw from the fewest likeliest words with this total probability
+    "seed": 0,  # of the drawing; the same image and seed give the same captions
     # speed
-    "batch_size": 16,  # pictures captioned together; more take more memory
-    "num_workers": 2,  # threads that read pictures
-    "num_threads": 0,  # of onnxruntime; 0 = one for each core
-    "device": "",  # of torch; "" = cuda, mps or cpu, the first there is
+    "batch_size": 16,  # images per batch; more take more memory
+    "num_workers": 2,  # threads that read images
+    "num_threads": 0,  # threads of onnxruntime; 0 = one per core
+    "device": "",  # cuda | mps | cpu, for PyTorch; "" = the first of these that is available
 }
 
 LIMITS = search_options.LIMITS | {
     "num_best": (1, 100),
+    "groups": (1, 100),
+    "diversity": (0, 1000),
+    "sample": (0, 1000),
+    "temperature": (0.01, 100),
+    "top_k": (0, 1_000_000),
+    "top_p": (0.001, 1),
+    "seed": (0, 2**32 - 1),
     "batch_size": (1, 65536),
     "num_workers": (1, 256),
     "num_threads": (0, 256),
@@ -167,7 +182,7 @@ def search_together(models, images, options, **special):
     """Caption images (B, 3, S, S) float32 by one TorchModel or by several as one: B lists of Hypothesis."""
     import torch
 
-    from captioning.search.beam import beam_search, ensemble
+    from captioning.search.beam import beam_search, ensemble, sample_captions
 
     networks = [model.network for model in models]
     device = next(networks[0].parameters()).device
@@ -177,7 +192,8 @@ def search_together(models, images, options, **special):
         step, state = models[0].step, states[0]
         if len(models) > 1:
             step, state = ensemble([model.step for model in models], states)
-        return beam_search(step, state, options, **special)
+        decode = sample_captions if isinstance(options, SamplingOptions) else beam_search
+        return decode(step, state, options, **special)
 
 
 class Captioner:
@@ -409,6 +425,17 @@ def open_output(path):
         yield file
 
 
+def decoding_options(config):
+    """Return the SearchOptions or, with `sample`, the SamplingOptions of a CONFIG."""
+    if not config["sample"]:
+        return SearchOptions(**{name: config[name] for name in (*SETTINGS, "num_best", "groups", "diversity")})
+    for name in ("num_best", "groups"):
+        if config[name] != 1:
+            raise ValueError(f"--{name}: got {config[name]}, allowed is 1 with --sample, which has no beams")
+    names = ("max_len", "min_len", "no_repeat_ngram", "temperature", "top_k", "top_p", "seed")
+    return SamplingOptions(num_samples=config["sample"], **{name: config[name] for name in names})
+
+
 def main(config):
     """Caption the pictures and write the captions as they come."""
     config = config["caption"]
@@ -416,25 +443,25 @@ def main(config):
         raise ValueError(f"--format: got {config['format']!r}, allowed are {', '.join(FORMATS)}")
     if config["images"] == ["-"] and sys.stdin.isatty():
         raise ValueError("no pictures given: name files, folders or globs, or - for paths on standard input")
-    options = SearchOptions(**{name: config[name] for name in SETTINGS}, num_best=config["num_best"])
+    options = decoding_options(config)
     images = find_images(config["images"])
     if "-" not in config["images"]:
         images = list(images)
     captioner = Captioner.load(config["model_path"], device=config["device"], num_threads=config["num_threads"])
     warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # captioning.data.images has its own bound
 
-    from tqdm import tqdm  # the class Captioner needs numpy and Pillow alone
+    from captioning.progress import Progress  # needs tqdm; the class Captioner needs numpy and Pillow alone
 
     results = captioner.stream(images, options, batch_size=config["batch_size"], num_workers=config["num_workers"])
     total = len(images) if isinstance(images, list) else None
     # On a terminal the captions themselves show how far it is.
-    hidden = True if sys.stdout.isatty() and not config["output"] else None
+    hidden = sys.stdout.isatty() and not config["output"]
     num_captioned = num_skipped = 0
     with open_output(config["output"]) as file:
         writer = WRITERS[config["format"]](file)
-        for image, caption in tqdm(results, total=total, unit="image", disable=hidden):
+        for image, caption in Progress(results, total=total, desc="captioning", unit=" images", disable=hidden):
             if isinstance(caption, ValueError):
-                tqdm.write(f"warning: {cli.one_line(caption)}; skipped", file=sys.stderr)
+                Progress.write(f"warning: {cli.one_line(caption)}; skipped", file=sys.stderr)
                 num_skipped += 1
             else:
                 writer.write(image, (caption, *caption.alternatives))

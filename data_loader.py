@@ -35,21 +35,21 @@ from vocab import load_vocabulary
 
 CONFIG = {
     # what
-    "data_dir": "data/pictograms",  # folder or annotation file, see captioning/data/annotations.py
-    "vocab_path": "vocab_2.pkl",  # written by vocab.py
-    "image_size": 0,  # pixels a side; 0 = what the encoder's weights were trained at (224 for imagenet)
+    "data_dir": "data/pictograms",  # dataset folder or annotation file
+    "vocab_path": "vocab_2.pkl",  # vocabulary, written by vocab.py
+    "image_size": 0,  # pixels a side; 0 = the size that the encoder's weights were trained at (imagenet: 224)
     # augmentation of the train split
-    "crop_scale": 0.6,  # smallest share of the area that a random crop keeps, 0..1; 1 = no cropping
+    "crop_scale": 0.6,  # smallest share of the area that a random crop keeps; 1 = no cropping
     "flip": 0.5,  # probability of a horizontal flip; 0 where captions say left and right
-    "vertical_flip": 0.0,  # probability of a vertical one; 0.5 suits pictures from above
-    "quarter_turn": 0.0,  # probability of a turn by 90 degrees; with both flips all eight orientations are seen
-    "jitter": 0.2,  # brightness, contrast, saturation, +- this share
-    "hue": 0.0,  # +- share of the colour circle, 0..0.5; 0 where captions name colours
+    "vertical_flip": 0.0,  # probability of a vertical flip; 0.5 suits aerial images
+    "quarter_turn": 0.0,  # probability of a rotation by 90 degrees; with both flips all eight orientations occur
+    "jitter": 0.2,  # brightness, contrast and saturation change by up to this share
+    "hue": 0.0,  # hue changes by up to this share of the colour circle; 0 where captions name colours
     # loading
-    "batch_size": 64,  # images; for a frozen encoder captions
-    "captions_per_image": 0,  # drawn at random each epoch, where image files are read; 0 = all
-    "num_workers": 2,  # processes; 0 = none
-    "seed": 0,  # of the batch that this script shows; training has its own
+    "batch_size": 64,  # captions per batch with a frozen encoder, else images
+    "captions_per_image": 0,  # captions drawn per image and epoch when training reads image files; 0 = all
+    "num_workers": 2,  # processes that read images; 0 = none; the batches do not depend on it
+    "seed": 0,  # of the batch that this script shows; train.py has its own
 }
 
 LIMITS = {

@@ -49,20 +49,20 @@ from model import load_captioner
 CONFIG = {
     # what
     "model_path": "checkpoints/pictograms.safetensors",  # .safetensors | https://... | hf://owner/name
-    "output_dir": "exports",
-    "data_dir": "data/pictograms",  # folder or annotation file
+    "output_dir": "exports",  # folder of everything that is written
+    "data_dir": "data/pictograms",  # dataset folder or annotation file
     # int8
-    "calibration_images": 128,  # of the train split, drawn at random
-    "seed": 0,  # of the draw
+    "calibration_images": 128,  # random train images that calibrate the encoder's activations
+    "seed": 0,  # of the random choice of images
     # table
     "split": "test",  # train | val | test
-    "num_images": 1_000_000,  # of the split that are captioned, at most; 0 = no table
-    "num_runs": 30,  # single images that latency is the median of
-    # decoding of the scores: beam_size, max_len, min_len, length_penalty, no_repeat_ngram, consensus
+    "num_images": 1_000_000,  # most images of the split to caption; 0 = no table
+    "num_runs": 30,  # images whose median latency is reported
+    # decoding, see captioning/search/options.py
     **SETTINGS,
     # Hugging Face
-    "hub": "",  # owner/name; "" = no folder
-    "report": "",  # folder of analysis_report.py whose numbers the model card shows
+    "hub": "",  # owner/name of the repository; "" = write no folder for it
+    "report": "",  # folder of analysis_report.py with the scores for the model card
 }
 
 LIMITS = search_options.LIMITS | {

@@ -8,6 +8,9 @@
 With `decoder` attention there is no pooling: each position of the feature grid has an embedding, and the LSTM attends
 to them for each word.
 
+Reads   nothing as a script; `encoder_weights` where a model is built
+Writes  graphs/complexity.csv and graphs/complexity.png, as a script
+
 ENCODERS and DECODERS list what there is. A new one needs an entry there, and no change elsewhere.
 
 Run as a script it prints the complexity of both encoders: parameters, multiply-accumulates (MACs, counted by thop on
@@ -40,18 +43,18 @@ from vocab import SPECIALS, Vocabulary
 CONFIG = {
     # encoder
     "encoder": "mobilenet_v2",  # mobilenet_v2 | resnet18
-    "encoder_weights": "checkpoints/pictograms.safetensors",  # imagenet | none | a state_dict | one of our checkpoints
+    "encoder_weights": "checkpoints/pictograms.safetensors",  # imagenet | none | path of a state_dict or checkpoint
     "embed_size": 300,  # width of the image embedding and of the word embeddings
     # decoder
-    "decoder": "lstm",  # lstm: the image is one vector | attention: an LSTM that looks at places of the image
-    "hidden_size": 512,
-    "num_layers": 1,  # attention has 1
-    "image_input": "first",  # lstm: its first input | state: its initial state | every: state and every step
-    "attention_size": 256,  # attention: width of the comparison of a place with the LSTM's state
-    "input_dropout": 0.5,  # on the word embeddings, 0..1
-    "dropout": 0.5,  # on the outputs of the LSTM, 0..1
-    "layer_dropout": 0.0,  # between the layers of the LSTM, 0..1
-    "tie_weights": False,  # one vector a word, read and said; with hidden_size unlike embed_size a Linear lies between
+    "decoder": "lstm",  # lstm: one image vector | attention: LSTM that attends to the positions of the feature map
+    "hidden_size": 512,  # width of the LSTM's state
+    "num_layers": 1,  # layers of the LSTM; decoder attention has 1
+    "image_input": "first",  # lstm: first input | state: initial state | every: initial state and input of every step
+    "attention_size": 256,  # width of the attention's hidden layer
+    "input_dropout": 0.5,  # dropout on the word embeddings
+    "dropout": 0.5,  # dropout on the LSTM's outputs
+    "layer_dropout": 0.0,  # dropout between the LSTM's layers
+    "tie_weights": False,  # share the input embedding and the output matrix
 }
 
 LIMITS = {

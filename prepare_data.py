@@ -27,35 +27,34 @@ from dataclasses import dataclass
 from operator import attrgetter
 from pathlib import Path
 
-from tqdm import tqdm
-
 from captioning import cli, plots
 from captioning.data import audit, class_folders, copies, pictograms
 from captioning.data.annotations import DEFAULT_DATA_DIR, SPLITS, dataset_name, load_examples
 from captioning.data.images import load_image
 from captioning.data.pictograms import split_sizes
 from captioning.files import check_folder, replace_file
+from captioning.progress import Progress
 
 CONFIG = {
     # what
-    "source": "",  # "" = pictograms, drawn; or a folder of <class>/<image>.jpg
-    "output": "",  # folder; "" = data/pictograms or data/<name of source>; an older dataset there is replaced
-    "audit": "",  # a dataset in any format of captioning/data/annotations.py to look through instead of making one
-    "seed": 0,  # of the drawing, or of the choice of images
+    "source": "",  # folder with one folder of photos per class; "" = draw the pictograms
+    "output": "",  # folder; "" = data/pictograms or data/<name of source>; a dataset that is there is replaced
+    "audit": "",  # dataset to audit instead of making one; "" = none
+    "seed": 0,  # of the drawing, or of the random choice of photos
     "num_workers": 0,  # processes; 0 = one per core
-    # how many
-    "per_class": 300,  # images of each class, split 8:1:1; 0 = all there are (class folders only)
-    # class folders only
-    "train": 0,  # images of each class in this split; 0 = from per_class
-    "val": 0,
-    "test": 0,
-    "classes": "",  # "" = all; "20" = the first 20 by name; "cat,dog" = these
-    "captions": "",  # CSV with the header image,caption; image relative to source: cat/1.jpg
-    "captioner": "",  # instead of captions: image-to-text model, a Hugging Face hub name or a local folder
-    "captioner_batch": 16,  # images at a time
-    "device": "",  # of the captioner: cuda, mps or cpu; "" = the first of these that is there
+    # number of images
+    "per_class": 300,  # images per class, split 8:1:1; 0 = all there are (photos only)
+    # photos
+    "train": 0,  # train images per class; 0 = from per_class
+    "val": 0,  # val images per class; 0 = from per_class
+    "test": 0,  # test images per class; 0 = from per_class
+    "classes": "",  # "" = all | N = the first N by name | a,b,c = these
+    "captions": "",  # CSV with the header image,caption; images relative to source, as cat/1.jpg
+    "captioner": "",  # instead of captions: image-to-text model, a Hugging Face name or a local folder
+    "captioner_batch": 16,  # images per batch of the captioner
+    "device": "",  # of the captioner: cuda | mps | cpu; "" = the first of these that is available
     "image_size": 256,  # pixels a side
-    "near_copies": 4,  # pictures whose 64-bit perceptual hashes differ in at most so many bits are copies; -1 = off
+    "near_copies": 4,  # near copies: most differing bits of two 64-bit perceptual hashes; -1 = drop equal files only
 }
 
 LIMITS = {
@@ -160,7 +159,7 @@ def load_describer(name, device):
 def describe_images(describe, folder, names, batch_size):
     """Return image name -> [caption] by the captioner. Raises ValueError if it says nothing about an image."""
     captions = {}
-    with tqdm(total=len(names), desc="describing", unit="image") as bar:
+    with Progress(total=len(names), desc="describing", unit=" images") as bar:
         for start in range(0, len(names), batch_size):
             batch = names[start : start + batch_size]
             for name, text in zip(batch, describe([load_image(folder / name) for name in batch]), strict=True):

@@ -40,19 +40,20 @@ from captioning.search.options import SETTINGS, SearchOptions
 
 CONFIG = {
     # what
-    "model_path": "checkpoints/mobile.safetensors",  # .safetensors (several: a,b) | .onnx | https://... | hf://owner/name
-    "data_dir": "data/pictograms",  # folder or annotation file
+    "model_path": "checkpoints/mobile.safetensors",  # .safetensors (a,b = ensemble) | .onnx | https://... | hf://owner/name
+    "data_dir": "data/pictograms",  # dataset folder or annotation file
     "split": "test",  # train | val | test
-    "num_classes": 20,  # one image of each; as many images where the data has no classes
-    "seed": 0,  # of the draw: the same seed draws the same images
+    "num_classes": 20,  # random classes, one image each; for data without classes the number of images
+    "seed": 0,  # of the random choice
+    # the picture
     "output": "",  # PNG; "" = reports/<run>/<split>_inference.png
     "dpi": 300,  # pixels per inch: 300 for print, 120 for a screen
-    "attention": False,  # a second picture: where the model looked for each word; needs a model with attention
-    "show": True,  # open the picture, where there is a display
-    # decoding: beam_size, max_len, min_len, length_penalty, no_repeat_ngram, consensus: captioning/search/options.py
+    "attention": False,  # a second picture with the attention map of each word (decoder attention)
+    "show": True,  # open the picture if there is a display
+    # decoding, see captioning/search/options.py
     **SETTINGS,
     # machine
-    "device": "",  # "" = cuda, mps or cpu, the first there is
+    "device": "",  # cuda | mps | cpu; "" = the first of these that is available
 }
 
 COLUMNS = 5  # pictures in a row

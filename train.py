@@ -38,7 +38,6 @@ from pathlib import Path
 
 import torch
 from torch import nn
-from tqdm import tqdm
 
 import data_loader
 import model as model_script
@@ -49,6 +48,7 @@ from captioning.data.sequences import PAD_ID, Captions
 from captioning.deploy.downloads import fetch_model
 from captioning.evaluation import FEWEST_FOR_CIDER, encode_images
 from captioning.files import check_file, check_folder
+from captioning.progress import Progress
 from captioning.runtime import (
     TRACKER_MODES,
     Machine,
@@ -75,51 +75,51 @@ from vocab import count_words, coverage, load_vocabulary
 
 CONFIG = {
     # the run
-    "run": "",  # name of what it writes; "" = mobile or resnet, by the encoder
-    "resume": False,  # go on from checkpoints/<run>_last.pt
-    "init": "",  # one of our checkpoints (path, https://..., hf://...) that all the model starts from; "" = none
-    "seed": 0,
-    "device": "",  # cuda | mps | cpu; "" = the best there is
-    # stage 1: the decoder on a frozen encoder
-    "epochs": 20,
-    "lr": 1e-3,  # peak of the schedule
-    "freeze_encoder": True,  # features once, then the decoder alone; false = train everything
-    "feature_views": 4,  # augmented views of each image that are computed once
-    # stage 2: the encoder's last blocks too
-    "finetune_epochs": 0,
-    "finetune_blocks": 5,  # 1..19 for mobilenet_v2, 1..9 for resnet18
-    "finetune_batch_size": 32,  # images with all their captions
-    "finetune_lr": 5e-4,  # peak for the decoder
-    "encoder_lr": 2e-4,  # peak for the blocks
-    # stage 3: rewarded with the CIDEr-D of sampled captions; beam search gains the most from it
-    "self_critical_epochs": 0,
-    "self_critical_batch_size": 64,  # images
-    "self_critical_samples": 5,  # captions drawn for each image
-    "self_critical_lr": 2e-4,
-    "class_reward": 0.0,  # added to the CIDEr-D of a caption that names its image's class, of an epoch too; 0 = none
+    "run": "",  # name of the files that are written; "" = mobile or resnet, by the encoder
+    "resume": False,  # continue the run from checkpoints/<run>_last.pt
+    "init": "",  # checkpoint (path, https://..., hf://...) that initialises the whole model; "" = none
+    "seed": 0,  # of initialisation, order, augmentation, dropout and sampling
+    "device": "",  # cuda | mps | cpu; "" = the first of these that is available
+    # stage 1: train the decoder on a frozen encoder
+    "epochs": 20,  # most epochs of stage 1; 0 = skip it
+    "lr": 1e-3,  # peak learning rate
+    "freeze_encoder": True,  # compute features once and train the decoder alone; false = train the encoder too
+    "feature_views": 4,  # cached views of each train image, the first without augmentation
+    # stage 2: fine-tune the last blocks of the encoder as well
+    "finetune_epochs": 0,  # most epochs of stage 2; 0 = skip it
+    "finetune_blocks": 5,  # encoder blocks that train, counted from the last; resnet18 has 9
+    "finetune_batch_size": 32,  # images per batch, each with all its captions
+    "finetune_lr": 5e-4,  # peak learning rate of the decoder
+    "encoder_lr": 2e-4,  # peak learning rate of the encoder blocks
+    # stage 3: self-critical training, reward = CIDEr-D(sample) - CIDEr-D(greedy)
+    "self_critical_epochs": 0,  # most epochs of stage 3; 0 = skip it
+    "self_critical_batch_size": 64,  # images per batch
+    "self_critical_samples": 5,  # captions sampled per image
+    "self_critical_lr": 2e-4,  # peak learning rate
+    "class_reward": 0.0,  # bonus for naming the image's class, in the reward and in the choice of the best epoch
     # optimisation
-    "warmup": 0.05,  # share of a stage's steps in which the rate rises; then it falls as a cosine
-    "weight_decay": 0.01,
+    "warmup": 0.05,  # share of a stage's steps with a linearly rising learning rate; a cosine decay follows
+    "weight_decay": 0.01,  # of AdamW, on matrices alone
     "grad_clip": 5.0,  # largest norm of the gradient
-    "accumulate": 1,  # batches whose gradients are averaged for a step
-    "ema": 0.99,  # decay of an average of the weights, which is validated and saved; 0 = the weights themselves
-    "scheduled_sampling": 0.0,  # share of input words that the model's own guesses replace, 0..1
-    "label_smoothing": 0.1,
-    "attention_penalty": 0.1,  # weight of what keeps attention from staying at a few places; for decoder attention
-    "class_emphasis": 2.0,  # captions that name their image's class weigh 1 + this, the others 1
-    "class_loss": 1.0,  # weight of an auxiliary class loss on the image embedding; 0 = none
-    "word_loss": 0.0,  # weight of an auxiliary loss that detects the captions' words in the embedding; 0 = none
-    "patience": 8,  # epochs without a better validation score before stopping; 0 = never stop early
+    "accumulate": 1,  # batches per optimiser step
+    "ema": 0.99,  # decay of the exponential moving average of the weights, which is validated and saved; 0 = off
+    "scheduled_sampling": 0.0,  # share of input words replaced by the model's own predictions
+    "label_smoothing": 0.1,  # probability mass spread over all words
+    "attention_penalty": 0.1,  # weight of the doubly stochastic attention loss (decoder attention)
+    "class_emphasis": 2.0,  # captions that name their image's class weigh 1 + this in the loss, others 1
+    "class_loss": 1.0,  # weight of an auxiliary classification loss on the image embedding; 0 = off
+    "word_loss": 0.0,  # weight of an auxiliary loss that predicts the captions' words from the embedding; 0 = off
+    "patience": 8,  # early stopping: epochs without improvement; 0 = never stop early
     "precision": "auto",  # auto | float32 | bfloat16 | float16 (CUDA)
-    "compile": False,  # torch.compile the encoder where it reads image files: a minute's wait, then faster steps
+    "compile": False,  # torch.compile the encoder when training reads image files: a minute to start, then faster
     # validation
-    "beam_size": 1,
-    "consensus": SETTINGS["consensus"],  # with more than one beam, as captioning/search/options.py tells
-    "max_len": 30,  # words, <end> included
+    "beam_size": 1,  # beams; 1 = greedy
+    "consensus": SETTINGS["consensus"],  # MBR exponent: candidates weigh p**x; 0 = plain beam search
+    "max_len": 30,  # tokens of the longest caption, <end> included
     # results
-    "half": False,  # store the checkpoint's weights as float16, to ship it
-    "wandb": "auto",  # online when logged in, else offline | online | offline | off
-    "wandb_project": "mobilenet-captioning",
+    "half": False,  # store the checkpoint in float16
+    "wandb": "auto",  # auto: online if logged in, else offline | online | offline | off
+    "wandb_project": "mobilenet-captioning",  # project name in WandB
 }
 
 LIMITS = {
@@ -224,9 +224,10 @@ def train_one_epoch(run, stage, data, loss, machine, *, seed, title):
     """
     model, device = run.model, machine.device
     model.train_mode(stage.name)
+    unit = " captions" if stage.name == "decoder" else " images"
     totals, num_tokens, num_rows, failed = Counter(), 0, 0, []
     batches, num_batches = iter(data.batches.epoch(seed)), len(data.batches)
-    with tqdm(total=data.batches.num_rows, desc=title, unit="row", leave=False) as progress:
+    with Progress(total=data.batches.num_rows, desc=title, unit=unit, leave=False) as progress:
         for first in range(0, num_batches, stage.accumulate):
             size = min(stage.accumulate, num_batches - first)  # the last group may be smaller
             has_gradient = False

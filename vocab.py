@@ -26,10 +26,11 @@ from captioning.files import check_file, replace_file
 from captioning.metadata import CONTROL
 
 CONFIG = {
-    "data_dir": "data/pictograms",  # folder or annotation file
-    "min_count": 2,  # a word seen fewer times in the train captions becomes <unk>; >= 1
-    "vocab_path": "",  # "" = vocab_<min_count>.pkl
-    "graph_path": "graphs/vocabulary.png",  # caption lengths and word frequencies
+    # what
+    "data_dir": "data/pictograms",  # dataset folder or annotation file
+    "min_count": 2,  # words with fewer occurrences in the train captions become <unk>
+    "vocab_path": "",  # output; "" = vocab_<min_count>.pkl
+    "graph_path": "graphs/vocabulary.png",  # figure of caption lengths and word frequencies
 }
 
 SPECIALS = ["<pad>", "<start>", "<end>", "<unk>"]

@@ -13,6 +13,8 @@ import difflib
 import os
 import sys
 
+from captioning.help import help_text
+
 TRUE, FALSE = ("true", "yes", "1"), ("false", "no", "0")
 USER_ERROR = 2  # exit code of a mistake that the user can mend
 INTERRUPTED = 130  # 128 + SIGINT, as shells count it
@@ -31,13 +33,17 @@ def run(main, limits=None, positional="", **configs):
     its traceback.
     """
     try:
+        if {"-h", "--help"} & set(sys.argv[1:]):
+            print(help_text(sys.modules["__main__"].__doc__ or "", configs, limits or {}, positional))
+            sys.stdout.flush()
+            return
         arguments = normalise_arguments(sys.argv[1:], configs, positional)
         try:
             import tyro  # importing this module should be free for those who only quote errors
         except ModuleNotFoundError:
             raise ValueError("the command line needs tyro and tqdm: pip install tyro tqdm") from None
 
-        config = tyro.cli(dict, default=configs, args=arguments, description=sys.modules["__main__"].__doc__)
+        config = tyro.cli(dict, default=configs, args=arguments)
         check_limits(config, limits or {})
         main(config)
         sys.stdout.flush()  # here, where a closed pipe is caught
@@ -73,8 +79,6 @@ def normalise_arguments(arguments, configs, positional=""):
     normal, rest, unnamed = [], list(arguments), []
     while rest:
         argument = rest.pop(0)
-        if argument in ("-h", "--help"):
-            return ["--help"]
         if positional and not is_flag(argument):
             unnamed.append(argument)
             continue

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 import torch
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
-from tqdm import tqdm
 
 from captioning.data.annotations import Example
 from captioning.data.images import check_unreadable, load_image
 from captioning.data.sequences import Paths
+from captioning.progress import Progress
 from captioning.runtime import autocast, random_numbers, start_workers
 from captioning.search.beam import beam_search
 from captioning.search.options import confidence
@@ -86,7 +86,7 @@ def encode_images(network, paths, transform, machine, *, random_key=(), bar=""):
         pin_memory=machine.device.type == "cuda",
     )
     kept, rows, failed = [], [], []
-    with tqdm(total=len(paths), desc=bar, unit="image", disable=not bar) as progress:
+    with Progress(total=len(paths), desc=bar, unit=" images", disable=not bar) as progress:
         for index, images, lines in start_workers(loader):
             failed += lines
             if index:
@@ -169,7 +169,7 @@ def caption_examples(captioner, examples, *, options, batch_size=64, num_workers
     images = [example.image for example in examples]
     results = captioner.stream(images, options, batch_size=batch_size, num_workers=max(1, num_workers))
     predictions, failed = [], []
-    bar = tqdm(results, total=len(images), desc="captioning", unit="image", disable=not progress)
+    bar = Progress(results, total=len(images), desc="captioning", unit=" images", disable=not progress)
     for example, (_, caption) in zip(examples, bar, strict=True):
         if isinstance(caption, ValueError):
             failed.append(str(caption))

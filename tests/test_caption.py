@@ -484,3 +484,48 @@ def test_attention_is_shown_on_what_the_model_sees(looking, captioner, pictures)
     assert not captioner.has_attention
     with pytest.raises(ValueError, match="attention: this model has none"):
         captioner.attend(pictures[:1], ["a sun"])
+
+
+def test_groups_and_samples_are_reached_from_the_command(pictures, tmp_path, monkeypatch, capsys):
+    """Diverse beam search and sampling once existed without a flag that led to them."""
+
+    def captions(**settings):
+        output = tmp_path / "captions.jsonl"
+        given = {"images": [str(pictures[0])], "output": str(output), "format": "jsonl", "device": "cpu", **settings}
+        script.main({"caption": script.CONFIG | given})
+        (row,) = map(json.loads, output.read_text(encoding="utf-8").splitlines())
+        return [row["caption"], *(other["caption"] for other in row["alternatives"])]
+
+    one = captions(beam_size=6, num_best=6, consensus=0.0)
+    several = captions(beam_size=6, num_best=6, consensus=0.0, groups=3, diversity=2.0)
+    assert several != one
+    sampled = captions(sample=8, seed=1)
+    assert sampled == captions(sample=8, seed=1)
+    assert sampled != captions(sample=8, seed=2)
+    assert len(set(captions(sample=30, temperature=2.0))) > len(set(captions(sample=30, temperature=0.1)))
+    assert len(captions(sample=30, top_k=1)) == 1
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"sample": 3, "num_best": 2}, "--num_best: got 2, allowed is 1 with --sample"),
+        ({"sample": 3, "groups": 2}, "--groups: got 2, allowed is 1 with --sample"),
+        ({"beam_size": 5, "groups": 2}, "groups: got 2, allowed is a divisor of beam_size"),
+        ({"diversity": 1.0}, "diversity: got 1.0, allowed is 0 with groups 1"),
+    ],
+)
+def test_decoding_settings_that_contradict_each_other_are_named(settings, message):
+    with pytest.raises(ValueError, match=message):
+        script.main({"caption": script.CONFIG | {"images": ["a.jpg"]} | settings})
+
+
+def test_an_onnx_model_has_neither_groups_nor_samples(model_files, pictures, tmp_path):
+    for settings, message in (
+        ({"sample": 2}, "sample: got 2, allowed is 0 for an .onnx model"),
+        ({"groups": 5, "diversity": 1.0}, "groups: got 5, allowed is 1 for an .onnx model"),
+    ):
+        given = {"images": [str(pictures[0])], "model_path": str(model_files.onnx), "output": str(tmp_path / "a")}
+        with pytest.raises(ValueError, match=message):
+            script.main({"caption": script.CONFIG | given | settings})
+        assert not (tmp_path / "a").exists()

@@ -108,5 +108,5 @@ def test_a_reader_that_has_enough_is_no_error(script, tmp_path, words):
 def test_help_lists_every_key(script):
     result = script("--help", two=True)
     assert result.returncode == 0
-    for key in ("epochs", "lr", "resume", "run", "names", "hidden-size"):
+    for key in ("epochs", "lr", "resume", "run", "names", "hidden_size"):
         assert key in result.stdout

@@ -27,19 +27,23 @@ def commands(text):
     return [shlex.split(part, comments=True)[1:] for part in parts]
 
 
+positionals = {}  # script -> the setting that takes arguments without a flag
+
+
 def shared_configs(script):
-    """Return (name -> CONFIG dict, the dict that takes arguments without a flag) of the last line of a script."""
+    """Return (name -> CONFIG dict, name -> limits) of the last lines of a script."""
     module = importlib.import_module(script.removesuffix(".py"))
     seen = {}
 
     def record(main, limits=None, positional="", **configs):
-        seen.update(configs=configs, positional=positional)
+        seen.update(configs=configs, limits=limits or {}, positional=positional)
 
     source = (ROOT / script).read_text(encoding="utf-8")
     ending = source[source.rindex('if __name__ == "__main__":') :].splitlines()[1:]
     code = "\n".join(line.removeprefix("    ") for line in ending)
     exec(code, vars(module) | {"cli": type("recorder", (), {"run": staticmethod(record)})})
-    return seen["configs"], seen["positional"]
+    positionals[script] = seen["positional"]
+    return seen["configs"], seen["limits"]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -49,15 +53,15 @@ def test_commands_name_scripts_and_flags_that_are_there(name):
         if "/" in script:  # a benchmark
             assert all(f'"{word[2:]}"' in (ROOT / script).read_text() for word in words if word.startswith("--")), words
             continue
-        configs, positional = shared_configs(script)
-        words = [word for word in words if not word.startswith("$")]
-        cli.normalise_arguments(words, configs, positional)  # raises ValueError for what is not there
+        configs, _ = shared_configs(script)
+        words = [word for word in words if not word.startswith("$") and word != "--help"]
+        cli.normalise_arguments(words, configs, positionals[script])  # raises ValueError for what is not there
 
 
 def test_the_test_of_commands_sees_a_wrong_flag():
-    configs, positional = shared_configs("vocab.py")
+    configs, _ = shared_configs("vocab.py")
     with pytest.raises(ValueError, match="did you mean --min_count"):
-        cli.normalise_arguments(["--min_cuont", "3"], configs, positional)
+        cli.normalise_arguments(["--min_cuont", "3"], configs)
     (found,) = commands("```sh\npython vocab.py --min_count 3 \\\n    --data_dir x  # why\n```")
     assert found == ["vocab.py", "--min_count", "3", "--data_dir", "x"]
 

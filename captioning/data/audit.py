@@ -10,12 +10,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
-from tqdm import tqdm
 
 from captioning.cli import counted
 from captioning.data.annotations import SPLITS
 from captioning.data.copies import describe_image, find_copies, process_map
 from captioning.data.tokenizer import Tokens
+from captioning.progress import Progress
 
 LEAK = 0.05  # a larger share of the split that is scored, known from train, is worth a warning
 
@@ -107,7 +107,8 @@ def audit_examples(examples, silent=(), *, num_workers=1, progress=True, tokens=
 
     paths = [example.image for example in examples]
     with process_map(num_workers) as run:
-        described = list(tqdm(run(describe_image, paths), "auditing", len(paths), unit="image", disable=not progress))
+        pictures = run(describe_image, paths)
+        described = list(Progress(pictures, total=len(paths), desc="auditing", unit=" images", disable=not progress))
     readable = [number for number, picture in enumerate(described) if picture]
     order = np.array([SPLITS.index(examples[number].split) for number in readable])
     found = find_copies([described[number] for number in readable], order) if readable else []

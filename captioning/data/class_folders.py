@@ -18,12 +18,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from PIL import Image, ImageOps
-from tqdm import tqdm
 
 from captioning.cli import counted, one_line
 from captioning.data.annotations import SPLITS, checked_caption, is_image_name, read_csv
 from captioning.data.copies import CopyGroups, describe_picture, process_map
 from captioning.data.images import load_image
+from captioning.progress import Progress
 
 JPEG_QUALITY = 92
 ORIENTATION = 0x0112  # EXIF tag; 1 = as stored
@@ -175,7 +175,8 @@ def gather_photos(source, candidates, folder, gathering, num_workers=1, progress
     groups, read, result = CopyGroups(gathering.distance), [], Gathered(photos={})
     need = gathering.need
     lacking = {label: need or len(names) for label, names in waiting.items()}
-    with process_map(num_workers) as run, tqdm(desc="reading", unit="image", disable=not progress) as bar:
+    reading = Progress(total=0, desc="reading", unit=" images", disable=not progress)
+    with process_map(num_workers) as run, reading as bar:
         while batch := [(label, name) for label in waiting for name in waiting[label][: lacking[label]]]:
             waiting = {label: names[lacking[label] :] for label, names in waiting.items()}
             bar.total = result.looked_at + len(batch)

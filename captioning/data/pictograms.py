@@ -15,9 +15,9 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
-from tqdm import tqdm
 
 from captioning.data.class_folders import check_replaceable, replace_folder
+from captioning.progress import Progress
 
 IMAGE_SIZE = 256  # pixels a side
 SPLITS = ("train", "val", "test")
@@ -219,7 +219,7 @@ def write_dataset(out_dir, *, per_class=300, seed=0, num_workers=0, progress=Tru
     with replace_folder(out_dir) as folder:
         workers = min(num_workers or os.cpu_count() or 1, len(CLASSES))
         draw = functools.partial(write_class, folder, sizes=sizes, seed=seed)
-        with tqdm(total=per_class * len(CLASSES), desc="drawing", unit="image", disable=not progress) as bar:
+        with Progress(total=per_class * len(CLASSES), desc="drawing", unit=" images", disable=not progress) as bar:
             rows = []
             # spawn, as on every system: a forked child of a process with threads can hang. Ctrl-C is the parent's.
             context = multiprocessing.get_context("spawn")

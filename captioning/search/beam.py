@@ -7,33 +7,12 @@ sees fewer of them as the search goes on. A step waits for the device once: to l
 """
 
 import math
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 
 from captioning.search.consensus import most_agreed
-from captioning.search.options import Hypothesis, check_lengths, require
-
-
-@dataclass(frozen=True)
-class SamplingOptions:
-    """What sampling draws from. Raises ValueError naming an option that is impossible or that another forbids."""
-
-    num_samples: int = 1  # captions of an image
-    max_len: int = 30  # tokens of the longest caption, <end> included
-    min_len: int = 0  # words of the shortest caption
-    no_repeat_ngram: int = 0  # no run of this many words stands twice in a caption; 0 = off
-    temperature: float = 1.0  # log-probabilities are divided by this; above 0
-    top_k: int = 0  # draw from this many likeliest words; 0 = from all
-    top_p: float = 1.0  # draw from the fewest likeliest words that hold this probability, above 0; 1 = from all
-
-    def __post_init__(self):
-        check_lengths(self)
-        require(self.num_samples >= 1, "num_samples", self.num_samples, "1 or more")
-        require(0 < self.temperature < math.inf, "temperature", self.temperature, "above 0; greedy is a beam of 1")
-        require(self.top_k >= 0, "top_k", self.top_k, "1 or more, or 0 for all words")
-        require(0 < self.top_p <= 1, "top_p", self.top_p, "above 0 and at most 1")
+from captioning.search.options import Hypothesis
 
 
 class Samples(NamedTuple):
@@ -83,7 +62,7 @@ def beam_search(step, state, options, *, start, end, banned=()):
     if options.agrees():
         found = beam_search(step, state, options.all_beams(), start=start, end=end, banned=banned)
         return [most_agreed(hypotheses, options) for hypotheses in found]
-    groups, size = options.num_groups, options.beam_size // options.num_groups
+    groups, size = options.groups, options.beam_size // options.groups
     batch_size, device = len(state[0]), state[0].device
     banned = torch.tensor(banned, dtype=torch.long, device=device)
     beams = start_beams(batch_size, groups, min(options.num_best, size), options.max_len, end, device)
@@ -159,7 +138,7 @@ def extend(beams, total, t, options, end):
     returns: Beams, and the parent (M, W') of each of its live beams as a row of `total`
     """
     num, width = beams.log_prob.shape
-    vocab_size, size = total.shape[1], options.beam_size // options.num_groups
+    vocab_size, size = total.shape[1], options.beam_size // options.groups
     total = total.view(num, width * vocab_size)
     # Each beam offers one <end> at most, so 2K candidates hold K that go on.
     candidates = choose(total, min(2 * size, total.shape[1]), vocab_size, options, end)  # (M, C), best first
@@ -201,7 +180,7 @@ def choose(total, num_candidates, vocab_size, options, end):
 
     Later groups pay for the words that the beams of earlier ones go on with (Vijayakumar et al. 2016, algorithm 1).
     """
-    groups, size = options.num_groups, options.beam_size // options.num_groups
+    groups, size = options.groups, options.beam_size // options.groups
     by_group = total.view(-1, groups, total.shape[1] // vocab_size, vocab_size)  # (R, G, W, V)
     if groups == 1:
         return best_positions(by_group[:, 0], num_candidates)[1]
@@ -309,6 +288,29 @@ def sample(step, state, options, *, start, end, banned=(), generator=None):
     return Samples(
         sequences[:, : t + 1].reshape(shape), token_log_probs[:, : t + 1].reshape(shape), lengths.view(shape[:2])
     )
+
+
+def sample_captions(step, state, options, **special):
+    """Draw captions for each row: B lists of distinct Hypothesis, the likeliest first; their score is log_prob.
+
+    step, state: as for beam_search; special: start, end and banned of `sample`
+
+    Each row has a generator of its own that begins with options.seed, so no image changes what is drawn for another.
+    """
+    found = []
+    for row in range(len(state[0])):
+        generator = torch.Generator().manual_seed(options.seed)
+        own = tuple(part[row : row + 1] for part in state)
+        tokens, log_probs, lengths = (
+            part[0].tolist() for part in sample(step, own, options, generator=generator, **special)
+        )
+        drawn = {}
+        for ids, values, length in zip(tokens, log_probs, lengths, strict=True):
+            words = until(ids[:length], special["end"])
+            log_prob = sum(values[:length])
+            drawn[tuple(words)] = Hypothesis(words, log_prob, log_prob, ended=len(words) < length)
+        found.append(sorted(drawn.values(), key=lambda hypothesis: -hypothesis.score))
+    return found
 
 
 def draw(scores, uniform, options):

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from captioning.search.consensus import most_agreed
-from captioning.search.options import Hypothesis, require
+from captioning.search.options import Hypothesis, SamplingOptions, require
 
 
 class Beam(NamedTuple):
@@ -25,11 +25,15 @@ def beam_search(step, state, options, *, start, end, banned=()):
 
     step:    (tokens (N,) int64, state) -> (log-probs (N, V) float32, state)
     state:   tuple of arrays (B, ...), one row per image
-    options: SearchOptions with num_groups 1
+    options: SearchOptions with groups 1
     banned:  ids that are never chosen (<unk>, <pad>, <start>)
     returns: B lists of 1 to num_best Hypothesis, best score first
     """
-    require(options.num_groups == 1, "num_groups", options.num_groups, "1 where torch is not used")
+    if isinstance(options, SamplingOptions):
+        raise ValueError(
+            f"sample: got {options.num_samples}, allowed is 0 for an .onnx model; a .safetensors model samples"
+        )
+    require(options.groups == 1, "groups", options.groups, "1 for an .onnx model; a .safetensors model has groups")
     if options.agrees():
         found = beam_search(step, state, options.all_beams(), start=start, end=end, banned=banned)
         return [most_agreed(hypotheses, options) for hypotheses in found]

@@ -9,15 +9,15 @@ from typing import NamedTuple
 class SearchOptions:
     """What beam search looks for. Raises ValueError naming an option that is impossible or that another forbids."""
 
-    beam_size: int = 5  # beams of an image, all groups together; 1 = greedy
+    beam_size: int = 5  # beams per image, all groups together; 1 = greedy
     max_len: int = 30  # tokens of the longest caption, <end> included
     min_len: int = 0  # words of the shortest caption
-    length_penalty: float = 0.7  # the log-probability is divided by length ** this
-    no_repeat_ngram: int = 0  # no run of this many words stands twice in a caption; 0 = off
-    consensus: float = 0.6  # what all beams agree on, each by its probability ** this; 0 = the likeliest
-    num_best: int = 1  # captions of an image, at most
-    num_groups: int = 1  # of beams that avoid each other's words
-    diversity: float = 0.0  # nats that a word costs per beam of an earlier group that says it at the same place
+    length_penalty: float = 0.7  # candidates rank by log-probability / length**x; 0 prefers short captions
+    no_repeat_ngram: int = 0  # no n-gram of this length occurs twice in a caption; 0 = off
+    consensus: float = 0.6  # MBR exponent: candidates weigh p**x; 0 = plain beam search
+    num_best: int = 1  # captions per image, at most
+    groups: int = 1  # groups of beams that avoid each other's words (diverse beam search)
+    diversity: float = 0.0  # penalty in nats for a word, per beam of an earlier group that uses it at the same position
 
     def __post_init__(self):
         check_lengths(self)
@@ -25,11 +25,11 @@ class SearchOptions:
         require(0 <= self.length_penalty < math.inf, "length_penalty", self.length_penalty, "0 or more")
         require(0 <= self.consensus < math.inf, "consensus", self.consensus, "0 or more")
         require(1 <= self.num_best <= self.beam_size, "num_best", self.num_best, f"1 to beam_size ({self.beam_size})")
-        divides = self.num_groups >= 1 and self.beam_size % self.num_groups == 0
-        require(divides, "num_groups", self.num_groups, f"a divisor of beam_size ({self.beam_size})")
+        divides = self.groups >= 1 and self.beam_size % self.groups == 0
+        require(divides, "groups", self.groups, f"a divisor of beam_size ({self.beam_size})")
         require(0 <= self.diversity < math.inf, "diversity", self.diversity, "0 or more")
-        alone = self.num_groups == 1 and self.diversity > 0
-        require(not alone, "diversity", self.diversity, "0 with num_groups 1, which has nobody to avoid")
+        alone = self.groups == 1 and self.diversity > 0
+        require(not alone, "diversity", self.diversity, "0 with groups 1, which has nobody to avoid")
 
     def agrees(self):
         """Return whether beams choose the caption together; one beam has nothing to agree with."""
@@ -43,8 +43,8 @@ class SearchOptions:
         """
         parts = {"beam": self.beam_size, "length_penalty": self.length_penalty, "max_len": self.max_len}
         parts |= {name: getattr(self, name) for name in ("min_len", "no_repeat_ngram") if getattr(self, name)}
-        if self.num_groups > 1:
-            parts |= {"groups": self.num_groups, "diversity": self.diversity}
+        if self.groups > 1:
+            parts |= {"groups": self.groups, "diversity": self.diversity}
         if self.agrees():
             parts["consensus"] = self.consensus
         return "|".join(f"{name}:{value:g}" for name, value in parts.items())
@@ -56,6 +56,27 @@ class SearchOptions:
     def all_beams(self):
         """Return the options of the search whose captions a consensus is chosen from."""
         return replace(self, num_best=self.beam_size, consensus=0.0)
+
+
+@dataclass(frozen=True)
+class SamplingOptions:
+    """What sampling draws from. Raises ValueError naming an option that is impossible or that another forbids."""
+
+    num_samples: int = 1  # captions of an image
+    max_len: int = 30  # tokens of the longest caption, <end> included
+    min_len: int = 0  # words of the shortest caption
+    no_repeat_ngram: int = 0  # no run of this many words stands twice in a caption; 0 = off
+    temperature: float = 1.0  # log-probabilities are divided by this; above 0
+    top_k: int = 0  # draw from this many likeliest words; 0 = from all
+    top_p: float = 1.0  # draw from the fewest likeliest words that hold this probability, above 0; 1 = from all
+    seed: int = 0  # of sample_captions
+
+    def __post_init__(self):
+        check_lengths(self)
+        require(self.num_samples >= 1, "num_samples", self.num_samples, "1 or more")
+        require(0 < self.temperature < math.inf, "temperature", self.temperature, "above 0; greedy is a beam of 1")
+        require(self.top_k >= 0, "top_k", self.top_k, "1 or more, or 0 for all words")
+        require(0 < self.top_p <= 1, "top_p", self.top_p, "above 0 and at most 1")
 
 
 # The options that the scripts show as settings, with their defaults.

@@ -14,8 +14,8 @@ from torch.nn import functional as F
 
 from captioning.data.sequences import NUM_SPECIALS, PAD_ID, Sequences
 from captioning.scores.metrics import CiderD
-from captioning.search.beam import SamplingOptions, beam_search, sample
-from captioning.search.options import SearchOptions
+from captioning.search.beam import beam_search, sample
+from captioning.search.options import SamplingOptions, SearchOptions
 
 # ---- cross-entropy -------------------------------------------------------------------------------
 

@@ -8,8 +8,8 @@ import torch
 from scipy import stats
 from torch.overrides import TorchFunctionMode
 
-from captioning.search.beam import SamplingOptions, beam_search, best_positions, ensemble, sample
-from captioning.search.options import SETTINGS, SearchOptions
+from captioning.search.beam import beam_search, best_positions, ensemble, sample, sample_captions
+from captioning.search.options import SETTINGS, SamplingOptions, SearchOptions
 
 START, END = 0, 1
 
@@ -111,7 +111,7 @@ def test_fewer_sequences_than_asked_for():
     assert [[hypothesis.ids for hypothesis in row] for row in found] == [[[2], []]] * 3
 
 
-@pytest.mark.parametrize("options", [{"beam_size": 3}, {"beam_size": 4, "num_best": 3, "num_groups": 2}])
+@pytest.mark.parametrize("options", [{"beam_size": 3}, {"beam_size": 4, "num_best": 3, "groups": 2}])
 def test_rows_do_not_touch_each_other(options):
     """Rows end at different steps and leave the batch; mixing up the states of those that stay would show."""
     step, (row,), _ = markov_step(3, rows=9, vocab_size=9)
@@ -254,8 +254,8 @@ def test_min_len_yields_where_no_word_is_left():
 def test_one_group_is_plain_beam_search_and_groups_without_diversity_are_equal():
     step, state, _ = markov_step(7, rows=4, vocab_size=8)
     plain = search(step, state, beam_size=3, num_best=3, max_len=7)
-    assert search(step, state, beam_size=3, num_best=3, max_len=7, num_groups=1, diversity=0.0) == plain
-    equal = search(step, state, beam_size=6, num_best=3, max_len=7, num_groups=2, diversity=0.0)
+    assert search(step, state, beam_size=3, num_best=3, max_len=7, groups=1, diversity=0.0) == plain
+    equal = search(step, state, beam_size=6, num_best=3, max_len=7, groups=2, diversity=0.0)
     assert [[h.ids for h in row] for row in equal] == [[h.ids for h in row] for row in plain]
 
 
@@ -263,7 +263,7 @@ def test_groups_begin_with_different_words_under_a_strong_penalty():
     """The best of each group come first, so 3 captions of 3 groups are one of each; scores stay the model's."""
     step, state, table = markov_step(8, rows=4, vocab_size=9)
     table[:, :, END] -= 5
-    found = search(step, state, beam_size=6, num_best=3, max_len=7, num_groups=3, diversity=100.0)
+    found = search(step, state, beam_size=6, num_best=3, max_len=7, groups=3, diversity=100.0)
     for row, hypotheses in enumerate(found):
         assert len({hypothesis.ids[0] for hypothesis in hypotheses}) == 3
         assert [h.score for h in hypotheses] == sorted((h.score for h in hypotheses), reverse=True)
@@ -281,7 +281,7 @@ def test_groups_by_hand():
     table[2:, END] = 0.0
 
     def first_words(diversity):
-        options = {"beam_size": 2, "num_groups": 2, "num_best": 2, "max_len": 4, "diversity": diversity}
+        options = {"beam_size": 2, "groups": 2, "num_best": 2, "max_len": 4, "diversity": diversity}
         found = search(lambda tokens, state: (table[tokens], state), (torch.zeros(2),), **options)
         return [[hypothesis.ids for hypothesis in row] for row in found]
 
@@ -390,6 +390,27 @@ def test_a_sample_does_not_depend_on_when_others_end():
     assert torch.equal(short.tokens[0], long.tokens[0, :, :width])
 
 
+def test_captions_are_drawn_for_each_row_by_itself():
+    """The likeliest first, each once, and the same whatever other rows there are."""
+    step, state, table = markov_step(3, rows=4, vocab_size=6)
+    options, special = SamplingOptions(num_samples=20, max_len=5, seed=3), {"start": START, "end": END}
+    found = sample_captions(step, state, options, **special)
+    for row, hypotheses in enumerate(found):
+        (alone,) = sample_captions(step, tuple(part[row : row + 1] for part in state), options, **special)
+        assert alone == hypotheses
+        assert len({tuple(hypothesis.ids) for hypothesis in hypotheses}) == len(hypotheses) > 1
+        assert [h.log_prob for h in hypotheses] == sorted((h.log_prob for h in hypotheses), reverse=True)
+        for ids, log_prob, score, ended in hypotheses:
+            spoken = [START, *ids, *[END] * ended]
+            assert log_prob == pytest.approx(
+                sum(table[row, a, b].item() for a, b in itertools.pairwise(spoken)), abs=1e-4
+            )
+            assert score == log_prob
+            assert ended == (len(ids) < 5)
+    other = sample_captions(step, state, SamplingOptions(num_samples=20, max_len=5, seed=4), **special)
+    assert other != found
+
+
 def test_sampling_needs_no_gradient():
     """Its log-probabilities steer a policy gradient that is computed afterwards; a graph of every step would not fit
     into memory."""
@@ -481,7 +502,7 @@ def test_a_step_waits_for_the_device_once(method):
 
     with Waits() as waits:
         if method == "search":
-            search(counted, state, (3,), beam_size=4, num_best=2, num_groups=2, diversity=0.5, **rules)
+            search(counted, state, (3,), beam_size=4, num_best=2, groups=2, diversity=0.5, **rules)
         else:
             draw_samples(counted, state, banned=(3,), num_samples=3, top_p=0.9, top_k=5, **rules)
     assert len(before) > 3
@@ -498,9 +519,9 @@ def test_a_step_waits_for_the_device_once(method):
         ({"length_penalty": math.nan}, "length_penalty: got nan"),
         ({"no_repeat_ngram": -1}, "no_repeat_ngram: got -1"),
         ({"beam_size": 2, "num_best": 3}, "num_best: got 3, allowed is 1 to beam_size \\(2\\)"),
-        ({"beam_size": 5, "num_groups": 2, "diversity": 0.5}, "num_groups: got 2, allowed is a divisor of beam_size"),
-        ({"num_groups": 0}, "num_groups: got 0"),
-        ({"diversity": 0.5}, "diversity: got 0.5, allowed is 0 with num_groups 1"),
+        ({"beam_size": 5, "groups": 2, "diversity": 0.5}, "groups: got 2, allowed is a divisor of beam_size"),
+        ({"groups": 0}, "groups: got 0"),
+        ({"diversity": 0.5}, "diversity: got 0.5, allowed is 0 with groups 1"),
     ],
 )
 def test_impossible_and_conflicting_search_options_are_refused_by_name(options, message):

@@ -121,5 +121,5 @@ def test_the_log_probs_of_the_model_are_left_alone():
 
 
 def test_groups_need_torch():
-    with pytest.raises(ValueError, match="num_groups: got 2, allowed is 1 where torch is not used"):
-        numpy_beam.beam_search(None, (np.zeros((1, 1)),), SearchOptions(beam_size=4, num_groups=2), start=1, end=2)
+    with pytest.raises(ValueError, match="groups: got 2, allowed is 1 for an .onnx model"):
+        numpy_beam.beam_search(None, (np.zeros((1, 1)),), SearchOptions(beam_size=4, groups=2), start=1, end=2)

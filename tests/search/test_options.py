@@ -18,10 +18,10 @@ CHANGED = {  # a value unlike the one of BASE for each field
     "length_penalty": 0.0,
     "no_repeat_ngram": 2,
     "consensus": 0.0,
-    "num_groups": 1,
+    "groups": 1,
     "diversity": 0.5,
 }
-BASE = {"beam_size": 4, "num_groups": 2, "diversity": 1.0}
+BASE = {"beam_size": 4, "groups": 2, "diversity": 1.0}
 
 
 def test_whatever_changes_a_caption_is_in_the_recipe():
@@ -30,7 +30,7 @@ def test_whatever_changes_a_caption_is_in_the_recipe():
     assert fields == set(CHANGED)
     recipes = {SearchOptions(**BASE).recipe()}
     for name, value in CHANGED.items():
-        more = {"diversity": 0.0} if name == "num_groups" else {}
+        more = {"diversity": 0.0} if name == "groups" else {}
         changed = SearchOptions(**(BASE | {name: value} | more))
         assert getattr(changed, name) != getattr(SearchOptions(**BASE), name)
         recipes.add(changed.recipe())

@@ -10,8 +10,8 @@ from torch.nn import functional as F
 
 from captioning.data.sequences import Captions
 from captioning.scores.metrics import cider_d
-from captioning.search.beam import SamplingOptions, beam_search, sample
-from captioning.search.options import SearchOptions
+from captioning.search.beam import beam_search, sample
+from captioning.search.options import SamplingOptions, SearchOptions
 from captioning.training.losses import (
     CaptionLoss,
     LossTerms,
