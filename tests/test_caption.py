@@ -14,6 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
+import caption as script
 from caption import Captioner, find_images, model_name
 from captioning.checkpoint import load_checkpoint, save_checkpoint
 from captioning.data.annotations import load_examples
