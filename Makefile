@@ -33,7 +33,7 @@ demo: .venv/installed
 	@echo "Look at reports/demo/test_inference.png, 20 captioned pictures, then open reports/demo/report.html"
 
 test: .venv/installed-dev
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check

@@ -100,7 +100,7 @@ def report_folder(output, run, split):
 
 def caption_split(model_path, dataset, options, config):
     """Caption one split of a Dataset with one model."""
-    captioner = Captioner.load(model_path, device=config["device"])
+    run, captioner = model_name(model_path), Captioner.load(model_path, device=config["device"])
     predictions = caption_examples(
         captioner,
         dataset.splits[config["split"]],
@@ -109,7 +109,7 @@ def caption_split(model_path, dataset, options, config):
         num_workers=config["num_workers"],
     )
     words = frozenset(captioner.vocabulary.itos[len(SPECIALS) :])
-    subject = tables.Subject(model_name(model_path), dataset, config["split"], options, words, captioner.model.classes)
+    subject = tables.Subject(run, dataset, config["split"], options, words, captioner.model.classes)
     return Captioned(subject, captioner, predictions)
 
 

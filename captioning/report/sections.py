@@ -28,7 +28,7 @@ FILES = {  # every file of a report -> what it holds; some are there only where 
         "` | `, `named` is the class that the caption names first, `correct` whether it is the true one, `mentions` "
         "all the classes named, `case` how they stand to the true one (alone, first, later, other, none); "
         "`sentence_bleu4`, `rouge_l` and `cider_d` are the caption's own scores, `log_prob` is in nats, `confidence` "
-        "the geometric mean of the probabilities of its words"
+        "the geometric mean of the probabilities of its tokens"
     ),
     "classes.csv": (
         "one row per class: `bleu4` is the corpus BLEU-4 of its images, `sentence_bleu4` and `cider_d` are "
@@ -258,7 +258,7 @@ def relation_blocks(tables, texts):
 
 def confidence_blocks(tables, texts):
     """Return the blocks about the captions' confidence."""
-    explained = "The confidence is the geometric mean of the probabilities of the caption's tokens, `<end>` included."
+    explained = "The confidence is the geometric mean of the probabilities of the caption's tokens, with `<end>` if it was said."
     calibration = tables["calibration"]
     names = [name for name in ("accuracy", "sentence_bleu4", "cider_d") if name in calibration]
     return [
