@@ -98,11 +98,11 @@ def test_a_defect_of_ours_keeps_its_traceback(script):
 @pytest.mark.parametrize("words", ["", "x" * 100_000])  # caught when it is written, or at the end
 def test_a_reader_that_has_enough_is_no_error(script, tmp_path, words):
     script("--run", words[:1])  # writes script.py
-    process = subprocess.Popen(
-        [sys.executable, str(tmp_path / "script.py"), f"--run={words}"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
-    process.stdout.close()
-    assert (process.stderr.read(), process.wait()) == (b"", 141)
+    command = [sys.executable, str(tmp_path / "script.py"), f"--run={words}"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 141
 
 
 def test_help_lists_every_key(script):

@@ -16,11 +16,11 @@ import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from captioning.data.annotations import SPLITS
 from captioning.data.class_folders import check_replaceable, replace_folder
 from captioning.progress import Progress
 
 IMAGE_SIZE = 256  # pixels a side
-SPLITS = ("train", "val", "test")
 MASK_SIZE = 320  # pixels; a glyph is drawn once at this size, then rotated and shrunk
 
 # class word -> glyph; chosen to differ from one another at 96 pixels, tilted and mirrored

@@ -138,7 +138,10 @@ def download(source, part):
             return receive(urllib.parse.quote(url, safe=string.punctuation), part)  # blanks and letters beyond ASCII
         except (OSError, HTTPException) as error:
             reason = getattr(error, "reason", "")
-            code = error.code if isinstance(error, urllib.error.HTTPError) else 0
+            code = 0
+            if isinstance(error, urllib.error.HTTPError):  # it is the answer too, with an open connection
+                code = error.code
+                error.close()
             if code == 416:  # nothing is behind what is there: it was complete, or is of another file
                 part.unlink(missing_ok=True)
             elif 0 < code < 500 and code not in TRY_AGAIN:

@@ -258,7 +258,7 @@ def relation_blocks(tables, texts):
 
 def confidence_blocks(tables, texts):
     """Return the blocks about the captions' confidence."""
-    explained = "The confidence is the geometric mean of the probabilities of the caption's tokens, with `<end>` if it was said."
+    explained = "The confidence is the geometric mean of the tokens' probabilities, with `<end>` if it was said."
     calibration = tables["calibration"]
     names = [name for name in ("accuracy", "sentence_bleu4", "cider_d") if name in calibration]
     return [
