@@ -30,7 +30,7 @@ import torch
 from caption import Captioner
 from captioning import cli
 from captioning.complexity import median_seconds
-from captioning.data.annotations import check_split, load_aliases, load_examples
+from captioning.data.annotations import check_split, load_dataset
 from captioning.data.images import load_image
 from captioning.deploy import hub
 from captioning.deploy.downloads import fetch_model
@@ -151,10 +151,10 @@ def main(config):
     if path.suffix != ".safetensors":
         raise ValueError(f"{path}: a .safetensors checkpoint is exported")
     network, _, checkpoint = load_captioner(path)
-    train = load_examples(config["data_dir"], "train")
-    calibration = CalibrationImages(
-        [example.image for example in draw(train, config["calibration_images"], config["seed"])], checkpoint.transform
-    )
+    needed = ("train", config["split"]) if config["num_images"] or config["hub"] else ("train",)
+    dataset = load_dataset(config["data_dir"], *needed)
+    train = draw(dataset.splits["train"], config["calibration_images"], config["seed"])
+    calibration = CalibrationImages([example.image for example in train], checkpoint.transform)
     paths = {
         FORMS[0]: path,
         FORMS[1]: folder / f"{path.stem}.onnx",
@@ -171,10 +171,8 @@ def main(config):
     print(f"wrote {paths[FORMS[1]]} and {paths[FORMS[2]]}, opset {OPSET}")
 
     if config["num_images"]:
-        examples = load_examples(config["data_dir"])
-        labels, aliases = {example.label for example in examples}, load_aliases(config["data_dir"])
-        grounder, _ = build_grounders(labels, checkpoint.classes, aliases)
-        examples = draw(load_examples(config["data_dir"], config["split"]), config["num_images"], config["seed"])
+        grounder, _ = build_grounders(dataset.classes, checkpoint.classes, dataset.aliases)
+        examples = draw(dataset.splits[config["split"]], config["num_images"], config["seed"])
         if not any(example.label for example in examples):
             grounder = None
         table = build_table(paths, examples, options, grounder, config["num_runs"])
@@ -190,7 +188,7 @@ def main(config):
             temporary.write_text(text, encoding="utf-8")
         print(text)
     if config["hub"]:
-        examples = draw(load_examples(config["data_dir"], config["split"]), hub.NUM_EXAMPLES, config["seed"])
+        examples = draw(dataset.splits[config["split"]], hub.NUM_EXAMPLES, config["seed"])
         pictures = [example.image for example in examples]
         captions = Captioner.load(paths[FORMS[1]])(pictures)
         written = hub.write_folder(
