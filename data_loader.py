@@ -395,7 +395,8 @@ def main(config):
     vocabulary = load_vocabulary(config["vocab_path"])
     examples = load_dataset(config["data_dir"], "train").splits["train"]
     weights = MODEL["encoder_weights"]
-    size = pick_image_size(config["image_size"], native_image_size(weights))
+    native_size = native_image_size(weights)
+    size = pick_image_size(config["image_size"], native_size)
     transform = TrainTransform(size, **{key: config[key] for key in AUGMENTATION})
     dataset = CaptionDataset(
         examples, vocabulary, transform, captions_per_image=config["captions_per_image"], image_size=size
@@ -412,7 +413,11 @@ def main(config):
         print(f"warning: {line}")
     if not len(batch.index):
         raise ValueError(f"{config['data_dir']}: none of the {len(batch.failed)} images of a batch can be read")
-    reason = "data.image_size" if config["image_size"] else f"the size for encoder_weights {weights}"
+    reason = f"the size for encoder_weights {weights}"
+    if config["image_size"]:
+        reason = "data.image_size"
+    elif not native_size:
+        reason = f"the default, as the size of encoder_weights {weights} is not known here"
     print(f"train images   {len(examples):,} with {sum(len(e.captions) for e in examples):,} captions")
     print(f"image size     {size} pixels a side: {reason}")
     print(f"one batch      images {tuple(batch.inputs.shape)}, tokens {tuple(batch.tokens.shape)}")

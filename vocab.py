@@ -15,7 +15,6 @@ if __name__ == "__main__":
     process.set_up()  # before torch loads
 
 import io
-import itertools
 import pickle
 from collections import Counter
 from pathlib import Path
@@ -152,7 +151,7 @@ class PlainUnpickler(pickle._Unpickler):
 def main(config):
     """Count the train captions, save the vocabulary, and show what it covers."""
     from captioning import plots  # slow to import, and a Vocabulary alone needs neither
-    from captioning.data.annotations import load_examples
+    from captioning.data.annotations import load_dataset
 
     config = config["vocab"]
     path = Path(config["vocab_path"] or f"vocab_{config['min_count']}.pkl")
@@ -160,11 +159,8 @@ def main(config):
         load_vocabulary(path)  # refuses to let anything else be overwritten
     check_file(path)
     plots.check_figure(config["graph_path"])
-    examples = load_examples(config["data_dir"])
-    captions = {
-        split: [caption for example in group for caption in example.captions]
-        for split, group in itertools.groupby(sorted(examples, key=lambda e: e.split), key=lambda e: e.split)
-    }
+    splits = load_dataset(config["data_dir"]).splits
+    captions = {split: [text for example in group for text in example.captions] for split, group in splits.items()}
     if not captions.get("train"):
         raise ValueError(f"{config['data_dir']}: no captions in its train split, which the vocabulary is built from")
     counts, lengths = count_words(captions["train"])

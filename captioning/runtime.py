@@ -114,6 +114,12 @@ class Machine:
     batch_size: int = 64
 
 
+def mix_seed(*key):
+    """Return a seed below 2**32, as torch's CPU generator uses, made of whole numbers >= 0 such as (seed, epoch)."""
+    # With the length: SeedSequence fills short keys with zeros.
+    return int(np.random.SeedSequence((len(key), *key)).generate_state(1)[0])
+
+
 @contextlib.contextmanager
 def random_numbers(*key):
     """Make torch's random numbers inside the block a function of the whole numbers `key`, all >= 0.
@@ -124,8 +130,7 @@ def random_numbers(*key):
     """
     generator = torch.default_generator
     before = generator.get_state()
-    # With the length: SeedSequence fills short keys with zeros.
-    generator.manual_seed(int(np.random.SeedSequence((len(key), *key)).generate_state(1)[0]))
+    generator.manual_seed(mix_seed(*key))
     try:
         yield
     finally:

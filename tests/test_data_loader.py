@@ -11,7 +11,7 @@ import model
 from captioning import plots
 from captioning.data.annotations import Example
 from captioning.data.images import check_unreadable, load_image
-from captioning.runtime import random_numbers
+from captioning.runtime import mix_seed, random_numbers
 from captioning.scores.grounding import Grounder
 from data_loader import (
     CONFIG,
@@ -280,6 +280,25 @@ def test_the_picture_of_a_batch_has_the_size_that_training_has(
     encoder = model.EncoderCNN("mobilenet_v2", 300)
     native = model.load_encoder_weights(encoder, "mobilenet_v2", str(SHIPPED))
     assert pick_image_size(image_size, native) == expected
+
+
+def test_epochs_of_other_seeds_are_other_epochs():
+    """seed * 10,000 + epoch once made epoch 10,000 of seed 0 the first of seed 1; torch uses 32 bits of a seed."""
+    keys = [(0, 0), (0, 10_000), (1, 0), (3, 0), (3 + 2**28, 0), (3 + 2**31, 0)]
+    assert len({mix_seed(*key) for key in keys}) == len(keys)
+    assert all(0 <= mix_seed(*key) < 2**32 for key in keys)
+
+
+def test_a_size_that_is_not_known_is_not_claimed(examples, tmp_path, monkeypatch, capsys):
+    """Weights on a server are not fetched for a picture; their size was once given as 224."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "train").mkdir()
+    examples[0].image.rename(tmp_path / "train" / "0.jpg")
+    Path("captions.csv").write_text("image,caption\ntrain/0.jpg,a sun\n", encoding="utf-8")
+    save_vocabulary("v.pkl", VOCABULARY, {"sun": 1}, 1)
+    monkeypatch.setitem(model.CONFIG, "encoder_weights", "hf://owner/name")
+    main({"data": CONFIG | {"data_dir": ".", "vocab_path": "v.pkl", "num_workers": 0}})
+    assert "the default, as the size of encoder_weights hf://owner/name is not known here" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -147,7 +147,8 @@ def class_reservations(tables, subject):
         # With the share p of images right, all n are right with probability p ** n.
         size = int(certain["count"].max())
         notes.append(
-            f"The bootstrap interval of an accuracy of 1 is 1 to 1, because no draw contains a mistake. After {size} "
+            f"The bootstrap interval of an accuracy of 1 is 1 to 1, because no draw contains a mistake (of an accuracy "
+            f"of 0 likewise). After {size} "
             f"correct of {size} the true accuracy may still be {0.05 ** (1 / size):.2f} (one-sided 95 % bound)."
         )
     return notes
@@ -200,6 +201,8 @@ def bleu_and_accuracy(tables):
             "the best captions name their class less often",
             "no significant difference",
         )
+        if row.low == row.high:
+            verdict = "all draws are alike, so the images do not show how certain this is"
         bounds = between(100 * row.low, 100 * row.high, 1)
         facts.append(
             f"The {counted(row.classes, 'class')} with the best BLEU-4 have the accuracy {row.best:.1%}, those with "

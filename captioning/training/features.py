@@ -8,6 +8,7 @@ import dataclasses
 import hashlib
 import json
 import os
+from importlib.metadata import version
 from pathlib import Path
 
 import torch
@@ -27,6 +28,11 @@ CHECKSUM = "sha256"  # key in the metadata of a file
 HEADER_BYTES = 4096  # more than the names and shapes of a few tensors take
 
 
+def library_versions():
+    """Return the versions of the libraries that decode, resize and encode images."""
+    return [version(name) for name in ("torch", "torchvision", "pillow")]
+
+
 def fingerprint(weights, description, paths):
     """Return 64 hex digits of a sha256 over what features depend on.
 
@@ -36,7 +42,7 @@ def fingerprint(weights, description, paths):
 
     Raises FileNotFoundError for an image that is not there.
     """
-    digest = hashlib.sha256(json.dumps([description, torch.__version__]).encode())
+    digest = hashlib.sha256(json.dumps([description, *library_versions()]).encode())
     add_tensors(digest, weights)
     for path in paths:
         status = os.stat(path)

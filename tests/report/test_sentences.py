@@ -89,3 +89,13 @@ def test_reservations_name_what_is_missing():
         assert part in text
     assert "The split has no image of 1 class of the data: owl." in text
     assert not any("\n" in note for note in notes)
+
+
+def test_a_difference_that_no_draw_changes_is_no_significant_one():
+    """One class always right, the other always wrong: the interval without width once made it a finding."""
+    names = [f"{n}.jpg" for n in range(3)]
+    right = [predict("cat", "a cat on a mat", "a cat on a mat", name=name) for name in names]
+    wrong = [predict("dog", "a cat", "one dog in the sun", name=name) for name in names]
+    text = " ".join(sentences.bleu_and_accuracy(build([*right, *wrong])))
+    assert "100.0 points (100.0 to 100.0): all draws are alike" in text
+    assert "name their class more often" not in text

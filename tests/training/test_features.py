@@ -180,6 +180,14 @@ def test_cached_views_do_not_depend_on_workers_or_on_torchs_generator(num_worker
     assert not torch.equal(other[:, 1], found[:, 1])
 
 
+@pytest.mark.parametrize("name", ["torch", "torchvision", "pillow"])
+def test_another_version_of_what_reads_and_encodes_images_misses(name, inputs, monkeypatch):
+    """Pillow and torchvision decode and resize; their versions once were not in the key."""
+    before, installed = fingerprint(**inputs), features.version
+    monkeypatch.setattr(features, "version", lambda asked: "0.0" if asked == name else installed(asked))
+    assert fingerprint(**inputs) != before
+
+
 def test_a_missing_image_is_an_error(inputs):
     inputs["paths"][0].unlink()
     with pytest.raises(FileNotFoundError, match=r"a\.jpg"):
