@@ -92,10 +92,11 @@ CONFIG = {
     "finetune_batch_size": 32,  # images per batch, each with all its captions
     "finetune_lr": 5e-4,  # peak learning rate of the decoder
     "encoder_lr": 2e-4,  # peak learning rate of the encoder blocks
-    # stage 3: self-critical training, reward = CIDEr-D(sample) - CIDEr-D(greedy)
+    # stage 3: self-critical training, reward = CIDEr-D(sample) - CIDEr-D(baseline)
     "self_critical_epochs": 0,  # most epochs of stage 3; 0 = skip it
     "self_critical_batch_size": 64,  # images per batch
     "self_critical_samples": 5,  # captions sampled per image
+    "self_critical_baseline": "greedy",  # greedy: the greedy caption | samples: the mean of the image's other samples
     "self_critical_lr": 2e-4,  # peak learning rate
     "class_reward": 0.0,  # bonus for naming the image's class, in the reward and in the choice of the best epoch
     # optimisation
@@ -363,6 +364,7 @@ def build_loss(stage, data, settings, vocabulary, class_of):
         data.captions,
         vocabulary,
         num_samples=settings["self_critical_samples"],
+        baseline=settings["self_critical_baseline"],
         max_len=settings["max_len"],
         class_reward=settings["class_reward"],
         class_of=class_of,

@@ -132,13 +132,16 @@ def word_detection_loss(logits, words, images):
 
 # ---- self-critical -------------------------------------------------------------------------------
 
+BASELINES = ("greedy", "samples")
+
 
 class SelfCritical:
-    """The loss of self-critical training on N images: reward = CIDEr-D(sample) - CIDEr-D(greedy).
+    """The loss of self-critical training on N images: reward = CIDEr-D(sample) - CIDEr-D(baseline).
 
     captions:     for each image the token ids of its references, <start> ... <end>
     vocabulary:   its start_id, end_id and banned
     num_samples:  captions drawn for each image
+    baseline:     greedy: the greedy caption of the image; samples: the mean of the image's other samples
     max_len:      tokens of the longest caption, <end> included
     class_reward: added to the CIDEr-D of a caption that names the class of its image
     class_of:     ids of a caption, a tuple -> the class that it names, -1 = none; with class_reward
@@ -149,12 +152,22 @@ class SelfCritical:
     CIDEr-D alone favours captions that fit many similar images over the word that tells their class, which
     class_reward can balance; Luo et al. 2018 (arXiv:1803.04376) add a reward for telling images apart.
 
-    Source: Rennie et al. 2017 (arXiv:1612.00563), equations 6 to 8.
+    Source: Rennie et al. 2017 (arXiv:1612.00563), equations 6 to 8; the baseline of samples: Luo 2020
+    (arXiv:2003.09971).
+    Raises ValueError for another baseline, and for a baseline of the other samples where there is one sample.
     """
 
-    def __init__(self, captions, vocabulary, *, num_samples, max_len, class_reward=0.0, class_of=None, labels=None):
+    def __init__(
+        self, captions, vocabulary, *, num_samples, max_len, baseline="greedy", class_reward=0.0, class_of=None,
+        labels=None,
+    ):  # fmt: skip
+        if baseline not in BASELINES:
+            raise ValueError(f"train.self_critical_baseline: got {baseline!r}, allowed are {', '.join(BASELINES)}")
+        if baseline == "samples" and num_samples < 2:
+            raise ValueError(f"train.self_critical_samples: got {num_samples}, baseline samples needs 2 or more")
         self.cider_d = CiderD([[ids[1:].tolist() for ids in group] for group in captions])
         self.class_reward, self.class_of, self.labels = class_reward, class_of, labels
+        self.baseline = baseline
         self.sampling = SamplingOptions(num_samples=num_samples, max_len=max_len)
         self.greedy = SearchOptions(beam_size=1, max_len=max_len)
         self.special = {"start": vocabulary.start_id, "end": vocabulary.end_id, "banned": vocabulary.banned}
@@ -180,7 +193,11 @@ class SelfCritical:
         tokens, lengths = drawn.tokens.flatten(0, 1), drawn.lengths.flatten()  # (B*S, T), (B*S,)
         sampled = [ids[:length] for ids, length in zip(tokens.tolist(), lengths.tolist(), strict=True)]
         reward = self.reward(sampled, [i for i in indices for _ in range(num_samples)])
-        baseline = self.reward(self.greedy_captions(step, state), indices).repeat(num_samples)
+        if self.baseline == "greedy":
+            baseline = self.reward(self.greedy_captions(step, state), indices).repeat(num_samples)
+        else:
+            by_image = reward.reshape(-1, num_samples)
+            baseline = ((by_image.sum(axis=1, keepdims=True) - by_image) / (num_samples - 1)).ravel()
         advantage = torch.from_numpy(reward - baseline).float().to(embeddings.device)  # (B*S,)
 
         begin = torch.full_like(tokens[:, :1], self.special["start"])

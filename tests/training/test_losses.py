@@ -39,10 +39,11 @@ def model():
     return CNNtoRNN(10, embed_size=8, hidden_size=16).eval()
 
 
-def test_loss_equals_a_loop_by_hand(model):
+@pytest.mark.parametrize("baseline", ["greedy", "samples"])
+def test_loss_equals_a_loop_by_hand(model, baseline):
     """Rewards, baseline, <end> and the mean over words, for several samples of several images in another order."""
     embeddings, images = torch.randn(2, 8), torch.tensor([2, 0])
-    critic = SelfCritical(CAPTIONS, VOCABULARY, num_samples=3, max_len=6)
+    critic = SelfCritical(CAPTIONS, VOCABULARY, num_samples=3, max_len=6, baseline=baseline)
     torch.manual_seed(5)
     loss, reward = critic.policy_gradient(model, embeddings, images)
 
@@ -59,13 +60,16 @@ def test_loss_equals_a_loop_by_hand(model):
     total, words, rewards = 0.0, 0, []
     for row, image in enumerate(images.tolist()):
         said = greedy[row][0].ids
-        baseline = score([*said, 2] if len(said) < 6 else said, image)
-        for number in range(3):
-            length = int(drawn.lengths[row, number])
-            ids = drawn.tokens[row, number, :length].tolist()
-            rewards.append(score(ids, image))
-            total += (rewards[-1] - baseline) * float(drawn.log_probs[row, number, :length].sum())
+        lengths = drawn.lengths[row].tolist()
+        scores = [score(drawn.tokens[row, i, : lengths[i]].tolist(), image) for i in range(3)]
+        for i, length in enumerate(lengths):
+            if baseline == "greedy":
+                expected = score([*said, 2] if len(said) < 6 else said, image)
+            else:
+                expected = sum(scores[:i] + scores[i + 1 :]) / 2
+            total += (scores[i] - expected) * float(drawn.log_probs[row, i, :length].sum())
             words += length
+        rewards += scores
     assert loss.item() == pytest.approx(-total / words, rel=1e-4)
     assert reward == pytest.approx(sum(rewards) / len(rewards))
 
@@ -84,10 +88,23 @@ def test_naming_the_images_class_is_rewarded():
     assert (critic.reward(said, images) - plain.reward(said, images)).tolist() == [3, 0, 3, 0, 0]
 
 
-def test_training_on_it_raises_the_reward_of_greedy_captions(model):
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"baseline": "mean", "num_samples": 5}, "self_critical_baseline: got 'mean', allowed are greedy, samples"),
+        ({"baseline": "samples", "num_samples": 1}, "self_critical_samples: got 1, baseline samples needs 2 or more"),
+    ],
+)
+def test_baselines_that_cannot_be_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        SelfCritical(CAPTIONS, VOCABULARY, max_len=6, **options)
+
+
+@pytest.mark.parametrize("baseline", ["greedy", "samples"])
+def test_training_on_it_raises_the_reward_of_greedy_captions(model, baseline):
     """A sign error would lower it."""
     embeddings, images = torch.eye(3, 8) * 4, torch.arange(3)
-    critic = SelfCritical(CAPTIONS, VOCABULARY, num_samples=8, max_len=6)
+    critic = SelfCritical(CAPTIONS, VOCABULARY, num_samples=8, max_len=6, baseline=baseline)
     references = [[ids[1:].tolist() for ids in group] for group in CAPTIONS]
 
     def greedy_score():
