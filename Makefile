@@ -26,7 +26,7 @@ SPACE := exports/space
 demo: .venv/installed
 	$(BIN)/python prepare_data.py --output $(DEMO) --per_class 100
 	$(BIN)/python vocab.py --data_dir $(DEMO) --vocab_path runs/demo/vocab.pkl
-	$(BIN)/python train.py --train.run demo --train.epochs 8 --train.feature_views 2 --train.wandb off \
+	$(BIN)/python train.py --train.run demo --train.epochs 8 --train.feature_views 2 --train.lr 0.001 --train.wandb off \
 		--data.data_dir $(DEMO) --data.vocab_path runs/demo/vocab.pkl --data.crop_scale 0.9
 	$(BIN)/python analysis_report.py --model_path checkpoints/demo.safetensors --data_dir $(DEMO)
 	$(BIN)/python test_inference.py --model_path checkpoints/demo.safetensors --data_dir $(DEMO)

@@ -44,7 +44,7 @@ from captioning.scores.grounding import build_grounders
 from captioning.scores.recipes import java_scores
 from captioning.scores.scored import score
 from captioning.search import options as search_options
-from captioning.search.options import SETTINGS, SearchOptions
+from captioning.search.options import SETTINGS
 from data_loader import EvalTransform
 from model import image_vector
 from vocab import SPECIALS
@@ -98,9 +98,10 @@ def report_folder(output, run, split):
 # ---- caption, score --------------------------------------------------------------------------------------
 
 
-def caption_split(model_path, dataset, options, config):
+def caption_split(model_path, dataset, config):
     """Caption one split of a Dataset with one model."""
     run, captioner = model_name(model_path), Captioner.load(model_path, device=config["device"])
+    options = captioner.search_options(**{name: config[name] for name in SETTINGS})
     predictions = caption_examples(
         captioner,
         dataset.splits[config["split"]],
@@ -321,7 +322,8 @@ def main(config):
     """Report on one checkpoint, or compare two."""
     config = config["report"]
     check_split(config["split"])
-    options = SearchOptions(**{name: config[name] for name in SETTINGS})
+    # What is impossible is refused before anything is read.
+    search_options.search_options({}, **{name: config[name] for name in SETTINGS})
     compared = [path for path in config["compare"] if path]
     if len(compared) not in (0, 2):
         raise ValueError(f"compare: got {counted(len(compared), 'checkpoint')}, allowed are two")
@@ -330,7 +332,7 @@ def main(config):
     paths = compared or [config["model_path"]]
     folder = report_folder(config["output"], "_vs_".join(map(model_name, paths)), config["split"])
     dataset = load_dataset(config["data_dir"], config["split"])
-    captioned = [caption_split(path, dataset, options, config) for path in paths]
+    captioned = [caption_split(path, dataset, config) for path in paths]
     if compared:
         compare(captioned, folder)
     else:

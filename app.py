@@ -29,7 +29,7 @@ from caption import Captioner
 from captioning import cli
 from captioning.data.annotations import IMAGE_SUFFIXES
 from captioning.data.images import highlight
-from captioning.search.options import SETTINGS, SearchOptions
+from captioning.search.options import SETTINGS
 
 CONFIG = {
     # what
@@ -215,7 +215,7 @@ def build_page(captioner, config):
 
     def caption(pictures, beam_size, num_best, max_len, length_penalty, request: gr.Request):
         beams = int(beam_size)
-        options = SearchOptions(
+        options = captioner.search_options(
             beam_size=beams, num_best=min(int(num_best), beams), max_len=int(max_len), length_penalty=length_penalty
         )
         paths = [path for path, _ in pictures or []]
@@ -248,7 +248,7 @@ def build_page(captioner, config):
                             ("beam_size", 1, MAX_BEAMS, SETTINGS["beam_size"], 1),
                             ("num_best", 1, MAX_BEAMS, 3, 1),
                             ("max_len", 2, 60, SETTINGS["max_len"], 1),
-                            ("length_penalty", 0, 2, SETTINGS["length_penalty"], 0.1),
+                            ("length_penalty", 0, 2, captioner.search_options().length_penalty, 0.1),
                         )
                     ]
             with gr.Column():

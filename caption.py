@@ -1,6 +1,7 @@
 """Caption your own pictures: one checkpoint in, captions out.
 
-    python caption.py photo.jpg                                     # a caption
+    python caption.py photo.jpg                                     # a caption by the shipped model of photographs
+    python caption.py photo.jpg --model_path pictograms             # by another shipped model
     python caption.py photos/ 'more/*.png' --num_best 3             # folders and globs, three captions each
     find . -name '*.jpg' | python caption.py - --format jsonl --output captions.jsonl
     python caption.py photo.jpg --model_path pictograms.onnx        # what export.py wrote; runs without torch
@@ -10,7 +11,7 @@ Reads   the checkpoint (.safetensors or .onnx; see captioning/deploy/downloads.p
 Writes  standard output or `output`; a picture that cannot be read is named on standard error and skipped
 
     from caption import Captioner
-    captioner = Captioner.load("checkpoints/pictograms.safetensors")
+    captioner = Captioner.load("photos")
     for caption in captioner(["a.jpg", Image.open("b.png"), array], beam_size=5, num_best=3):
         print(caption.text, caption.confidence, [other.text for other in caption.alternatives])
 """
@@ -42,7 +43,7 @@ from captioning.deploy.downloads import fetch_model
 from captioning.deploy.onnx_model import OnnxModel
 from captioning.files import replace_file
 from captioning.search import options as search_options
-from captioning.search.options import SETTINGS, SamplingOptions, SearchOptions, confidence
+from captioning.search.options import SETTINGS, SamplingOptions, confidence
 from vocab import Vocabulary
 
 CONFIG = {
@@ -112,13 +113,14 @@ class Caption:
 class TorchModel:
     """A CNNtoRNN behind `search`, as captioning.deploy.onnx_model.OnnxModel is."""
 
-    def __init__(self, network, vocab, transform, config, classes=()):
+    def __init__(self, network, vocab, transform, config, classes=(), decoding=None):
         import torch  # takes seconds, and an .onnx model needs none
 
         self.network = network.eval()
         with torch.inference_mode():
             self.step = network.decoder.make_step()
         self.vocab, self.transform, self.config, self.classes = vocab, transform, config, list(classes)
+        self.decoding = decoding or {}
 
     @classmethod
     def load(cls, path, device=""):
@@ -129,7 +131,8 @@ class TorchModel:
         except ModuleNotFoundError as error:
             raise ValueError(f"{path}: needs torch ({error}); an .onnx model does not") from None
         network, vocabulary, checkpoint = load_captioner(path, pick_device(device))
-        return cls(network, vocabulary.itos, checkpoint.transform, checkpoint.config, checkpoint.classes)
+        c = checkpoint
+        return cls(network, vocabulary.itos, c.transform, c.config, c.classes, c.decoding)
 
     def search(self, images, options, *, start, end, banned):
         """Caption images (B, 3, S, S) float32: B lists of Hypothesis."""
@@ -163,6 +166,7 @@ class Ensemble:
         first = models[0]
         self.models = models
         self.vocab, self.transform, self.config = first.vocab, first.transform, first.config
+        self.decoding = first.decoding
         for number, model in enumerate(models[1:], start=2):
             if model.vocab != first.vocab:
                 sizes = f"{len(model.vocab)} words, the first model's has {len(first.vocab)}"
@@ -207,7 +211,9 @@ class Captioner:
 
     @classmethod
     def load(cls, source, *, device="", num_threads=0):
-        """Read a model: a path to .safetensors or .onnx, https://..., hf://owner/name; several with commas between.
+        """Read a model: a path to .safetensors or .onnx, the name of a shipped one, https://..., hf://owner/name.
+
+        Several have commas between.
 
         Several .safetensors caption as one. Raises ValueError, one line, if one cannot be had or is not a captioner.
         """
@@ -225,11 +231,11 @@ class Captioner:
         """Caption one image or many: a list of Captions, in order.
 
         images:   path, binary file, PIL picture or array (see captioning.data.images), or an iterable of these
-        settings: of SearchOptions: beam_size, num_best, max_len ...
+        settings: of SearchOptions: beam_size, num_best, max_len ...; the rest is the model's own, or the default
 
         Raises ValueError naming the first image that cannot be read, or a setting.
         """
-        options = SearchOptions(**settings)
+        options = self.search_options(**settings)
         if is_one(images):
             images = [images]
         captions = []
@@ -238,6 +244,10 @@ class Captioner:
                 raise caption
             captions.append(caption)
         return captions
+
+    def search_options(self, **settings):
+        """Return the SearchOptions of `settings`; length_penalty and consensus are the model's own where not given."""
+        return search_options.search_options(self.model.decoding, **settings)
 
     def stream(self, images, options, *, batch_size=16, num_workers=2, max_pixels=MAX_PIXELS):
         """Yield (image, Caption) of each of any number of images in order; a ValueError instead of an unreadable one's.
@@ -425,10 +435,11 @@ def open_output(path):
         yield file
 
 
-def decoding_options(config):
-    """Return the SearchOptions or, with `sample`, the SamplingOptions of a CONFIG."""
+def decoding_options(config, decoding):
+    """Return the SearchOptions or, with `sample`, the SamplingOptions of a CONFIG; decoding: the model's own."""
     if not config["sample"]:
-        return SearchOptions(**{name: config[name] for name in (*SETTINGS, "num_best", "groups", "diversity")})
+        names = (*SETTINGS, "num_best", "groups", "diversity")
+        return search_options.search_options(decoding, **{name: config[name] for name in names})
     for name in ("num_best", "groups"):
         if config[name] != 1:
             raise ValueError(f"--{name}: got {config[name]}, allowed is 1 with --sample, which has no beams")
@@ -443,11 +454,12 @@ def main(config):
         raise ValueError(f"--format: got {config['format']!r}, allowed are {', '.join(FORMATS)}")
     if config["images"] == ["-"] and sys.stdin.isatty():
         raise ValueError("no pictures given: name files, folders or globs, or - for paths on standard input")
-    options = decoding_options(config)
+    decoding_options(config, {})  # what is impossible is refused before the model is read
     images = find_images(config["images"])
     if "-" not in config["images"]:
         images = list(images)
     captioner = Captioner.load(config["model_path"], device=config["device"], num_threads=config["num_threads"])
+    options = decoding_options(config, captioner.model.decoding)
     warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # captioning.data.images has its own bound
 
     from captioning.progress import Progress  # needs tqdm; the class Captioner needs numpy and Pillow alone

@@ -31,6 +31,7 @@ from captioning.data.annotations import load_dataset
 from captioning.data.images import load_image
 from captioning.data.sequences import PAD_ID, Captions, Paths
 from captioning.runtime import random_numbers, start_workers
+from captioning.training.presets import LARGE_BATCH
 from vocab import load_vocabulary
 
 CONFIG = {
@@ -46,7 +47,7 @@ CONFIG = {
     "jitter": 0.2,  # brightness, contrast and saturation change by up to this share
     "hue": 0.0,  # hue changes by up to this share of the colour circle; 0 where captions name colours
     # loading
-    "batch_size": 64,  # captions per batch with a frozen encoder, else images
+    "batch_size": 0,  # captions per batch with a frozen encoder, else images; 0 = 64, in training 16 for small data
     "captions_per_image": 0,  # captions drawn per image and epoch when training reads image files; 0 = all
     "num_workers": 2,  # processes that read images; 0 = none; the batches do not depend on it
     "seed": 0,  # of the batch that this script shows; train.py has its own
@@ -60,7 +61,7 @@ LIMITS = {
     "quarter_turn": (0, 1),
     "jitter": (0, 1),
     "hue": (0, 0.5),
-    "batch_size": (1, 65536),
+    "batch_size": (0, 65536),
     "captions_per_image": (0, 1000),
     "num_workers": (0, 256),
     "seed": (0, 2**32 - 1),
@@ -403,7 +404,7 @@ def main(config):
     )
     loader = build_loader(
         dataset,
-        batch_size=min(config["batch_size"], len(examples)),
+        batch_size=min(config["batch_size"] or LARGE_BATCH, len(examples)),
         num_workers=config["num_workers"],
         shuffle=True,
         seed=config["seed"],

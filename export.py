@@ -141,7 +141,8 @@ def main(config):
     """Write the ONNX files, then the table, then the model folder."""
     config = config["export"]
     check_split(config["split"])
-    options = SearchOptions(**{name: config[name] for name in SETTINGS})
+    settings = {name: config[name] for name in SETTINGS}
+    search_options.search_options({}, **settings)  # what is impossible is refused before anything is read
     if config["hub"]:
         hub.check_name(config["hub"])
         hub.read_scores(config["report"])
@@ -151,6 +152,7 @@ def main(config):
     if path.suffix != ".safetensors":
         raise ValueError(f"{path}: a .safetensors checkpoint is exported")
     network, _, checkpoint = load_captioner(path)
+    options = search_options.search_options(checkpoint.decoding, **settings)
     needed = ("train", config["split"]) if config["num_images"] or config["hub"] else ("train",)
     dataset = load_dataset(config["data_dir"], *needed)
     train = draw(dataset.splits["train"], config["calibration_images"], config["seed"])

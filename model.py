@@ -22,7 +22,6 @@ if __name__ == "__main__":
 
     process.set_up()  # before torch loads
 
-import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -257,6 +256,12 @@ class Decoder(nn.Module):
     def make_step(self):
         """Return `step` for a search with the current weights in eval(); a subclass may return a faster equivalent."""
         return self.step
+
+    @property
+    def word_weights(self):
+        """The names of the weights that have a row for each word."""
+        scores = ("bias",) if self.tie_weights else ("output.weight", "output.bias")
+        return ("embedding.weight", *scores)
 
     def train_mode(self, stage):
         """Go into training mode for the stage of this name.
@@ -559,14 +564,56 @@ def start_model(vocabulary, classes, settings, model_config):
         name, source = model_config["encoder"], model_config["encoder_weights"]
         return model, load_encoder_weights(model.encoder, name, source)
     checkpoint = load_checkpoint(fetch_model(settings["init"]))
+    given = dict(checkpoint.weights)
     if checkpoint.vocab != vocabulary.itos:
-        pairs = itertools.zip_longest(checkpoint.vocab, vocabulary.itos, fillvalue="nothing")
-        first = next(
-            f"word {i} is {there!r} there, {here!r} here" for i, (there, here) in enumerate(pairs) if there != here
+        names = [f"decoder.{name}" for name in model.decoder.word_weights]
+        num_shared = move_words(given, kept_weights(model), names, checkpoint.vocab, vocabulary.itos)
+        print(
+            f"init: {num_shared:,} of {len(vocabulary):,} words keep their weights from {settings['init']}, "
+            f"{len(vocabulary) - num_shared:,} start afresh"
         )
-        raise ValueError(f"{settings['init']}: has another vocabulary ({first}); give the one it was trained with")
-    load_weights(model, checkpoint.weights | training_heads(model), settings["init"])
+    load_weights(model, given | training_heads(model), settings["init"])
     return model, checkpoint.transform["image_size"]
+
+
+def move_words(given, own, names, there, here):
+    """Give the weights of a checkpoint the rows of another vocabulary, in place; return how many words both have.
+
+    given, own:  name -> tensor, of the checkpoint and of the model with its random weights, whose rows new words keep
+    names:       the weights with a row for each word
+    there, here: the two vocabularies, lists of words, index = row
+    """
+    row_of = {word: row for row, word in enumerate(there)}
+    shared = [(row_of[word], row) for row, word in enumerate(here) if word in row_of]
+    old, new = (torch.tensor(rows) for rows in zip(*shared, strict=True))
+    for name in names:
+        fits = name in given and given[name].shape[1:] == own[name].shape[1:] and len(given[name]) == len(there)
+        if fits:  # else load_weights names the difference
+            rows = own[name].clone()
+            rows[new] = given[name][old].to(rows.dtype)
+            given[name] = rows
+    return len(shared)
+
+
+TRAINS_ONLY = ("input_dropout", "dropout", "layer_dropout", "encoder_weights")  # a checkpoint does not depend on these
+
+
+def match_init(config, init):
+    """Return the model's settings for a run that starts from a checkpoint: those of the checkpoint.
+
+    config: settings of the run; one that differs from CONFIG was meant, and must be the checkpoint's
+
+    Raises ValueError naming the first setting that is meant and another.
+    """
+    theirs = load_checkpoint(fetch_model(init)).config["model"]
+    matched = dict(config)
+    for key, value in config.items():
+        if key in TRAINS_ONLY or key not in theirs or value == theirs[key]:
+            continue
+        if value != CONFIG[key]:
+            raise ValueError(f"--model.{key}: got {value}, {init}, which the run starts from, has {theirs[key]}")
+        matched[key] = theirs[key]
+    return matched
 
 
 class NoInitialisation(TorchFunctionMode):

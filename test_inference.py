@@ -36,7 +36,7 @@ from captioning.data.images import load_image
 from captioning.evaluation import caption_examples
 from captioning.scores.grounding import build_grounders
 from captioning.search import options as search_options
-from captioning.search.options import SETTINGS, SearchOptions
+from captioning.search.options import SETTINGS
 
 CONFIG = {
     # what
@@ -157,11 +157,13 @@ def main(config):
     """Draw the examples, caption them, save the picture and open it."""
     config = config["inference"]
     run, data_dir, split = model_name(config["model_path"]), config["data_dir"], config["split"]
-    options = SearchOptions(**{name: config[name] for name in SETTINGS})
+    settings = {name: config[name] for name in SETTINGS}
+    search_options.search_options({}, **settings)  # what is impossible is refused before anything is read
     check_split(split)
     path = Path(config["output"] or Path("reports", run, f"{split}_inference.png"))
     plots.check_figure(path)
     captioner = Captioner.load(config["model_path"], device=config["device"])
+    options = captioner.search_options(**settings)
     if config["attention"] and not captioner.has_attention:
         raise ValueError(f"attention: {config['model_path']} has none; train one with --model.decoder attention")
 

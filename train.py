@@ -2,13 +2,14 @@
 
     python train.py                                                    # pictograms, on the shipped encoder, frozen
     python train.py --data.data_dir data/birds --data.vocab_path vocab_5.pkl --model.encoder_weights imagenet
-    python train.py --train.finetune_epochs 6 --train.self_critical_epochs 4    # all stages
+    python train.py --train.recipe best                                # all stages
+    python train.py --train.init photos --data.data_dir data/birds --data.vocab_path vocab_5.pkl    # from a model
     python train.py --train.resume                                     # go on after an interruption
     python train.py --train.freeze_encoder false --model.encoder_weights none   # everything, from random weights
 
 Reads   images and captions, the vocabulary, the encoder's weights
-Writes  checkpoints/<run>.safetensors   the best epoch on the validation split, by free-running CIDEr-D (BLEU-4 below
-                                        20 images); with class_reward + class_reward * class accuracy
+Writes  checkpoints/<run>.safetensors   the best epoch on the validation split, by free-running CIDEr-D, with
+                                        class_reward + class_reward * class accuracy; below 20 images by the loss
         checkpoints/<run>_last.pt       what --train.resume reads
         runs/<run>/history.csv          one row per epoch; WandB's files beside it
         runs/features/                  cached features of a frozen encoder, at most 8 GB
@@ -42,10 +43,11 @@ from torch import nn
 import data_loader
 import model as model_script
 from captioning import cli
+from captioning.cli import counted
 from captioning.data.annotations import load_dataset
 from captioning.data.images import check_unreadable
 from captioning.data.sequences import PAD_ID, Captions
-from captioning.deploy.downloads import fetch_model
+from captioning.deploy.downloads import CHECKPOINTS, SHIPPED, fetch_model
 from captioning.evaluation import FEWEST_FOR_CIDER, encode_images
 from captioning.files import check_file, check_folder
 from captioning.progress import Progress
@@ -64,11 +66,13 @@ from captioning.runtime import (
     versions,
 )
 from captioning.scores.grounding import Grounder, remember_named
-from captioning.search.options import SETTINGS, SearchOptions
+from captioning.scores.variety import sameness
+from captioning.search.options import SearchOptions
 from captioning.training.features import as_input, compute_views
-from captioning.training.history import Record, best_path, file_digest, last_path, load_run
+from captioning.training.history import Record, best_path, check_identity, file_digest, last_path, load_run
 from captioning.training.losses import CaptionLoss, LossTerms, SelfCritical
 from captioning.training.optimisation import start_run
+from captioning.training.presets import is_unset, pick_batch_size, preset
 from captioning.training.validation import Validation
 from data_loader import CachedBatches, ImageBatches
 from model import ENCODERS, find_encoder, kept_weights, start_model, training_heads
@@ -78,27 +82,28 @@ CONFIG = {
     # the run
     "run": "",  # name of the files that are written; "" = mobile or resnet, by the encoder
     "resume": False,  # continue the run from checkpoints/<run>_last.pt
-    "init": "",  # checkpoint (path, https://..., hf://...) that initialises the whole model; "" = none
+    "init": "",  # checkpoint (path, photos, https://..., hf://...) that the whole model starts from; "" = none
     "seed": 0,  # of initialisation, order, augmentation, dropout and sampling
     "device": "",  # cuda | mps | cpu; "" = the first of these that is available
+    "recipe": "quick",  # quick: stage 1 | full: stages 1, 2 | best: all; it decides what is -1 or 0 below and says so
     # stage 1: train the decoder on a frozen encoder
-    "epochs": 20,  # most epochs of stage 1; 0 = skip it
-    "lr": 1e-3,  # peak learning rate
+    "epochs": -1,  # most epochs of stage 1; 0 = skip it; -1 = by the recipe and the number of captions
+    "lr": 0.0,  # peak learning rate; 0 = by the recipe
     "freeze_encoder": True,  # compute features once and train the decoder alone; false = train the encoder too
-    "feature_views": 4,  # cached views of each train image, the first without augmentation
+    "feature_views": 0,  # cached views of each train image, the first without augmentation; 0 = by the recipe
     # stage 2: fine-tune the last blocks of the encoder as well
-    "finetune_epochs": 0,  # most epochs of stage 2; 0 = skip it
-    "finetune_blocks": 5,  # encoder blocks that train, counted from the last; resnet18 has 9
+    "finetune_epochs": -1,  # most epochs of stage 2; 0 = skip it; -1 = by the recipe
+    "finetune_blocks": 0,  # encoder blocks that train, counted from the last; resnet18 has 9; 0 = by the recipe
     "finetune_batch_size": 32,  # images per batch, each with all its captions
     "finetune_lr": 5e-4,  # peak learning rate of the decoder
-    "encoder_lr": 2e-4,  # peak learning rate of the encoder blocks
+    "encoder_lr": -1.0,  # peak learning rate of the encoder blocks; -1 = by the recipe
     # stage 3: self-critical training, reward = CIDEr-D(sample) - CIDEr-D(baseline)
-    "self_critical_epochs": 0,  # most epochs of stage 3; 0 = skip it
+    "self_critical_epochs": -1,  # most epochs of stage 3; 0 = skip it; -1 = by the recipe
     "self_critical_batch_size": 64,  # images per batch
     "self_critical_samples": 5,  # captions sampled per image
-    "self_critical_baseline": "greedy",  # greedy: the greedy caption | samples: the mean of the image's other samples
-    "self_critical_lr": 2e-4,  # peak learning rate
-    "class_reward": 0.0,  # bonus for naming the image's class, in the reward and in the choice of the best epoch
+    "self_critical_baseline": "samples",  # greedy: the greedy caption | samples: the mean of the image's other samples
+    "self_critical_lr": -1.0,  # peak learning rate; -1 = by the recipe
+    "class_reward": -1.0,  # bonus for naming the class, in reward and choice of the best epoch; -1 = by the recipe
     # optimisation
     "warmup": 0.05,  # share of a stage's steps with a linearly rising learning rate; a cosine decay follows
     "weight_decay": 0.01,  # of AdamW, on matrices alone
@@ -111,12 +116,12 @@ CONFIG = {
     "class_emphasis": 2.0,  # captions that name their image's class weigh 1 + this in the loss, others 1
     "class_loss": 1.0,  # weight of an auxiliary classification loss on the image embedding; 0 = off
     "word_loss": 0.0,  # weight of an auxiliary loss that predicts the captions' words from the embedding; 0 = off
-    "patience": 8,  # early stopping: epochs without improvement; 0 = never stop early
+    "patience": -1,  # early stopping: epochs without improvement; 0 = never stop early; -1 = by the recipe
     "precision": "auto",  # auto | float32 | bfloat16 | float16 (CUDA)
     "compile": False,  # torch.compile the encoder when training reads image files: a minute to start, then faster
     # validation
     "beam_size": 1,  # beams; 1 = greedy
-    "consensus": SETTINGS["consensus"],  # MBR exponent: candidates weigh p**x; 0 = plain beam search
+    "consensus": SearchOptions.consensus,  # MBR exponent: candidates weigh p**x; 0 = plain beam search
     "max_len": 30,  # tokens of the longest caption, <end> included
     # results
     "half": False,  # store the checkpoint in float16
@@ -126,19 +131,19 @@ CONFIG = {
 
 LIMITS = {
     "seed": (0, 2**32 - 1),
-    "epochs": (0, 100_000),
-    "lr": (1e-12, 100),
-    "feature_views": (1, 64),
-    "finetune_epochs": (0, 100_000),
-    "finetune_blocks": (1, max(kind.num_blocks for kind in ENCODERS.values())),
+    "epochs": (-1, 100_000),
+    "lr": (0, 100),
+    "feature_views": (0, 64),
+    "finetune_epochs": (-1, 100_000),
+    "finetune_blocks": (0, max(kind.num_blocks for kind in ENCODERS.values())),
     "finetune_batch_size": (2, 65536),
     "finetune_lr": (0, 100),
-    "encoder_lr": (0, 100),
-    "self_critical_epochs": (0, 100_000),
+    "encoder_lr": (-1, 100),
+    "self_critical_epochs": (-1, 100_000),
     "self_critical_batch_size": (2, 65536),
     "self_critical_samples": (1, 100),
-    "self_critical_lr": (0, 100),
-    "class_reward": (0, 100),
+    "self_critical_lr": (-1, 100),
+    "class_reward": (-1, 100),
     "warmup": (0, 1),
     "weight_decay": (0, 10),
     "grad_clip": (1e-9, 1e9),
@@ -150,7 +155,7 @@ LIMITS = {
     "class_emphasis": (0, 1000),
     "class_loss": (0, 1000),
     "word_loss": (0, 1000),
-    "patience": (0, 100_000),
+    "patience": (-1, 100_000),
     "beam_size": (1, 100),
     "consensus": (0, 10),
     "max_len": (1, 200),
@@ -429,10 +434,21 @@ class TrainingData:
     def val_embeddings(self, stage_data, model):
         """Return the embeddings (N, E) of the validation images, and the examples they belong to."""
         if stage_data.val_inputs is None:
-            paths = [example.image for example in self.val_examples]
-            kept, embeddings = encode_images(model.encoder, paths, self.views[0], self.machine)
-            return embeddings, [self.val_examples[i] for i in kept]
+            return self.embed_val_files(model)
         return self.run(partial(stage_data.encode, model), stage_data.val_inputs), self.val_examples
+
+    def embed_val_files(self, model):
+        """As val_embeddings, from the image files."""
+        paths = [example.image for example in self.val_examples]
+        kept, embeddings = encode_images(model.encoder, paths, self.views[0], self.machine)
+        return embeddings, [self.val_examples[i] for i in kept]
+
+    def embed_val(self, model, *, from_files):
+        """As val_embeddings, by the model of any epoch; from_files: some stage trained the blocks behind the cache."""
+        if self.cache is None or from_files:
+            return self.embed_val_files(model)
+        head = model.encoder.eval().cut(self.cut)[1]
+        return self.run(lambda inputs: model.encoder.embed(head(inputs)), self.val_cache), self.val_examples
 
     @torch.inference_mode()
     def run(self, network, inputs, batch_size=256):
@@ -449,8 +465,11 @@ class TrainingData:
 
 def check_settings(settings, data):
     """Raise ValueError for a setting that could only fail after the features are computed, naming its key."""
-    if data["batch_size"] < 2:
+    if data["batch_size"] == 1:
         raise ValueError(f"--data.batch_size: got {data['batch_size']}, BatchNorm needs 2 or more")
+    for key in ("encoder_lr", "self_critical_lr", "class_reward"):
+        if -1 < settings[key] < 0:
+            raise ValueError(f"--train.{key}: got {settings[key]}, allowed are 0 to 100, and -1")
     if settings["wandb"] not in TRACKER_MODES:
         raise ValueError(f"--train.wandb: got {settings['wandb']!r}, allowed are {', '.join(TRACKER_MODES)}")
     if data["captions_per_image"] and settings["freeze_encoder"]:
@@ -460,7 +479,9 @@ def check_settings(settings, data):
 
 
 def check_outputs(run, settings, start):
-    """Raise ValueError if what a run writes cannot be written, or is the file `start` that it begins with."""
+    """Raise ValueError if what a run writes cannot be written, ships, or is the file `start` that it begins with."""
+    if run in SHIPPED and Path.cwd() == CHECKPOINTS.parent:
+        raise ValueError(f"--train.run: checkpoints/{run}.safetensors ships with the project; give another --train.run")
     if Path(start).resolve() == best_path(run).resolve():
         key = "train.init" if settings["init"] else "model.encoder_weights"
         raise ValueError(f"--{key}: {start} is what this run writes; give another --train.run")
@@ -468,6 +489,34 @@ def check_outputs(run, settings, start):
     check_file(last_path(run))
     for folder in ("graphs", f"runs/{run}"):
         check_folder(folder)
+
+
+def fill_settings(settings, data, train, num_blocks, has_classes, saved):
+    """Give the settings that are left to the recipe their values, in place, and print them.
+
+    settings, data: train.CONFIG and data_loader.CONFIG; train: Examples of the train split
+    num_blocks:     of the encoder; saved: identity of the run that is resumed, whose values are taken first; {} = none
+    """
+    num_captions = sum(len(example.captions) for example in train)
+    batch_size = data["batch_size"] or saved.get("data.batch_size") or pick_batch_size(num_captions)
+    chosen = preset(
+        settings["recipe"],
+        len(train),
+        num_captions,
+        num_blocks,
+        batch_size=batch_size,
+        image_batch_size=settings["finetune_batch_size"],
+        has_classes=has_classes,
+        freeze_encoder=settings["freeze_encoder"],
+    )
+    unset = [name for name in chosen if is_unset(name, settings[name])]
+    settings.update({name: saved.get(f"train.{name}", chosen[name]) for name in unset})
+    told = {name: settings[name] for name in unset}
+    if not data["batch_size"]:
+        data["batch_size"] = told["batch_size"] = batch_size
+    values = ", ".join(f"{name} {value:g}" for name, value in told.items())
+    shown = f"{counted(len(train), 'image')} with {counted(num_captions, 'caption')}"
+    print(f"recipe {settings['recipe']}, {shown}: {values or 'all settings are given'}")
 
 
 def check_coverage(vocabulary, examples, data_dir):
@@ -512,7 +561,8 @@ def identify_run(config, vocabulary, dataset, start):
     identity = {f"{part}.{key}": v for part, keys in config.items() for key, v in keys.items() if key not in free}
     identity |= {"vocabulary": vocabulary.itos, "validation data": dataset.fingerprint("val")}
     identity["data"] = {"name": dataset.name, "fingerprint": dataset.fingerprint("train")}
-    return identity | {"first weights' sha256": file_digest(fetch_model(start))}
+    no_file = start in ("none", "imagenet")
+    return identity | {"first weights' sha256": "" if no_file else file_digest(fetch_model(start))}
 
 
 def build_data(dataset, vocabulary, grounder, machine, cut, settings, data):
@@ -549,18 +599,34 @@ def open_record(run, metric, config, resumed, identity, fixed):
     return record
 
 
+def finish_checkpoint(record, validation, model, embeddings, examples):
+    """Choose how the best epoch is decoded, keep that in the checkpoint, and say so if it has learned nothing.
+
+    model: with the weights of the best epoch; embeddings: (N, E) of the validation images; examples: those images
+    """
+    chosen = validation.choose_decoding(model, embeddings, examples)
+    record.keep_decoding(chosen)
+    if chosen:
+        values = ", ".join(f"{name} {value:g}" for name, value in chosen.items())
+        print(f"decoding chosen on the validation split, kept in the checkpoint: {values}")
+    warning = sameness(validation.caption(model, embeddings))
+    if warning:
+        print(f"warning: {warning}")
+
+
 def main(config):
     """Train stage by stage, validate after every epoch, keep the best and the last."""
     flush_denormals()
     settings, data, model_config = config["train"], config["data"], config["model"]
     check_settings(settings, data)
-    stages = plan_stages(settings, data["batch_size"], model_config["encoder"])
     decoding = SearchOptions(**{name: settings[name] for name in ("beam_size", "max_len", "consensus")})
     device = pick_device(settings["device"])
     dtype = pick_precision(settings["precision"], device)
     run = settings["run"] or find_encoder(model_config["encoder"]).run_name
     start = settings["init"] or model_config["encoder_weights"]
     check_outputs(run, settings, start)
+    if settings["init"]:
+        model_config = config["model"] = model_script.match_init(model_config, settings["init"])
     seed_everything(settings["seed"])
 
     # Data and model
@@ -568,6 +634,11 @@ def main(config):
     dataset = load_dataset(data["data_dir"], "train", "val")
     check_coverage(vocabulary, dataset.splits["train"], data["data_dir"])
     classes = train_classes(dataset)
+    resumed = load_run(last_path(run)) if settings["resume"] else {}
+    num_blocks = find_encoder(model_config["encoder"]).num_blocks
+    saved = resumed.get("identity", {})
+    fill_settings(settings, data, dataset.splits["train"], num_blocks, bool(classes), saved)
+    stages = plan_stages(settings, data["batch_size"], model_config["encoder"])
     drop_class_terms(settings, classes, data["data_dir"])
     # The classes of all splits: val may have some that train lacks, and aliases may belong to them.
     grounder = Grounder(dataset.classes, dataset.aliases) if classes else None
@@ -577,26 +648,28 @@ def main(config):
         dtype = torch.float32  # layers this small cost less than their conversion: 200 ms a step, not 258
     fixed = describe_run(config, vocabulary, classes, dataset)
     identity = identify_run(config, vocabulary, dataset, start)
-    resumed = load_run(last_path(run), identity) if settings["resume"] else {}
     if resumed:  # before anything is computed with the encoder
+        check_identity(resumed, identity, last_path(run))
         model.load_state_dict(resumed["state"]["model"])
     model.to(device)
     model.encoder.to(memory_format=torch.channels_last)
     if settings["compile"]:
         model.encoder.backbone.compile()
+    reads_files = any(stage.reads_files for stage in stages)
     machine = Machine(device, dtype, pick_workers(data["num_workers"], device))
     cut = max((stage.num_blocks for stage in stages if not stage.reads_files), default=0)
     training_data = build_data(dataset, vocabulary, grounder, machine, cut, settings, data)
     del dataset  # millions of captions as text
 
     num_train, num_val = len(training_data.train_set), len(training_data.val_examples)
-    caption_metric = "cider_d" if num_val >= FEWEST_FOR_CIDER else "bleu4"
-    validation = Validation(vocabulary, grounder, decoding, caption_metric, settings["class_reward"])
+    by_loss = num_val < FEWEST_FOR_CIDER
+    validation = Validation(vocabulary, grounder, decoding, settings["class_reward"], by_loss)
     record = open_record(run, validation.metric, config, resumed, identity, fixed)
     shown = f"{len(classes)} classes" if classes else "no classes"
     print(f"{run}: {num_train:,} train and {num_val:,} val images at {size} px, {shown}, {len(vocabulary)} words")
     print(f"on {device} in {str(dtype).removeprefix('torch.')}; Ctrl-C keeps {record.last_path} for --train.resume")
-    print(f"* marks the best epoch so far, by {record.metric}")
+    reason = f", as {counted(num_val, 'validation image')} are too few for scores of captions" if by_loss else ""
+    print(f"* marks the best epoch so far, by {record.metric}{reason}")
     class_of = remember_named(grounder, vocabulary, classes) if classes else None
     loss_of = partial(build_loss, settings=settings, vocabulary=vocabulary, class_of=class_of)
     for stage in stages[resumed.get("stage", 0) :]:
@@ -604,6 +677,8 @@ def main(config):
     record.finish()
     best = record.best
     print(f"best epoch {best['epoch']}: {best['metric']} {best['value']:.3f} on the validation split")
+    model.load_state_dict(record.best_weights | training_heads(model))
+    finish_checkpoint(record, validation, model, *training_data.embed_val(model, from_files=reads_files))
     print(f"wrote {record.best_path}, {record.last_path}, runs/{run}/history.csv and graphs/{{tl,vl,va}}_{run}.png")
     print(f"next: python analysis_report.py --model_path {record.best_path} --data_dir {data['data_dir']}")
 

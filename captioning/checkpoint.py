@@ -1,7 +1,7 @@
 """The checkpoint, all that inference needs, and the resume file, which training goes on from.
 
 `checkpoints/<run>.safetensors`   weights; the header's metadata holds JSON: format, config, vocab, transform,
-                                  classes, history, best, versions, data
+                                  classes, history, best, versions, data, decoding
 `checkpoints/<run>_last.pt`       torch.save of built-in types and tensors, read with weights_only=True; its content
                                   is that of captioning/training/history.py
 
@@ -36,6 +36,7 @@ class Checkpoint:
     classes:   class names, [] for data without classes
     history:   one dict per epoch; best: metric, value, epoch
     versions:  of the libraries; data: name, fingerprint
+    decoding:  length_penalty and consensus, as chosen on the validation split; {} = not chosen
     """
 
     weights: dict
@@ -47,6 +48,7 @@ class Checkpoint:
     best: dict = field(default_factory=dict)
     versions: dict = field(default_factory=dict)
     data: dict = field(default_factory=dict)
+    decoding: dict = field(default_factory=dict)
 
 
 def save_checkpoint(path, checkpoint, *, half=False):

@@ -1,15 +1,20 @@
-"""What stands beside the weights in a checkpoint or an ONNX model, as JSON: vocabulary, config, transform, history."""
+"""What stands beside the weights in a checkpoint or an ONNX model, as JSON: vocabulary, config, transform, history.
+
+Format 2 added `decoding`. Files of format 1, without it, are read as if it were {}.
+"""
 
 import json
 import re
 
 from captioning.cli import one_line
 
-FORMAT = 1
+FORMAT = 2
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 MAX_IMAGE_SIZE = 4096  # pixels a side
 PARTS = {"config": dict, "vocab": list, "transform": dict, "classes": list, "history": list, "best": dict}
-PARTS |= {"versions": dict, "data": dict}
+PARTS |= {"versions": dict, "data": dict, "decoding": dict}
+SINCE_FORMAT_2 = ("decoding",)
+DECODING = {"length_penalty": (0, 10), "consensus": (0, 10)}  # key -> (least, most)
 
 
 def dump_metadata(parts):
@@ -20,6 +25,7 @@ def dump_metadata(parts):
 
 def parse_metadata(path, metadata):
     """Return {name of PARTS: value} from {name: JSON}. Raises ValueError, one line naming the file `path`."""
+    metadata = dict.fromkeys(SINCE_FORMAT_2, "{}") | metadata
     missing = [name for name in ("format", *PARTS) if name not in metadata]
     if missing:
         raise ValueError(f"{path}: not a checkpoint of this project (no {missing[0]!r})")
@@ -28,8 +34,8 @@ def parse_metadata(path, metadata):
         version = json.loads(metadata["format"])
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: its metadata is not JSON ({one_line(error)})") from None
-    if version != FORMAT:
-        raise ValueError(f"{path}: checkpoint format {version!r}, this version reads {FORMAT}")
+    if isinstance(version, bool) or version not in range(1, FORMAT + 1):
+        raise ValueError(f"{path}: checkpoint format {version!r}, this version reads 1 to {FORMAT}")
     for name, kind in PARTS.items():
         if not isinstance(parts[name], kind):
             raise ValueError(f"{path}: {name!r} is a {type(parts[name]).__name__}, must be a {kind.__name__}")
@@ -41,7 +47,18 @@ def parse_metadata(path, metadata):
     if not isinstance(parts["config"].get("model"), dict):
         raise ValueError(f"{path}: 'config' does not describe a model")
     check_transform(path, parts["transform"])
+    check_decoding(path, parts["decoding"])
     return parts
+
+
+def check_decoding(path, decoding):
+    """Raise ValueError unless what a model decides of its decoding is known, and within its limits."""
+    for name, value in decoding.items():
+        if name not in DECODING:
+            raise ValueError(f"{path}: 'decoding' has {name[:60]!r}, allowed are {', '.join(DECODING)}")
+        least, most = DECODING[name]
+        if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
+            raise ValueError(f"{path}: decoding {name} is {str(value)[:60]}, allowed is {least} to {most}")
 
 
 def check_transform(path, transform):

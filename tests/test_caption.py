@@ -20,7 +20,7 @@ from captioning.checkpoint import load_checkpoint, save_checkpoint
 from captioning.data.annotations import load_examples
 from captioning.evaluation import caption_examples
 from captioning.search.consensus import closeness
-from captioning.search.options import SETTINGS, SearchOptions
+from captioning.search.options import SearchOptions
 
 ROOT = Path(__file__).resolve().parents[1]
 FORMS = ("checkpoint", "onnx", "int8")
@@ -72,7 +72,7 @@ def test_alternatives_are_other_captions_best_first(captioner, pictures):
     for one in captioner(pictures[:3], beam_size=4, num_best=4):  # by their agreement
         captions = [one, *one.alternatives]
         ids = [list(c.tokens) for c in captions]
-        weights = np.array([math.exp(c.log_prob) ** SETTINGS["consensus"] for c in captions])
+        weights = np.array([math.exp(c.log_prob) ** SearchOptions.consensus for c in captions])
         agreement = closeness(ids) @ weights
         assert list(agreement) == sorted(agreement, reverse=True)
 

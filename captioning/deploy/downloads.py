@@ -1,5 +1,6 @@
-"""A model from wherever it is: a path, https://..., or hf://owner/name[/file].
+"""A model from wherever it is: a path, the name of a shipped model, https://..., or hf://owner/name[/file].
 
+    photos                                                   checkpoints/photos.safetensors, beside the scripts
     https://host/model.safetensors#sha256=<64 hex digits>    the hash is checked if it is given
     hf://owner/name                                          model.safetensors of a Hugging Face repository, or
                                                              model.onnx where torch is not installed
@@ -11,6 +12,7 @@ where it ended. http:// is taken from this machine alone (127.0.0.1), where nobo
 """
 
 import contextlib
+import difflib
 import errno
 import hashlib
 import importlib.util
@@ -27,6 +29,8 @@ from pathlib import Path
 from captioning.cli import one_line
 
 SUFFIXES = (".safetensors", ".onnx")
+CHECKPOINTS = Path(__file__).resolve().parents[2] / "checkpoints"
+SHIPPED = ("photos", "aerial", "pictograms")  # their files are CHECKPOINTS/<name>.safetensors
 MAX_BYTES = 4 * 2**30
 ATTEMPTS = 3  # connections, before a download gives up until the next call
 TIMEOUT = 30  # seconds without a byte
@@ -36,19 +40,38 @@ DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def fetch_model(source):
-    """Return the Path of a model: `source` itself if it is a path, else what was downloaded.
+    """Return the Path of a model: `source` itself if it is a path, that of a shipped model, or what was downloaded.
 
+    A relative path of a shipped file, as checkpoints/photos.safetensors, is found from any working directory.
     Raises ValueError, one line naming `source`, if it cannot be had or is not what it should be.
     """
     source = os.fspath(source)
     scheme, separator, rest = source.partition("://")
     if not separator:
-        return Path(source)
+        return find_file(source)
     if scheme == "hf":
         return fetch_from_hub(source, rest)
     if scheme not in ("https", "http"):
         raise ValueError(f"{source}: allowed are a path, https:// and hf://")
     return fetch_url(source)
+
+
+def find_file(source):
+    """Return the Path of a file or of a shipped model. Raises ValueError for a bare name that is neither."""
+    path = Path(source)
+    if path.exists():
+        return path
+    if source in SHIPPED:
+        return CHECKPOINTS / f"{source}.safetensors"
+    if path.parent == Path(CHECKPOINTS.name) and path.stem in SHIPPED and path.suffix == ".safetensors":
+        return CHECKPOINTS / path.name
+    if re.fullmatch(r"[\w-]+", source):
+        (nearest,) = difflib.get_close_matches(source, SHIPPED, n=1, cutoff=0)
+        raise ValueError(
+            f"{source}: no such file, and no shipped model has this name; did you mean {nearest}? "
+            f"(shipped are {', '.join(SHIPPED)})"
+        )
+    return path
 
 
 def fetch_from_hub(source, name):

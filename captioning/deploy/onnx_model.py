@@ -25,7 +25,7 @@ TYPES = {"tensor(float)": np.float32, "tensor(int64)": np.int64, "tensor(bool)":
 class OnnxModel:
     """An encoder and a decoder behind `search`.
 
-    vocab, transform, config, classes: as in captioning.checkpoint.Checkpoint
+    vocab, transform, config, classes, decoding: as in captioning.checkpoint.Checkpoint
     """
 
     def __init__(self, path, num_threads=0):
@@ -52,7 +52,7 @@ class OnnxModel:
             raise ValueError(f"{path}: not a readable ONNX model ({one_line(error, 160)})") from None
         parts = parse_metadata(path, self.session.get_modelmeta().custom_metadata_map)
         self.vocab, self.transform = parts["vocab"], parts["transform"]
-        self.config, self.classes = parts["config"], parts["classes"]
+        self.config, self.classes, self.decoding = parts["config"], parts["classes"], parts["decoding"]
         inputs = self.session.get_inputs()
         names = {"begin", "images", "tokens"}
         self.outputs = [one.name for one in self.session.get_outputs()]

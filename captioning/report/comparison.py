@@ -48,10 +48,13 @@ def compare_models(scored, subjects):
     subject, names = subjects[0], [subject.run for subject in subjects]
     if names[0] == names[1]:
         names = [f"{name} ({place})" for name, place in zip(names, ("first", "second"), strict=True)]
-    table = comparison_table(*scored, subject.options)
+    decodings = list(dict.fromkeys(subject.options for subject in subjects))  # one where both have the same
+    table = comparison_table(*scored, decodings)
     images = [image_table(side, subject.dataset.root) for side in scored]
+    said = [f"{name} with {one.options.text()}" for name, one in zip(names, subjects, strict=True)]
+    how = f"with {decodings[0].text()}" if len(decodings) == 1 else f"each as it decodes best: {'; '.join(said)}"
     about = (
-        f"Both captioned the same {counted(len(images[0]), 'image')} with {subject.options.text()}. Differences are "
+        f"Both captioned the same {counted(len(images[0]), 'image')} {how}. Differences are "
         f"{names[0]} minus {names[1]}, with 95 % intervals of a paired bootstrap over the images; p is two-sided."
     )
     return Comparison(
@@ -64,12 +67,17 @@ def compare_models(scored, subjects):
     )
 
 
-def comparison_table(first, second, options):
+def comparison_table(first, second, decodings):
     """Two models' Scored of the same images: metric, first, second, difference, low, high, p, recipe.
 
-    options: SearchOptions that both captioned with
+    decodings: the SearchOptions that both captioned with, or those of the first and of the second
     """
-    recipe_of = recipe_writer(first.references, options, has_aliases=bool(first.said_by_name))
+    has_aliases = bool(first.said_by_name)
+    writers = [recipe_writer(first.references, options, has_aliases=has_aliases) for options in decodings]
+
+    def recipe_of(name, count):
+        return " vs ".join(write(name, count) for write in writers)
+
     count = dict.fromkeys(CLASS_METRICS, len(first.labelled))
     differences = paired_differences(first.counts, second.counts)
     rows = [

@@ -7,14 +7,17 @@ from typing import NamedTuple
 
 @dataclass(frozen=True)
 class SearchOptions:
-    """What beam search looks for. Raises ValueError naming an option that is impossible or that another forbids."""
+    """What beam search looks for. Raises ValueError naming an option that is impossible or that another forbids.
+
+    -1, "the model's own", is for the settings of scripts: search_options puts a number in its place.
+    """
 
     beam_size: int = 5  # beams per image, all groups together; 1 = greedy
     max_len: int = 30  # tokens of the longest caption, <end> included
     min_len: int = 0  # words of the shortest caption
-    length_penalty: float = 0.7  # candidates rank by log-probability / length**x; 0 prefers short captions
+    length_penalty: float = 0.7  # candidates rank by log-probability / length**x; -1 = the model's own
     no_repeat_ngram: int = 0  # no n-gram of this length occurs twice in a caption; 0 = off
-    consensus: float = 0.6  # MBR exponent: candidates weigh p**x; 0 = plain beam search
+    consensus: float = 0.6  # MBR exponent, candidates weigh p**x; 0 = plain beam search; -1 = the model's own
     num_best: int = 1  # captions per image, at most
     groups: int = 1  # groups of beams that avoid each other's words (diverse beam search)
     diversity: float = 0.0  # penalty in nats for a word, per beam of an earlier group that uses it at the same position
@@ -79,20 +82,35 @@ class SamplingOptions:
         require(0 < self.top_p <= 1, "top_p", self.top_p, "above 0 and at most 1")
 
 
+MODEL_DECIDES = ("length_penalty", "consensus")  # chosen on the validation split, and kept in the checkpoint
+UNSET = -1  # value of such a setting: take the model's
+
 # The options that the scripts show as settings, with their defaults.
 SETTINGS = {
-    name: getattr(SearchOptions, name)
+    name: float(UNSET) if name in MODEL_DECIDES else getattr(SearchOptions, name)
     for name in ("beam_size", "max_len", "min_len", "length_penalty", "no_repeat_ngram", "consensus")
 }
+
+
+def search_options(decoding, **settings):
+    """Return the SearchOptions of a model.
+
+    decoding: {name of MODEL_DECIDES: value} of its checkpoint; an older file has {}, and gets the defaults
+    settings: of SearchOptions; of those that the model decides, -1 or none stands for the model's own
+    """
+    for name in MODEL_DECIDES:
+        if settings.get(name, UNSET) == UNSET:
+            settings[name] = decoding.get(name, getattr(SearchOptions, name))
+    return SearchOptions(**settings)
 
 
 LIMITS = {
     "beam_size": (1, 100),
     "max_len": (1, 200),
     "min_len": (0, 199),
-    "length_penalty": (0, 10),
+    "length_penalty": (UNSET, 10),
     "no_repeat_ngram": (0, 100),
-    "consensus": (0, 10),
+    "consensus": (UNSET, 10),
 }
 
 

@@ -12,6 +12,7 @@ from captioning.files import replace_file
 from captioning.runtime import random_state
 
 RESUME_FORMAT = 2
+BARELY_ANY = 0.01  # a score below it is no score yet; patience does not count such epochs
 SECONDS_BETWEEN_FIGURES = 30  # three figures take 1 to 2 s, longer than a short epoch
 
 
@@ -42,17 +43,26 @@ FORMAT_1 = (  # names of the state_dicts, and of the rest beside the identity
 PARTS = {"format", "state", "random", "stage", "history", "best", "best_weights", "tracker_id", "identity"}
 
 
-def load_run(path, identity):
+def load_run(path):
     """Read the state of a run that was interrupted.
 
-    identity: what must be the same: the settings that shape the run, the vocabulary, the data and the first weights
-    returns:  {"state": of Run.state_dict, "random": the generators, "stage": the number of the stage to go
-              on with, "history", "best" and "best_weights" as in Record, "tracker_id": of the WandB run, "" = none}
+    returns: {"state": of Run.state_dict, "random": the generators, "stage": the number of the stage to go on with,
+             "history", "best" and "best_weights" as in Record, "tracker_id": of the WandB run, "" = none, "identity":
+             what must be the same}
+
+    Raises ValueError for a file that is missing, damaged or of a later format.
+    """
+    return migrate(load_resume(path), path)
+
+
+def check_identity(resumed, identity, path):
+    """Raise ValueError, naming both values of the first that differs, unless a run can be gone on with.
+
+    resumed:  of load_run
+    identity: of the run of today: the settings that shape it, the vocabulary, the data and the first weights
 
     A setting that an older file lacks takes its value of today.
-    Raises ValueError naming both values of the first that differs, and for a file of a later format.
     """
-    resumed = migrate(load_resume(path), path)
     saved = resumed["identity"]
     for what in saved.keys() - identity.keys():
         raise ValueError(f"{path}: has a setting {what}, which this version does not know")
@@ -60,7 +70,6 @@ def load_run(path, identity):
         if saved.get(what, here) != here:
             was, now = (f"{len(value)} words" if what == "vocabulary" else value for value in (saved[what], here))
             raise ValueError(f"{path}: its {what} was {was}, now it is {now}")
-    return resumed
 
 
 def migrate(resumed, path):
@@ -90,7 +99,7 @@ def from_format_1(resumed):
 class Record:
     """The history of a run, on disk and with the tracker, and its best epoch.
 
-    metric:   key of a row; the epoch with its largest value is the best
+    metric:   key of a row by which the best epoch is chosen: the largest value, of val_loss the smallest
     tracker:  runtime.Tracker
     identity: what must be the same for a run to be resumed
     fixed:    what every checkpoint of the run holds beside its weights, history and best
@@ -111,13 +120,15 @@ class Record:
         """Go on from what load_run returned, and rewrite every file that the interruption may have left behind."""
         self.resumed = resumed
         self.history, self.best, self.best_weights = resumed["history"], resumed["best"], resumed["best_weights"]
+        self.metric = self.best["metric"]  # an older version chose by another on a small validation split
         self.save_best()  # a run of this name that began later may have written its own
         self.show()
 
     def add(self, row, weights):
         """Add an epoch's row; its weights (name -> tensor) become the checkpoint if it is the best: True if so."""
         self.history.append(row)
-        improved = not self.best or row[self.metric] > self.best["value"]
+        sign = -1 if self.metric == "val_loss" else 1
+        improved = not self.best or sign * row[self.metric] > sign * self.best["value"]
         if improved:
             self.best = {"metric": self.metric, "value": row[self.metric], "epoch": row["epoch"]}
             # In full precision: the file may hold float16, and after early stopping training goes on from here.
@@ -132,8 +143,18 @@ class Record:
         save_checkpoint(self.best_path, checkpoint, half=self.half)
 
     def epochs_since_best(self, num_epochs):
-        """Return how many of the last `num_epochs` epochs have passed without a better one."""
+        """Return how many of the last `num_epochs` epochs have passed without a better one.
+
+        0 as long as the best score is about 0, which says that the model has not begun to learn.
+        """
+        if self.metric != "val_loss" and self.best["value"] < BARELY_ANY:
+            return 0
         return min(num_epochs, len(self.history) - self.best["epoch"])
+
+    def keep_decoding(self, decoding):
+        """Write the decoding that was chosen for the best epoch into the checkpoint."""
+        self.fixed = self.fixed | {"decoding": decoding}
+        self.save_best()
 
     def save_last(self, state, next_stage):
         """Write what --train.resume reads; state: of Run.state_dict."""

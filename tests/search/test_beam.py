@@ -9,7 +9,7 @@ from scipy import stats
 from torch.overrides import TorchFunctionMode
 
 from captioning.search.beam import beam_search, best_positions, ensemble, sample, sample_captions
-from captioning.search.options import SETTINGS, SamplingOptions, SearchOptions
+from captioning.search.options import SETTINGS, SamplingOptions, SearchOptions, search_options
 
 START, END = 0, 1
 
@@ -551,4 +551,11 @@ def test_impossible_sampling_options_are_refused_by_name(options):
 
 
 def test_settings_of_the_scripts_are_options():
-    assert SearchOptions(**SETTINGS) == SearchOptions()
+    """What the model decides is its own where it has chosen, and the default where it has not."""
+    assert search_options({}, **SETTINGS) == SearchOptions()
+    chosen = {"length_penalty": 1.5, "consensus": 0.0}
+    assert search_options(chosen, **SETTINGS) == SearchOptions(**chosen)
+    assert search_options(chosen, **SETTINGS | {"consensus": 0.3}) == SearchOptions(length_penalty=1.5, consensus=0.3)
+    assert search_options(chosen, beam_size=2) == SearchOptions(beam_size=2, **chosen)
+    with pytest.raises(ValueError, match=r"length_penalty: got -0\.5, allowed is 0 or more"):
+        search_options({}, length_penalty=-0.5)

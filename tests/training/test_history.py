@@ -6,7 +6,7 @@ import torch
 
 from captioning.checkpoint import load_checkpoint, save_resume
 from captioning.runtime import random_state
-from captioning.training.history import RESUME_FORMAT, Record, load_run
+from captioning.training.history import RESUME_FORMAT, Record, check_identity, load_run
 
 IDENTITY = {"train.lr": 0.1, "train.ema": 0.9, "vocabulary": ["<pad>", "sun"], "data": {"name": "a"}}
 STATE = {name: {name: torch.ones(2)} for name in ("model", "optimizer", "scheduler", "scaler", "averaged")}
@@ -28,7 +28,7 @@ def format_2():
 @pytest.mark.parametrize(("content", "tracker_id"), [(format_1, ""), (format_2, "abc")])
 def test_every_format_is_read_into_todays(tmp_path, content, tracker_id):
     save_resume(tmp_path / "a_last.pt", content())
-    resumed = load_run(tmp_path / "a_last.pt", IDENTITY)
+    resumed = load_run(tmp_path / "a_last.pt")
     assert resumed.keys() == format_2().keys()
     assert resumed["state"].keys() == STATE.keys()
     assert torch.equal(resumed["state"]["optimizer"]["optimizer"], torch.ones(2))
@@ -43,7 +43,7 @@ def test_every_format_is_read_into_todays(tmp_path, content, tracker_id):
 def test_a_setting_that_an_older_file_lacks_takes_todays_value(tmp_path, content):
     """A new key of CONFIG once made every run that was under way useless."""
     save_resume(tmp_path / "a_last.pt", content())
-    assert load_run(tmp_path / "a_last.pt", IDENTITY | {"train.later": 7})["stage"] == 1
+    check_identity(load_run(tmp_path / "a_last.pt"), IDENTITY | {"train.later": 7}, "a_last.pt")
 
 
 @pytest.mark.parametrize("content", [format_1, format_2])
@@ -57,7 +57,7 @@ def test_a_setting_that_an_older_file_lacks_takes_todays_value(tmp_path, content
 def test_another_run_is_named_by_the_first_difference(tmp_path, content, change, line):
     save_resume(tmp_path / "a_last.pt", content())
     with pytest.raises(ValueError, match=line):
-        load_run(tmp_path / "a_last.pt", IDENTITY | change)
+        check_identity(load_run(tmp_path / "a_last.pt"), IDENTITY | change, "a_last.pt")
 
 
 @pytest.mark.parametrize(
@@ -74,7 +74,7 @@ def test_another_run_is_named_by_the_first_difference(tmp_path, content, change,
 def test_a_file_that_is_something_else_is_one_line(tmp_path, content, line):
     save_resume(tmp_path / "a_last.pt", content)
     with pytest.raises(ValueError, match=line):
-        load_run(tmp_path / "a_last.pt", IDENTITY)
+        check_identity(load_run(tmp_path / "a_last.pt"), IDENTITY, "a_last.pt")
 
 
 class Log:
@@ -101,7 +101,7 @@ def test_a_resumed_record_writes_what_the_interruption_left_out(tmp_path, monkey
     record.best_path.unlink()
 
     resumed = Record("a", "cider_d", Log(), identity=IDENTITY, fixed=fixed, half=False)
-    resumed.resume(load_run(record.last_path, IDENTITY))
+    resumed.resume(load_run(record.last_path))
     assert resumed.tracker.steps == [1]
     assert len(pd.read_csv(tmp_path / "runs" / "a" / "history.csv")) == 1
     assert all((tmp_path / "graphs" / f"{kind}_a.png").stat().st_size > 1000 for kind in ("tl", "vl", "va"))
