@@ -49,7 +49,7 @@ from vocab import Vocabulary
 CONFIG = {
     # what
     "images": ["-"],  # files, folders or globs; - = paths on standard input, one per line
-    "model_path": "checkpoints/pictograms.safetensors",  # .safetensors (a,b = ensemble) | .onnx | https://... | hf://owner/name
+    "model_path": "photos",  # photos | aerial | pictograms | .safetensors (a,b = ensemble) | .onnx | https://... | hf://...
     "output": "",  # file; "" = standard output
     "format": "text",  # text: path, tab, caption | jsonl: one object per image | csv: one row per caption
     # decoding, see captioning/search/options.py

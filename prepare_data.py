@@ -3,6 +3,8 @@
     python prepare_data.py                           # -> data/pictograms, 60 classes x 300 drawn pictures
     python prepare_data.py --per_class 20            # a small one
     python prepare_data.py --source photos --captions photos.csv           # photos/<class>/*.jpg -> data/photos
+    python prepare_data.py --source photos --captioner photos              # captions by a shipped model
+    python prepare_data.py --source photos --caption_template "a photo of a {class}"    # captions from class names
     python prepare_data.py --source photos --classes 60 --captioner Salesforce/blip-image-captioning-base
     python prepare_data.py --audit data/photos       # makes nothing: is this dataset clean?
 
@@ -22,6 +24,7 @@ if __name__ == "__main__":
 import csv
 import itertools
 import os
+import re
 from collections import Counter
 from dataclasses import dataclass
 from operator import attrgetter
@@ -32,6 +35,7 @@ from captioning.data import audit, class_folders, copies, pictograms
 from captioning.data.annotations import DEFAULT_DATA_DIR, SPLITS, dataset_name, load_examples
 from captioning.data.images import load_image
 from captioning.data.pictograms import split_sizes
+from captioning.deploy.downloads import SHIPPED, SUFFIXES
 from captioning.files import check_folder, replace_file
 from captioning.progress import Progress
 
@@ -43,14 +47,15 @@ CONFIG = {
     "seed": 0,  # of the drawing, or of the random choice of photos
     "num_workers": 0,  # processes; 0 = one per core
     # number of images
-    "per_class": 300,  # images per class, split 8:1:1; 0 = all there are (photos only)
+    "per_class": -1,  # images per class, split 8:1:1; 0 = all there are (photos only); -1 = 300 drawn, or all photos
     # photos
     "train": 0,  # train images per class; 0 = from per_class
     "val": 0,  # val images per class; 0 = from per_class
     "test": 0,  # test images per class; 0 = from per_class
     "classes": "",  # "" = all | N = the first N by name | a,b,c = these
     "captions": "",  # CSV with the header image,caption; images relative to source, as cat/1.jpg
-    "captioner": "",  # instead of captions: image-to-text model, a Hugging Face name or a local folder
+    "captioner": "",  # instead of captions: photos, .safetensors, .onnx, or a Hugging Face image-to-text model
+    "caption_template": "",  # caption from the class name, before the captioner's words if both are given
     "captioner_batch": 16,  # images per batch of the captioner
     "device": "",  # of the captioner: cuda | mps | cpu; "" = the first of these that is available
     "image_size": 256,  # pixels a side
@@ -60,7 +65,7 @@ CONFIG = {
 LIMITS = {
     "seed": (0, 2**32 - 1),
     "num_workers": (0, 256),
-    "per_class": (0, 1_000_000),
+    "per_class": (-1, 1_000_000),
     "train": (0, 1_000_000),
     "val": (0, 1_000_000),
     "test": (0, 1_000_000),
@@ -69,7 +74,9 @@ LIMITS = {
     "near_copies": (-1, copies.HASH_BITS),
 }
 PREVIEW_IMAGES = 60
-CLASS_FOLDER_KEYS = ("train", "val", "test", "classes", "captions", "captioner")
+CONSONANT_SOUNDS = ("uni", "use", "euro", "one")  # a unicycle, a European
+CLASS_FOLDER_KEYS = ("train", "val", "test", "classes", "captions", "captioner", "caption_template")
+DRAWN_PER_CLASS = 300
 
 
 # ---- how many images of each class -----------------------------------------------------------------
@@ -122,11 +129,18 @@ def class_sizes(usable, sizes):
 
 
 def load_describer(name, device):
-    """Return a function from PIL images to their captions, by a model of the transformers library.
+    """Return a function from PIL images to their captions.
 
-    name: Hugging Face hub name or local folder
+    name: a captioner of this project (a shipped name, .safetensors or .onnx, by path, https:// or hf://), or a model of
+          the transformers library (Hugging Face hub name or local folder)
+
     Raises ValueError if the library or the model is not there.
     """
+    if name in SHIPPED or Path(name).suffix in SUFFIXES or "://" in name:
+        from caption import Captioner  # imports onnxruntime or torch, as the model needs
+
+        captioner = Captioner.load(name, device=device)
+        return lambda images: [caption.text for caption in captioner(images, num_workers=1)]
     try:  # optional, and slow to import, which every process that decodes images would pay for
         import huggingface_hub
         from transformers import AutoModelForImageTextToText, AutoProcessor
@@ -171,6 +185,20 @@ def describe_images(describe, folder, names, batch_size):
 
 
 # ---- writing ---------------------------------------------------------------------------------------
+
+
+def fill_template(template, label):
+    """Return the caption of a class: "a photo of a {class}" -> "a photo of an airplane", "a photo of scissors".
+
+    The article before {class} becomes "an" before a vowel, and is left out before a plural. Underscores are blanks.
+    """
+    name = label.replace("_", " ").replace("-", " ").strip()
+    head = name.split(" ")[-1].lower()
+    plural = head.endswith("s") and not head.endswith(("ss", "us", "is"))
+    vowel = name[:1].lower() in "aeiou" and not name.lower().startswith(CONSONANT_SOUNDS)
+    article = "" if plural else r"\g<1>n " if vowel else r"\g<1> "
+    filled = re.sub(r"\b([Aa])n? (?=\{class\})", article, template)
+    return filled.replace("{class}", name)
 
 
 def write_captions(path, captions):
@@ -224,10 +252,11 @@ def prepare_pictograms(output, *, per_class, seed, num_workers):
 
 @dataclass(frozen=True)
 class CaptionSource:
-    """Where the captions of class folders come from: a CSV, or a model that looks at the images.
+    """Where the captions of class folders come from: a CSV, or a model that looks at the images, or class names.
 
-    path:      CSV with image,caption; None = the model
-    captioner: Hugging Face hub name or folder; batch_size: images that it describes at a time
+    path:      CSV with image,caption; None = the others
+    captioner: of load_describer, "" = none; batch_size: images that it describes at a time
+    template:  of fill_template, "" = none
     device:    cuda, mps or cpu; "" = the first of these that is there
     """
 
@@ -235,6 +264,18 @@ class CaptionSource:
     captioner: str
     batch_size: int
     device: str
+    template: str = ""
+
+    def check(self, source):
+        """Raise ValueError unless there is one source of captions, and the template has a place for the class."""
+        by_model = bool(self.captioner or self.template)
+        if bool(self.path) == by_model:
+            raise ValueError(
+                f"{source}: its images need captions: give --captions <CSV with image,caption>, or --captioner "
+                "<model>, or --caption_template <text with {class}>" + ", not both" * by_model
+            )
+        if self.template and "{class}" not in self.template:
+            raise ValueError(f"--caption_template: got {self.template!r}, it must have {{class}} in it")
 
 
 def prepare_photographs(source, output, classes, captions, sizes, gathering, num_workers):
@@ -244,11 +285,7 @@ def prepare_photographs(source, output, classes, captions, sizes, gathering, num
     captions: CaptionSource; sizes: Sizes; gathering: class_folders.Gathering
     """
     found = class_folders.list_photos(source)
-    if bool(captions.path) == bool(captions.captioner):
-        raise ValueError(
-            f"{source}: its images need captions: give either --captions <CSV with image,caption> or "
-            "--captioner <Hugging Face hub name or folder>" + ", not both" * bool(captions.captioner)
-        )
+    captions.check(source)
     written = class_folders.read_captions(captions.path, found) if captions.path else {}
     chosen = {label: found[label] for label in class_folders.choose_classes(list(found), classes)}
     candidates = {label: [name for name in names if not written or name in written] for label, names in chosen.items()}
@@ -257,9 +294,13 @@ def prepare_photographs(source, output, classes, captions, sizes, gathering, num
     describe = load_describer(captions.captioner, captions.device) if captions.captioner else None
 
     def captions_of(folder, origin):
-        if describe:
-            return describe_images(describe, folder, list(origin), captions.batch_size)
-        return {name: written[original] for name, original in origin.items()}
+        if captions.path:
+            return {name: written[original] for name, original in origin.items()}
+        said = describe_images(describe, folder, list(origin), captions.batch_size) if describe else {}
+        if not captions.template:
+            return said
+        classes = {name: fill_template(captions.template, name.split("/")[1]) for name in origin}
+        return {name: [", ".join([text, *said.get(name, [])])] for name, text in classes.items()}
 
     examples, gathered = write_photographs(source, output, candidates, captions_of, sizes, gathering, num_workers)
     for line in gathered.unreadable[:5]:
@@ -312,10 +353,15 @@ def main(config):
     inputs = [source] * bool(config["source"]) + [captions_path] * bool(captions_path)
     class_folders.check_replaceable(output, inputs)
 
+    per_class = config["per_class"]
+    if per_class == -1:
+        per_class = 0 if config["source"] else DRAWN_PER_CLASS
     if config["source"]:
-        sizes = Sizes(config["per_class"], {split: config[split] for split in SPLITS})
+        sizes = Sizes(per_class, {split: config[split] for split in SPLITS})
         gathering = class_folders.Gathering(sizes.need, config["image_size"], config["near_copies"], config["seed"])
-        captions = CaptionSource(captions_path, config["captioner"], config["captioner_batch"], config["device"])
+        captions = CaptionSource(
+            captions_path, config["captioner"], config["captioner_batch"], config["device"], config["caption_template"]
+        )
         examples = prepare_photographs(source, output, config["classes"], captions, sizes, gathering, num_workers)
     else:
         given = [f"--{key}" for key in CLASS_FOLDER_KEYS if config[key]]
@@ -323,9 +369,7 @@ def main(config):
             raise ValueError(f"{given[0]}: is for class folders, which --source names; pictograms take --per_class")
         if config["image_size"] != pictograms.IMAGE_SIZE:
             raise ValueError(f"--image_size: pictograms have {pictograms.IMAGE_SIZE} pixels a side")
-        examples = prepare_pictograms(
-            output, per_class=config["per_class"], seed=config["seed"], num_workers=num_workers
-        )
+        examples = prepare_pictograms(output, per_class=per_class, seed=config["seed"], num_workers=num_workers)
 
     counts = Counter(example.split for example in examples)
     print(f"classes          {len({example.label for example in examples}):,}")

@@ -35,6 +35,7 @@ from captioning.data.annotations import check_split, load_dataset
 from captioning.data.images import load_image
 from captioning.evaluation import caption_examples
 from captioning.scores.grounding import build_grounders
+from captioning.scores.variety import sameness
 from captioning.search import options as search_options
 from captioning.search.options import SETTINGS
 
@@ -130,6 +131,9 @@ def print_captions(predictions, num_classes, split):
     for prediction in predictions:
         name = prediction.example.label or prediction.example.image.name
         print(f"{name:<22} {prediction.confidence:.2f}  {prediction.caption}")
+    warning = sameness([prediction.caption for prediction in predictions])
+    if warning:
+        print(f"warning: {warning}")
     if not any(prediction.example.label for prediction in predictions):
         print(f"note: the data has no classes; these are {cli.counted(len(predictions), 'random image')}")
     elif len(predictions) < num_classes:
