@@ -43,7 +43,12 @@ FIXED = {  # what train.py took for every set before it looked at the number of 
     "train.epochs": 20, "train.lr": 0.001, "train.feature_views": 4, "train.patience": 8, "data.batch_size": 64
 }  # fmt: skip
 SETTINGS = {"chosen": {}, "fixed": FIXED, "chosen, --train.init photos": {"train.init": "photos"}}
-METRICS = {"BLEU-4": "BLEU-4", "CIDEr-D": "CIDEr-D", "average accuracy": "class accuracy", "seconds": "seconds of training"}
+METRICS = {
+    "BLEU-4": "BLEU-4",
+    "CIDEr-D": "CIDEr-D",
+    "average accuracy": "class accuracy",
+    "seconds": "seconds of training",
+}
 RESULTS, FOLDER = Path("runs", "small_sets.csv"), Path("runs", "small_sets")
 
 

@@ -22,6 +22,7 @@ def checkpoint():
         classes=["sun"],
         history=[{"epoch": 1}],
         best={"value": 0.5},
+        decoding={"length_penalty": 1.5, "consensus": 0.0},
     )
 
 
@@ -66,6 +67,10 @@ def test_a_foreign_file_is_named(tmp_path):
         ({"vocab": json.dumps(["a", "\x1b]0;title\x07"])}, "'vocab' holds control characters"),
         ({"format": "99"}, "format 99, this version reads 1"),
         ({"config": "[" * 100_000}, "not JSON"),
+        ({"format": "true"}, "format True, this version reads 1 to 2"),
+        ({"decoding": '{"beams": 5}'}, "'decoding' has 'beams', allowed are length_penalty, consensus"),
+        ({"decoding": '{"consensus": true}'}, "decoding consensus is True, allowed is 0 to 10"),
+        ({"decoding": '{"length_penalty": NaN}'}, "decoding length_penalty is nan, allowed is 0 to 10"),
     ],
 )
 def test_bad_metadata_is_one_line(tmp_path, checkpoint, change, message):

@@ -22,9 +22,11 @@ from model import (
     build_model,
     load_captioner,
     load_encoder_weights,
+    match_init,
+    start_model,
 )
 from model import DECODERS as DECODERS_BY_NAME
-from vocab import SPECIALS
+from vocab import SPECIALS, Vocabulary
 
 DECODERS = [
     *(partial(DecoderRNN, image_input=way, num_layers=layers) for way in IMAGE_INPUTS for layers in (1, 2)),
@@ -381,3 +383,44 @@ def test_a_checkpoint_without_a_later_setting_takes_its_default(tmp_path, ours):
     loaded, _, _ = load_captioner(tmp_path / "old.safetensors")
     images, tokens, owner = torch.randn(2, 3, 32, 32), torch.randint(1, 7, (2, 4)), torch.tensor([0, 1])
     torch.testing.assert_close(loaded(images, tokens, owner), network(images, tokens, owner))
+
+
+def save_captioner(path, words, **settings):
+    """Write the checkpoint of a small captioner with random weights."""
+    config = CONFIG | {"embed_size": 8, "hidden_size": 12} | settings
+    network = build_model(len(SPECIALS) + len(words), config)
+    transform = {"image_size": 32, "mean": [0.5] * 3, "std": [0.5] * 3}
+    kept = {name: tensor for name, tensor in network.state_dict().items()}
+    save_checkpoint(path, Checkpoint(kept, {"model": config}, [*SPECIALS, *words], transform))
+    return kept, config
+
+
+@pytest.mark.parametrize("settings", [{}, {"tie_weights": True}, {"decoder": "attention"}])
+def test_words_that_two_vocabularies_share_keep_their_weights(tmp_path, settings, capsys):
+    """Another number of words, in another order; every other weight is taken as it is."""
+    path = tmp_path / "first.safetensors"
+    old, config = save_captioner(path, ["cat", "dog", "sits"], **settings)
+    vocabulary = Vocabulary([*SPECIALS, "sits", "bird", "cat"])
+    run = {"init": str(path), "class_loss": 0, "word_loss": 0}
+    model, size = start_model(vocabulary, [], run, config)
+    new = model.state_dict()
+    assert size == 32
+    assert "init: 6 of 7 words keep their weights" in capsys.readouterr().out
+    rows = {f"decoder.{name}" for name in model.decoder.word_weights}
+    assert rows <= new.keys()
+    for name in new.keys() - rows:
+        assert torch.equal(new[name], old[name]), name
+    for name in rows:
+        for word, row in {"<pad>": 0, "<unk>": 3, "sits": 4, "cat": 6}.items():
+            there = {"<pad>": 0, "<unk>": 3, "cat": 4, "sits": 6}[word]
+            assert torch.equal(new[name][row], old[name][there]), (name, word)
+
+
+def test_a_run_takes_the_settings_of_the_model_that_it_starts_from(tmp_path):
+    path = tmp_path / "first.safetensors"
+    save_captioner(path, ["cat"], tie_weights=True)
+    matched = match_init(CONFIG | {"dropout": 0.1}, str(path))
+    assert (matched["embed_size"], matched["hidden_size"], matched["tie_weights"]) == (8, 12, True)
+    assert matched["dropout"] == 0.1  # of training alone, and free
+    with pytest.raises(ValueError, match=r"--model.embed_size: got 9, .*first.safetensors, which .* has 8"):
+        match_init(CONFIG | {"embed_size": 9}, str(path))

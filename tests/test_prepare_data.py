@@ -388,7 +388,9 @@ def test_bad_captions(source, tmp_path, text, message):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"captions": ""}, "need captions: give either --captions .* or --captioner"),
+        ({"captions": ""}, "need captions: give --captions .*, or --captioner <model>, or --caption_template"),
+        ({"caption_template": "a {class}"}, "not both"),
+        ({"captions": "", "caption_template": "a cat"}, r"caption_template: got 'a cat', it must have \{class\} in it"),
         ({"captioner": "x"}, "not both"),
         ({"captions": "absent.csv"}, "absent.csv: no such file"),
         ({"source": "absent"}, "absent: no such folder; --source takes"),
@@ -539,14 +541,17 @@ def test_script_reads_class_folders(source, captions, tmp_path):
     ("arguments", "message"),
     [
         (("--source", "absent"), "absent: no such folder"),
-        (("--source", "source"), "need captions: give either"),
-        (("--source", "source", "--captions", "captions.csv"), "class 'cat': 10 usable images, 300 are needed"),
+        (("--source", "source"), "need captions: give --captions"),
+        (
+            ("--source", "source", "--captions", "captions.csv", "--per_class", 300),
+            "class 'cat': 10 usable images, 300 are needed",
+        ),
         (("--sauce", "x"), "did you mean --source?"),
         (("--per_class", "many"), "allowed is a whole number"),
         (("--per_class", 2), "per_class: got 2"),
         (("--output", "."), "the output would|holds"),
         (("--output", "captions.csv/x"), r"^error: \S+/captions\.csv/x: cannot be written \("),
-        (("--per_class", -1), "--prepare.per_class: got -1, allowed is 0 to 1000000"),
+        (("--per_class", -2), "--prepare.per_class: got -2, allowed is -1 to 1000000"),
         (("--image_size", 8), "--prepare.image_size: got 8, allowed is 32 to 4096"),
         (("--source", "source", "--image_size", 50_000), "--prepare.image_size: got 50000, allowed is 32 to 4096"),
     ],
@@ -581,3 +586,33 @@ def test_split_folders_without_captions_are_somebodys_photographs(tmp_path):
     (tmp_path / "train" / "cat").mkdir(parents=True)
     with pytest.raises(ValueError, match="holds train without a captions.csv"):
         class_folders.check_replaceable(tmp_path, [])
+
+
+@pytest.mark.parametrize(
+    ("label", "caption"),
+    [
+        ("cat", "a photo of a cat"),
+        ("airplane", "a photo of an airplane"),
+        ("scissors", "a photo of scissors"),
+        ("glass", "a photo of a glass"),
+        ("bus", "a photo of a bus"),
+        ("octopus", "a photo of an octopus"),
+        ("unicycle", "a photo of a unicycle"),
+        ("tennis_court", "a photo of a tennis court"),
+    ],
+)
+def test_a_template_gets_the_right_article(label, caption):
+    assert prepare_data.fill_template("a photo of a {class}", label) == caption
+    assert prepare_data.fill_template("a photo of an {class}", label) == caption
+
+
+def test_captions_from_a_template_alone_and_before_those_of_a_model(source, tmp_path, model_files):
+    alone = prepare(source, tmp_path / "alone", caption_template="a photo of a {class}")
+    assert {e.captions[0] for e in alone} == {"a photo of a cat", "a photo of a dog"}
+    both = prepare(source, tmp_path / "both", caption_template="a {class}", captioner=str(model_files.onnx))
+    assert all(e.captions[0].startswith(f"a {e.label}, ") and len(e.captions[0]) > 8 for e in both)
+
+
+def test_all_photographs_are_taken_unless_told_otherwise(source, captions, tmp_path):
+    """The commands for own data once ended at the first, which wanted 300 photographs of each class."""
+    assert len(prepare(source, tmp_path / "out", captions, per_class=prepare_data.CONFIG["per_class"])) == 20

@@ -372,3 +372,26 @@ def test_a_file_of_the_hub(model_files, tmp_path):
     found, missing = result.stdout.splitlines()
     assert Path(found).read_bytes() == content
     assert missing.startswith("hf://owner/name: model.safetensors cannot be had (")
+
+
+@pytest.mark.parametrize("name", downloads.SHIPPED)
+@pytest.mark.parametrize("form", ["{}", "checkpoints/{}.safetensors"])
+def test_shipped_models_are_found_by_name_and_from_any_folder(tmp_path, monkeypatch, name, form):
+    monkeypatch.chdir(tmp_path)
+    assert fetch_model(form.format(name)) == ROOT / "checkpoints" / f"{name}.safetensors"
+    assert (ROOT / "checkpoints" / f"{name}.safetensors").is_file()
+
+
+def test_a_file_of_ones_own_comes_before_a_shipped_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("photos").write_bytes(b"")
+    assert fetch_model("photos") == Path("photos")
+
+
+def test_a_name_that_ships_nothing_is_refused_with_the_nearest(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(
+        ValueError, match="fotos: no such file, and no shipped model has this name; did you mean photos"
+    ):
+        fetch_model("fotos")
+    assert fetch_model("other/fotos.safetensors") == Path("other/fotos.safetensors")  # its reader says what is missing
