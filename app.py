@@ -19,6 +19,9 @@ import base64
 import html
 import io
 import os
+import signal
+import sys
+import tempfile
 import warnings
 from pathlib import Path
 
@@ -57,6 +60,7 @@ LIMITS = {
 }
 
 NUM_EXAMPLES = 6
+TERMINATED = 143  # exit code, 128 + SIGTERM
 MAX_BEAMS = 10
 MAP_SIZE = 96  # pixels a side of the picture that shows where the model looked
 
@@ -199,6 +203,15 @@ def problem(sentence, title=""):
     )
 
 
+def is_below(path, folders):
+    """Return whether a path, its links followed, lies in one of the folders."""
+    try:
+        resolved = Path(path).resolve()
+    except (OSError, ValueError):  # a loop of links, a null byte
+        return False
+    return any(resolved.is_relative_to(Path(folder).resolve()) for folder in folders)
+
+
 def find_examples(folder):
     """Return the paths of a few pictures below a folder, spread over it; [] if it is not there."""
     paths = sorted(path for path in Path(folder).rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES) if folder else []
@@ -211,6 +224,8 @@ def build_page(captioner, config):
     import gradio as gr
 
     label = gr.I18n(**TEXT)
+    # A request sent by hand can name any path of this machine; Gradio checks those alone that it marked itself.
+    folders = [gr.utils.get_upload_folder(), *filter(None, [config["examples"]])]
     bounds = {"max_pixels": int(config["max_megapixels"] * 1e6), "max_pictures": config["max_pictures"]}
 
     def caption(pictures, beam_size, num_best, max_len, length_penalty, request: gr.Request):
@@ -218,7 +233,7 @@ def build_page(captioner, config):
         options = captioner.search_options(
             beam_size=beams, num_best=min(int(num_best), beams), max_len=int(max_len), length_penalty=length_penalty
         )
-        paths = [path for path, _ in pictures or []]
+        paths = [path if is_below(path, folders) else "" for path, _ in pictures or []]
         text = TEXT[language_of(request.headers.get("accept-language"))]
         return caption_pictures(captioner, paths, options, text=text, **bounds)
 
@@ -281,8 +296,12 @@ def main(config):
     config = config["app"]
     captioner = Captioner.load(config["model_path"], num_threads=config["num_threads"])
     warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # captioning.data.images has its own bound
-    page, launch = build_page(captioner, config)
-    page.launch(server_name=config["host"] or None, server_port=config["port"] or None, **launch)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))  # so that the folder below goes, too
+    # Uploads of this process alone: those of others lie elsewhere, and none stays behind.
+    with tempfile.TemporaryDirectory(prefix="captioning-page-") as uploads:
+        os.environ["GRADIO_TEMP_DIR"] = uploads
+        page, launch = build_page(captioner, config)
+        page.launch(server_name=config["host"] or None, server_port=config["port"] or None, **launch)
 
 
 if __name__ == "__main__":

@@ -125,7 +125,7 @@ CONFIG = {
     "max_len": 30,  # tokens of the longest caption, <end> included
     # results
     "half": False,  # store the checkpoint in float16
-    "wandb": "auto",  # auto: online if logged in, else offline | online | offline | off
+    "wandb": "auto",  # auto: as WANDB_MODE says, else online if logged in, else offline | online | offline | off
     "wandb_project": "mobilenet-captioning",  # project name in WandB
 }
 

@@ -32,7 +32,11 @@ def run(main, limits=None, positional="", **configs):
     quietly with 141 a reader of the output that has enough (`| head`). Everything else is a defect of ours and keeps
     its traceback.
     """
+    for stream in (sys.stdout, sys.stderr):  # what a console cannot show must not end an hour of work
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
     try:
+        check_types(configs, limits or {})
         if {"-h", "--help"} & set(sys.argv[1:]):
             print(help_text(sys.modules["__main__"].__doc__ or "", configs, limits or {}, positional))
             sys.stdout.flush()
@@ -59,11 +63,29 @@ def run(main, limits=None, positional="", **configs):
         sys.exit(INTERRUPTED)
 
 
+def check_types(configs, limits):
+    """Raise ValueError for a value of a CONFIG edited by hand that is of no type a setting has.
+
+    A key with limits must be there, and be a number; the others are text, numbers, true or false, or lists of text.
+    """
+    for name, config in configs.items():
+        for key in limits.get(name, {}):
+            if key not in config:
+                raise ValueError(f"CONFIG of {name}: has no {key!r}, which the script needs")
+            if isinstance(config[key], bool) or not isinstance(config[key], int | float | list):
+                raise ValueError(f"CONFIG of {name}: {key!r} is {config[key]!r}, a number is needed")
+        for key, value in config.items():
+            if not isinstance(value, str | int | float | list | tuple):
+                raise ValueError(f"CONFIG of {name}: {key!r} is {value!r}, allowed are text, numbers, True and False")
+
+
 def check_limits(config, limits):
     """Raise ValueError for the first number outside its limits; NaN is outside all of them."""
     for name, keys in limits.items():
         for key, (least, most) in keys.items():
             value = config[name][key]
+            if isinstance(value, list):
+                continue
             if not least <= value <= most:
                 raise ValueError(f"--{name}.{key}: got {value}, allowed is {least:.12g} to {most:.12g}")
 

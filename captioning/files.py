@@ -1,6 +1,8 @@
 """Files that are whole or not there: written beside their place, flushed, then renamed."""
 
+import contextlib
 import os
+import stat
 import tempfile
 from contextlib import contextmanager
 from pathlib import Path
@@ -38,6 +40,14 @@ def replace_file(path):
         raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def check_regular(path):
+    """Raise ValueError if `path` is there and no regular file: a pipe would be waited for, a device read for ever."""
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        mode = os.stat(path).st_mode
+        if not stat.S_ISREG(mode):
+            raise ValueError(f"{path}: is a {'folder' if stat.S_ISDIR(mode) else 'device or a pipe'}, a file is needed")
 
 
 def check_file(path):

@@ -188,7 +188,7 @@ def versions():
 class Tracker:
     """An experiment tracker that never stops a run: WandB, or nothing.
 
-    mode: "online", "offline", "off", or "auto" (online when logged in, else offline)
+    mode: "online", "offline", "off", or "auto" (as WANDB_MODE or WANDB_DISABLED say, else online when logged in)
     run_id: of a WandB run to go on with; "" = a new one. The attribute has the id of the run, "" = there is none
     folder: WandB writes into `<folder>/wandb`, never into the working directory, where a folder
             called wandb could be taken for the package
@@ -198,13 +198,13 @@ class Tracker:
         if mode not in TRACKER_MODES:
             raise ValueError(f"wandb: got {mode!r}, allowed are {', '.join(TRACKER_MODES)}")
         self.run, self.run_id = None, run_id
+        if mode == "auto":
+            mode = automatic_mode()
         if mode == "off":
             return
         with self._survive("start"):
             import wandb  # only here: a run without it should not pay for the import
 
-            if mode == "auto":
-                mode = "online" if wandb_logged_in() else "offline"
             Path(folder).mkdir(parents=True, exist_ok=True)
             settings = wandb.Settings(silent=True, console="off", init_timeout=30)
             same = {"id": run_id, "resume": "allow"} if run_id else {}
@@ -233,6 +233,16 @@ class Tracker:
         except Exception as error:
             self.run = None
             print(f"warning: wandb could not {what} ({one_line(error, 160)}); going on without it")
+
+
+def automatic_mode():
+    """Return online, offline or off: what WandB's own variables say, else whether somebody is logged in."""
+    said = os.environ.get("WANDB_MODE", "").lower()
+    if said in ("disabled", "off") or os.environ.get("WANDB_DISABLED", "").lower() in ("true", "1", "yes"):
+        return "off"
+    if said in ("offline", "dryrun"):
+        return "offline"
+    return "online" if said in ("online", "run") or wandb_logged_in() else "offline"
 
 
 def wandb_logged_in():

@@ -1,5 +1,6 @@
 """The page: what it says, what it refuses, what it hides; over HTTP, and in a real browser where there is one."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -293,3 +294,23 @@ def test_in_a_browser(browser, address, captioner, pictures, examples, tmp_path,
     assert not [
         line for line in driver.get_log("browser") if line["level"] == "SEVERE" and "127.0.0.1" in line["message"]
     ]
+
+
+def test_no_picture_of_the_server_is_captioned_for_a_request_that_names_it(address, pictures, captioner, tmp_path):
+    """Gradio checks the paths that it marked itself; a path without a mark was opened, wherever it was."""
+    outside = shutil.copy(pictures[0], tmp_path / "outside.jpg")  # of the examples, which everybody may see
+    (tmp_path / "link.jpg").symlink_to(outside)
+    climbing = f"/tmp/gradio/../..{outside}"
+    os.mkfifo(tmp_path / "pipe.jpg")
+    secret = captioner(pictures[0], beam_size=5, num_best=3)[0].text
+    uploaded = httpx.post(f"{address}/gradio_api/upload", files={"files": ("a.jpg", Path(pictures[0]).read_bytes())})
+    (mine,) = uploaded.json()
+    named = [str(outside), climbing, str(tmp_path / "link.jpg"), str(tmp_path / "pipe.jpg"), "/dev/zero", "a\0.jpg"]
+    named += [f"file://{outside}", "http://127.0.0.1:9/a.jpg", "hf://owner/name/a.jpg"]
+    for path in named:
+        for mark in ({}, {"_type": "other"}, {"meta": {"_type": "other"}}):
+            answer = call(address, [{"image": {"path": path, **mark}, "caption": None}], 5, 3, 30, 0.7)
+            assert secret not in answer, path
+            assert "root" not in answer
+    answer = call(address, [{"image": {"path": mine}, "caption": None}], 5, 3, 30, 0.7)
+    assert secret in answer  # what was uploaded is captioned, and nobody waits for the pipe

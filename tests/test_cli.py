@@ -1,11 +1,14 @@
 """The command line as its user meets it: real processes, one line per mistake, exit code 2."""
 
+import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from captioning import cli
 from captioning.cli import normalise_arguments
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -110,3 +113,32 @@ def test_help_lists_every_key(script):
     assert result.returncode == 0
     for key in ("epochs", "lr", "resume", "run", "names", "hidden_size"):
         assert key in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"size": "32"}, "CONFIG of data: 'size' is '32', a number is needed"),
+        ({"size": None}, "CONFIG of data: 'size' is None, a number is needed"),
+        ({"size": True}, "CONFIG of data: 'size' is True, a number is needed"),
+        ({}, "CONFIG of data: has no 'size', which the script needs"),
+        ({"size": 3, "name": None}, "CONFIG of data: 'name' is None, allowed are text, numbers, True and False"),
+        ({"size": 3, "name": {}}, "CONFIG of data: 'name' is {}, allowed are text, numbers, True and False"),
+    ],
+)
+def test_a_config_edited_by_hand_is_checked_before_any_work(config, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        cli.check_types({"data": config}, {"data": {"size": (1, 9)}})
+
+
+def test_what_a_console_cannot_show_is_escaped_and_ends_nothing(tmp_path):
+    """A UnicodeEncodeError is a ValueError, and was taken for the user's mistake after the work was done."""
+    code = "from captioning import cli\ndef main(config): print('판다 café')\ncli.run(main, data={'x': 1})"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=Path(cli.__file__).parents[1],
+        env=os.environ | {"PYTHONIOENCODING": "cp1252"},
+        capture_output=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.decode("cp1252").strip() == r"\ud310\ub2e4 café"

@@ -16,6 +16,7 @@ from PIL import Image
 from captioning.checkpoint import load_resume, save_resume
 from captioning.runtime import (
     Tracker,
+    automatic_mode,
     hold_interrupts,
     pick_device,
     pick_precision,
@@ -199,3 +200,24 @@ def test_bfloat16_by_itself_only_where_it_is_faster(monkeypatch, amx, dtype):
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
     assert pick_precision("auto", torch.device("cpu")) == dtype
+
+
+@pytest.mark.parametrize(
+    ("variables", "mode"),
+    [
+        ({"WANDB_MODE": "disabled"}, "off"),
+        ({"WANDB_DISABLED": "true"}, "off"),
+        ({"WANDB_DISABLED": "true", "WANDB_MODE": "online"}, "off"),
+        ({"WANDB_MODE": "offline", "WANDB_API_KEY": "x"}, "offline"),
+        ({"WANDB_MODE": "dryrun"}, "offline"),
+        ({"WANDB_MODE": "online"}, "online"),
+        ({"WANDB_API_KEY": "x"}, "online"),
+        ({"WANDB_DISABLED": "false", "WANDB_API_KEY": "x"}, "online"),
+    ],
+)
+def test_wandbs_own_variables_decide(monkeypatch, variables, mode):
+    for name in ("WANDB_MODE", "WANDB_DISABLED", "WANDB_API_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert automatic_mode() == mode

@@ -21,6 +21,7 @@ from itertools import chain
 from pathlib import Path
 
 from captioning.cli import counted
+from captioning.files import check_regular
 
 SPLITS = ("train", "val", "test")
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp")
@@ -317,8 +318,14 @@ def read_coco(files, silent=None):
 
 
 def coco_split(path):
-    """The split in a COCO file's name; "" if there is none."""
-    found = re.search("|".join(SPLITS), path.stem)
+    """The split in a COCO file's name, a whole part of it: captions_val2017, captions_latest_train; "" = none.
+
+    Raises ValueError if two splits are named.
+    """
+    parts = re.findall("[a-z]+", path.stem.lower())
+    found = list(dict.fromkeys(_SPLIT_NAMES[part] for part in parts if part in _SPLIT_NAMES))
+    if len(found) > 1:
+        raise ValueError(f"{path}: its name has {' and '.join(found)}; one split must be left")
     return found[0] if found else ""
 
 
@@ -473,6 +480,7 @@ def checked_caption(caption, path, where):
 
 def read_csv(path, columns):
     """Yield (row number, values of `columns`) of a CSV; the header is row 1, and may have further columns."""
+    check_regular(path)
     with open(path, encoding="utf-8-sig", newline="") as file:
         reader = csv.reader(file, strict=True)
         try:

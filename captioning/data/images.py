@@ -1,6 +1,7 @@
 """Read a picture, whatever is in it, and turn it into what the encoder sees; Pillow and numpy alone."""
 
 import contextlib
+import os
 import struct
 import threading
 
@@ -8,6 +9,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from captioning.cli import one_line
+from captioning.files import check_regular
 
 # Pillow knows more, some of which start other programs (EPS) or have no pixels of their own.
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM")
@@ -28,8 +30,10 @@ def load_image(source, smallest_side=0, max_pixels=MAX_PIXELS):
     smallest_side: pixels that the caller needs; a much larger JPEG is decoded at 1/2, 1/4 or 1/8, which is faster
     max_pixels:    a picture that claims more is refused before it is decoded
 
-    Raises ValueError naming the file if it is missing, truncated, not a picture, or too large.
+    Raises ValueError naming the file if it is missing, no regular file, truncated, not a picture, or too large.
     """
+    if isinstance(source, str | os.PathLike):
+        check_regular(source)
     try:
         with Image.open(source, formats=FORMATS) as image:
             pixels = image.width * image.height

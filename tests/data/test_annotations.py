@@ -5,10 +5,19 @@ import json
 import math
 import os
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
-from captioning.data.annotations import dataset_name, fingerprint, load_aliases, load_examples, read_karpathy
+from captioning.data.annotations import (
+    coco_split,
+    dataset_name,
+    fingerprint,
+    load_aliases,
+    load_examples,
+    read_csv,
+    read_karpathy,
+)
 
 
 def touch(folder, *names):
@@ -474,3 +483,29 @@ def test_images_without_captions_can_be_listed_instead(tmp_path):
         assert [name.rpartition("/")[2] for name in silent] == ["silent.jpg"]
         assert examples
         assert not any(example.image.name == "silent.jpg" for example in examples)
+
+
+@pytest.mark.parametrize(
+    ("name", "split"),
+    [
+        ("captions_train2017", "train"),
+        ("captions_latest_train", "train"),  # "la-test" was taken for test
+        ("captions_valley_test", "test"),
+        ("captions_dev", "val"),
+        ("captions_restval", "train"),
+        ("captions_contest", ""),
+    ],
+)
+def test_the_split_of_a_file_is_a_whole_part_of_its_name(name, split):
+    assert coco_split(Path(f"{name}.json")) == split
+
+
+def test_a_file_name_with_two_splits_is_an_error():
+    with pytest.raises(ValueError, match=r"captions_train_val\.json: its name has train and val"):
+        coco_split(Path("captions_train_val.json"))
+
+
+def test_a_pipe_in_place_of_a_table_is_refused(tmp_path):
+    os.mkfifo(tmp_path / "captions.csv")
+    with pytest.raises(ValueError, match=r"captions\.csv: is a device or a pipe, a file is needed"):
+        list(read_csv(tmp_path / "captions.csv", ("image", "caption")))

@@ -1,6 +1,7 @@
 """Pictures of every kind become the same RGB; hostile files are one line; pixels are those that training evaluates."""
 
 import io
+import os
 import random
 import struct
 import threading
@@ -258,3 +259,14 @@ def test_the_callers_picture_is_turned_in_a_copy(photo, tmp_path):
     with Image.open(tmp_path / "a.png") as held:
         assert read_image(held).size == photo.size[::-1]
         assert held.size == photo.size
+
+
+def test_what_is_no_regular_file_is_refused_and_not_waited_for(tmp_path):
+    """A named pipe kept the command, and one request the page, waiting for ever."""
+    os.mkfifo(tmp_path / "pipe.jpg")
+    with pytest.raises(ValueError, match=r"pipe\.jpg: is a device or a pipe, a file is needed"):
+        load_image(tmp_path / "pipe.jpg")
+    with pytest.raises(ValueError, match="/dev/zero: is a device or a pipe, a file is needed"):
+        load_image("/dev/zero")
+    with pytest.raises(ValueError, match="is a folder, a file is needed"):
+        load_image(tmp_path)
