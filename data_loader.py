@@ -30,6 +30,7 @@ from captioning import cli, plots
 from captioning.data.annotations import load_dataset
 from captioning.data.images import load_image
 from captioning.data.sequences import PAD_ID, Captions, Paths
+from captioning.metadata import MAX_IMAGE_SIZE
 from captioning.runtime import random_numbers, start_workers
 from captioning.training.presets import LARGE_BATCH
 from vocab import load_vocabulary
@@ -54,7 +55,7 @@ CONFIG = {
 }
 
 LIMITS = {
-    "image_size": (0, 4096),
+    "image_size": (0, MAX_IMAGE_SIZE),
     "crop_scale": (0.01, 1),
     "flip": (0, 1),
     "vertical_flip": (0, 1),

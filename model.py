@@ -487,7 +487,8 @@ def load_encoder_weights(encoder, name, source):
 
     name:    key of ENCODERS
     source:  "none", "imagenet" (torchvision downloads it), a torchvision state_dict, or one of our checkpoints
-             (a path, https://... or hf://owner/name)
+             (a path, the name of a shipped one, https://... or hf://owner/name); of a checkpoint with another
+             embed_size the CNN alone is taken, and a line says so
     returns: image size that the weights were trained at, 0 = not known
     Raises ValueError if the file is missing, damaged, or of another network.
     """
@@ -517,6 +518,11 @@ def load_encoder_weights(encoder, name, source):
             raise ValueError(f"{source}: its encoder is {own}, this model's is {name} (model.encoder)")
         prefix = "encoder."
         weights = {k.removeprefix(prefix): v for k, v in checkpoint.weights.items() if k.startswith(prefix)}
+        there, here = (len(one.get("linear.weight", ())) for one in (weights, encoder.state_dict()))
+        if there != here:
+            print(f"encoder_weights: {source} has embed_size {there}, this model {here}; its Linear starts afresh")
+            own = encoder.state_dict()
+            weights = {name: own[name] if name.startswith(("linear.", "norm.")) else weights[name] for name in weights}
         load_weights(encoder, weights, source)
         return checkpoint.transform["image_size"]
     load_torchvision(encoder, load_state_dict(path, source), source)

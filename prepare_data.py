@@ -37,6 +37,7 @@ from captioning.data.images import load_image
 from captioning.data.pictograms import split_sizes
 from captioning.deploy.downloads import SHIPPED, SUFFIXES
 from captioning.files import check_folder, replace_file
+from captioning.metadata import MAX_IMAGE_SIZE
 from captioning.progress import Progress
 
 CONFIG = {
@@ -70,7 +71,7 @@ LIMITS = {
     "val": (0, 1_000_000),
     "test": (0, 1_000_000),
     "captioner_batch": (1, 65536),
-    "image_size": (32, 4096),
+    "image_size": (32, MAX_IMAGE_SIZE),
     "near_copies": (-1, copies.HASH_BITS),
 }
 PREVIEW_IMAGES = 60

@@ -66,7 +66,10 @@ def save_checkpoint(path, checkpoint, *, half=False):
 
 
 def load_checkpoint(path):
-    """Read a Checkpoint. Raises ValueError, one line naming the file, if it is missing, damaged or foreign."""
+    """Read a Checkpoint. Raises ValueError, one line naming the file, if it is missing, damaged or foreign.
+
+    Weights that are NaN or infinite are damage, too: such a model says words at random.
+    """
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"{path}: no such checkpoint; `python train.py` writes one")
@@ -77,6 +80,9 @@ def load_checkpoint(path):
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
     except (SafetensorError, OSError, ValueError) as error:
         raise ValueError(f"{path}: not a readable safetensors file ({one_line(error)})") from None
+    for name, tensor in weights.items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise ValueError(f"{path}: weights {name!r} hold NaN or infinity")
     return Checkpoint(weights=weights, **parse_metadata(path, metadata))
 
 
@@ -130,8 +136,20 @@ def load_state_dict(path, source=""):
     if size > MAX_STATE_DICT_BYTES:
         raise ValueError(f"{source}: {size} bytes, a state_dict has at most {MAX_STATE_DICT_BYTES}")
     state = read_tensors(path, f"{source}: not a readable state_dict")
+    state = unwrap(state)
     if not isinstance(state, dict) or not all(isinstance(k, str) and torch.is_tensor(v) for k, v in state.items()):
         raise ValueError(f"{source}: holds a {type(state).__name__}, which is no state_dict (name -> tensor)")
+    return state
+
+
+def unwrap(state):
+    """Return the state_dict inside what others save: {"state_dict": ...}, names that begin with module."""
+    for key in ("state_dict", "model_state_dict", "model"):
+        if isinstance(state, dict) and isinstance(state.get(key), dict):
+            state = state[key]
+    if isinstance(state, dict) and state and all(isinstance(name, str) for name in state):
+        while all(name.startswith("module.") for name in state):
+            state = {name.removeprefix("module."): tensor for name, tensor in state.items()}
     return state
 
 

@@ -10,7 +10,7 @@ from captioning.cli import one_line
 
 FORMAT = 2
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
-MAX_IMAGE_SIZE = 4096  # pixels a side
+MAX_IMAGE_SIZE = 1024  # pixels a side
 PARTS = {"config": dict, "vocab": list, "transform": dict, "classes": list, "history": list, "best": dict}
 PARTS |= {"versions": dict, "data": dict, "decoding": dict}
 SINCE_FORMAT_2 = ("decoding",)

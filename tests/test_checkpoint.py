@@ -9,7 +9,15 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from captioning.checkpoint import Checkpoint, load_checkpoint, load_resume, load_weights, save_checkpoint, save_resume
+from captioning.checkpoint import (
+    Checkpoint,
+    load_checkpoint,
+    load_resume,
+    load_state_dict,
+    load_weights,
+    save_checkpoint,
+    save_resume,
+)
 
 
 @pytest.fixture
@@ -172,3 +180,34 @@ def test_weights_that_do_not_fit_are_named():
         load_weights(layer, {"weight": torch.zeros(3, 2)}, "file")
     with pytest.raises(ValueError, match="has weights 'other'"):
         load_weights(layer, {**layer.state_dict(), "other": torch.zeros(1)}, "file")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_no_numbers_are_refused(tmp_path, checkpoint, value):
+    """They captioned with exit code 0, in words at random."""
+    checkpoint.weights["a"][1, 2] = value
+    save_checkpoint(tmp_path / "a.safetensors", checkpoint)
+    with pytest.raises(ValueError, match=r"a\.safetensors: weights 'a' hold NaN or infinity"):
+        load_checkpoint(tmp_path / "a.safetensors")
+
+
+def test_an_image_size_that_no_model_has_is_refused(tmp_path, checkpoint):
+    checkpoint.transform["image_size"] = 4096
+    save_checkpoint(tmp_path / "a.safetensors", checkpoint)
+    with pytest.raises(ValueError, match="image_size is 4096, allowed is 1 to 1024"):
+        load_checkpoint(tmp_path / "a.safetensors")
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda state: {"state_dict": state},
+        lambda state: {"epoch": 3, "model_state_dict": state},
+        lambda state: {f"module.{name}": tensor for name, tensor in state.items()},
+        lambda state: {"state_dict": {f"module.module.{name}": tensor for name, tensor in state.items()}},
+    ],
+)
+def test_weights_as_others_save_them(tmp_path, wrap):
+    state = {"a.weight": torch.ones(2), "b": torch.zeros(1)}
+    torch.save(wrap(state), tmp_path / "a.pth")
+    assert load_state_dict(tmp_path / "a.pth").keys() == state.keys()

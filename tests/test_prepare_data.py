@@ -552,8 +552,8 @@ def test_script_reads_class_folders(source, captions, tmp_path):
         (("--output", "."), "the output would|holds"),
         (("--output", "captions.csv/x"), r"^error: \S+/captions\.csv/x: cannot be written \("),
         (("--per_class", -2), "--prepare.per_class: got -2, allowed is -1 to 1000000"),
-        (("--image_size", 8), "--prepare.image_size: got 8, allowed is 32 to 4096"),
-        (("--source", "source", "--image_size", 50_000), "--prepare.image_size: got 50000, allowed is 32 to 4096"),
+        (("--image_size", 8), "--prepare.image_size: got 8, allowed is 32 to 1024"),
+        (("--source", "source", "--image_size", 50_000), "--prepare.image_size: got 50000, allowed is 32 to 1024"),
     ],
 )
 def test_script_with_bad_input(source, captions, tmp_path, arguments, message):

@@ -24,7 +24,7 @@ from captioning.cli import counted
 from captioning.files import check_regular
 
 SPLITS = ("train", "val", "test")
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp")
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp")
 DEFAULT_DATA_DIR = "data/pictograms"
 ACCEPTED = (
     "accepted are a folder with captions.csv, dataset.json (Karpathy), captions_*.json (COCO) or "

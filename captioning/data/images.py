@@ -16,6 +16,7 @@ FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM")
 MAX_PIXELS = 100_000_000  # of the largest picture that is read
 LARGE_PIXELS = 16_000_000  # pictures above this are decoded one at a time, in whatever threads
 FULL_SIDE = 2048  # pixels; a JPEG of twice this or more on both sides is decoded at 1/2, 1/4 or 1/8
+REFUSED_ASPECT = 5000  # nobody's picture; a strip of one pixel's width costs gigabytes of bookkeeping
 MAX_ASPECT = 16  # of a longer strip the middle is kept: resizing its shorter side would fill the memory
 DAMAGED = (SyntaxError, ValueError, TypeError, struct.error)  # what Pillow raises on broken headers and EXIF
 UNREADABLE_SHARE = 0.05  # of a split; more is an error, fewer are skipped and named
@@ -39,6 +40,9 @@ def load_image(source, smallest_side=0, max_pixels=MAX_PIXELS):
             pixels = image.width * image.height
             if pixels > max_pixels:
                 raise ValueError(f"{image.width} x {image.height} pixels, at most {max_pixels:,} are read")
+            if max(image.size) > REFUSED_ASPECT * min(image.size):
+                sides = f"{image.width} x {image.height} pixels"
+                raise ValueError(f"{sides}, one side may be at most {REFUSED_ASPECT:,} times the other")
             image.draft(None, (smallest_side or FULL_SIDE, smallest_side or FULL_SIDE))
             with _one_large_picture if pixels > LARGE_PIXELS else contextlib.nullcontext():
                 ImageOps.exif_transpose(image, in_place=True)  # a copy would be one more, of most pictures for nothing

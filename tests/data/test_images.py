@@ -270,3 +270,9 @@ def test_what_is_no_regular_file_is_refused_and_not_waited_for(tmp_path):
         load_image("/dev/zero")
     with pytest.raises(ValueError, match="is a folder, a file is needed"):
         load_image(tmp_path)
+
+
+def test_a_strip_of_a_pixels_width_is_refused_before_it_is_decoded(tmp_path):
+    Image.new("L", (1, 50_000)).save(tmp_path / "strip.png")
+    with pytest.raises(ValueError, match="1 x 50000 pixels, one side may be at most 5,000 times the other"):
+        load_image(tmp_path / "strip.png")
