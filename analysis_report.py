@@ -341,7 +341,8 @@ def main(config):
         compare(captioned, folder)
     else:
         report_on(captioned[0], folder, config)
-        print(f"next: python test_inference.py --model_path {config['model_path']} --data_dir {config['data_dir']}")
+        flags = {"model_path": config["model_path"], "data_dir": config["data_dir"]}
+        print(f"next: {cli.command('test_inference.py', flags)}")
 
 
 if __name__ == "__main__":

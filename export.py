@@ -202,7 +202,7 @@ def main(config):
             examples=[(picture, caption.text) for picture, caption in zip(pictures, captions, strict=True)],
         )
         print(f"wrote {written}; {hub.upload(written, config['hub'])}")
-    print(f"next: python caption.py photo.jpg --model_path {paths[FORMS[2]]}")
+    print(f"next: {cli.command('caption.py photo.jpg', {'model_path': paths[FORMS[2]]})}")
 
 
 if __name__ == "__main__":

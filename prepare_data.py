@@ -376,8 +376,8 @@ def main(config):
     print(f"classes          {len({example.label for example in examples}):,}")
     print("images           " + ", ".join(f"{counts[split]:,} {split}" for split in SPLITS))
     print(f"captions         {sum(len(example.captions) for example in examples):,}")
-    for_other = "" if output == Path(DEFAULT_DATA_DIR) else f" --data_dir {output}"
-    print(f"wrote {output} with captions.csv and preview.png; next: python vocab.py{for_other}")
+    other = {} if output == Path(DEFAULT_DATA_DIR) else {"data_dir": output}
+    print(f"wrote {output} with captions.csv and preview.png; next: {cli.command('vocab.py', other)}")
 
 
 if __name__ == "__main__":

@@ -680,7 +680,8 @@ def main(config):
     model.load_state_dict(record.best_weights | training_heads(model))
     finish_checkpoint(record, validation, model, *training_data.embed_val(model, from_files=reads_files))
     print(f"wrote {record.best_path}, {record.last_path}, runs/{run}/history.csv and graphs/{{tl,vl,va}}_{run}.png")
-    print(f"next: python analysis_report.py --model_path {record.best_path} --data_dir {data['data_dir']}")
+    flags = {"model_path": record.best_path, "data_dir": data["data_dir"]}
+    print(f"next: {cli.command('analysis_report.py', flags)}")
 
 
 if __name__ == "__main__":

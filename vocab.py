@@ -175,9 +175,9 @@ def main(config):
             share = coverage(count_words(captions[split])[0], vocabulary)
             print(f"coverage {split:<7} {share:.2%} of the running words")
     print("most frequent    " + ", ".join(f"{word} {count:,}" for word, count in counts.most_common(12)))
-    flags = {"--data_dir": (config["data_dir"], CONFIG["data_dir"]), "--vocab_path": (str(path), "vocab_2.pkl")}
-    told = "".join(f" {flag} {value}" for flag, (value, default) in flags.items() if value != default)
-    print(f"wrote {path} and {config['graph_path']}; next: python data_loader.py{told}")
+    flags = {"data_dir": (config["data_dir"], CONFIG["data_dir"]), "vocab_path": (str(path), "vocab_2.pkl")}
+    other = {flag: value for flag, (value, default) in flags.items() if value != default}
+    print(f"wrote {path} and {config['graph_path']}; next: {cli.command('data_loader.py', other)}")
 
 
 if __name__ == "__main__":

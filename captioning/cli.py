@@ -11,6 +11,7 @@ changed. `--train.epochs 5` sets a key; a script with a single dict also takes t
 
 import difflib
 import os
+import shlex
 import sys
 
 from captioning.help import help_text
@@ -164,6 +165,11 @@ def spell(key, negated, values, default):
 
 
 KINDS = {int: "a whole number", float: "a number", str: "text"}
+
+
+def command(script, flags):
+    """Return a command line to be pasted: values with blanks or signs of the shell are quoted."""
+    return " ".join(["python", script, *(f"--{flag} {shlex.quote(str(value))}" for flag, value in flags.items())])
 
 
 def message(error):

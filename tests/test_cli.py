@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -142,3 +143,10 @@ def test_what_a_console_cannot_show_is_escaped_and_ends_nothing(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.decode("cp1252").strip() == r"\ud310\ub2e4 café"
+
+
+def test_a_command_can_be_pasted_whatever_the_names_in_it():
+    flags = {"data_dir": "my data/birds & 'bees'", "model_path": "a.safetensors"}
+    text = cli.command("vocab.py", flags)
+    assert shlex.split(text) == ["python", "vocab.py", "--data_dir", flags["data_dir"], "--model_path", "a.safetensors"]
+    assert cli.command("vocab.py", {}) == "python vocab.py"
