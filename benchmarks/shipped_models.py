@@ -18,6 +18,8 @@ if __name__ == "__main__":
 
 import random
 
+from PIL import Image
+
 from caption import Captioner
 from captioning import cli, plots
 from captioning.data.annotations import load_dataset
@@ -55,7 +57,9 @@ def main(config):
         lines += [[(model, "label"), (caption.text, "caption")] for caption in captions]
         for path, caption in zip(paths, captions, strict=True):
             print(f"{model:<12} {path.name:<24} {caption.text}")
-    plots.caption_grid(images, lines, config["output"], columns=COLUMNS, dpi=120)
+    plots.caption_grid(images, lines, config["output"], columns=COLUMNS, dpi=75)
+    with Image.open(config["output"]) as picture:  # 256 colours, so that the page loads quickly
+        picture.convert("RGB").quantize(256).save(config["output"], optimize=True)
 
 
 if __name__ == "__main__":

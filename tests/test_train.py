@@ -271,6 +271,54 @@ def test_a_run_that_stops_early_draws_its_last_epochs(folder, monkeypatch):
     assert len(read_history(folder, "early")) == 3
 
 
+def test_the_checkpoint_keeps_its_decoding_and_the_report_uses_it(folder):
+    train_tiny(folder, "decoded", "--train.epochs 2")
+    decoding = load_checkpoint(folder / "checkpoints" / "decoded.safetensors").decoding
+    assert decoding.keys() == {"length_penalty", "consensus"}
+    flags = ["--model_path", "checkpoints/decoded.safetensors", "--data_dir", "data"]
+    run("analysis_report.py", *flags, cwd=folder)
+    recipe = pd.read_csv(folder / "reports/decoded/summary.csv")["recipe"][1]
+    assert f"length_penalty:{decoding['length_penalty']:g}|" in recipe
+    assert ("consensus" in recipe) == (decoding["consensus"] > 0)
+    run("analysis_report.py", *flags, "--length_penalty", "1.25", "--consensus", "0.45", cwd=folder)
+    recipe = pd.read_csv(folder / "reports/decoded/summary.csv")["recipe"][1]
+    assert "length_penalty:1.25|max_len:30|consensus:0.45" in recipe
+
+
+def test_below_20_validation_images_the_loss_judges_an_epoch(tmp_path):
+    """BLEU-4 of four captions is 0 for ever, and the first epoch was the best."""
+    write_dataset(tmp_path / "all", per_class=3, progress=False)
+    rows = (tmp_path / "all/captions.csv").read_text(encoding="utf-8").splitlines()
+    kept = [row for row in rows if not row.startswith("val/") or row.split("/")[1] < "b"]
+    (tmp_path / "all/captions.csv").write_text("\n".join(kept) + "\n", encoding="utf-8")
+    for folder in (tmp_path / "all/val").iterdir():
+        if folder.name >= "b":
+            shutil.rmtree(folder)
+    (tmp_path / "all").rename(tmp_path / "data")
+    run("vocab.py", "--data_dir", "data", "--vocab_path", "vocab.pkl", cwd=tmp_path)
+    said = train_tiny(tmp_path, "few", "--train.epochs 3").stdout
+    assert "by val_loss, as " in said
+    checkpoint = load_checkpoint(tmp_path / "checkpoints/few.safetensors")
+    losses = read_history(tmp_path, "few")["val_loss"]
+    assert checkpoint.best["value"] == pytest.approx(losses.min())
+    assert checkpoint.best["epoch"] == losses.idxmin() + 1
+    assert checkpoint.decoding == {}
+
+
+def test_what_the_recipe_chooses_is_printed_and_a_flag_wins(folder):
+    said = train_tiny(folder, "chosen", "--train.lr 0.004 --train.epochs 1").stdout
+    (line,) = [line for line in said.splitlines() if line.startswith("recipe quick")]
+    assert "lr" not in line.replace("encoder_lr", "").replace("self_critical_lr", "")
+    assert "finetune_epochs 0" in line
+    assert load_checkpoint(folder / "checkpoints/chosen.safetensors").config["train"]["lr"] == 0.004
+
+
+@pytest.mark.parametrize("name", ["photos", "aerial", "pictograms"])
+def test_a_run_cannot_overwrite_a_model_that_ships(name):
+    error = run("train.py", "--train.run", name, cwd=ROOT, code=2).stderr
+    assert error.startswith(f"error: --train.run: checkpoints/{name}.safetensors ships with the project")
+
+
 def test_patience_does_not_run_while_the_score_is_about_zero(folder):
     """A small set scores 0 for many epochs, and was stopped before it had begun to learn."""
     train_tiny(folder, "late", "--train.epochs 5 --train.max_len 1 --train.patience 2")  # one word scores nothing

@@ -1,5 +1,6 @@
 """Training learns: every stage makes a model with either decoder learn 8 images by heart."""
 
+import itertools
 from dataclasses import replace
 
 import pytest
@@ -10,6 +11,7 @@ from captioning.data.annotations import load_examples
 from captioning.runtime import Machine
 from captioning.scores.grounding import Grounder, remember_named
 from captioning.search.options import SearchOptions
+from captioning.training import validation
 from captioning.training.optimisation import start_run
 from captioning.training.validation import Validation
 from data_loader import CaptionDataset, EvalTransform
@@ -104,3 +106,17 @@ def test_the_self_critical_stage_learns_what_is_rewarded(pupil):
     assert sum(rewards[-10:]) > 1.1 * sum(rewards[:10])
     assert after["cider_d"] > before["cider_d"]
     assert after["class_accuracy"] == 1 > before["class_accuracy"]
+
+
+def test_the_decoding_that_is_chosen_scores_best_of_all_that_are_tried(pupil):
+    """Against every combination, scored one by one; and none is chosen where there are too few images for scores."""
+    pupil.learn(replace(STAGES["decoder"], epochs=3))  # one that is unsure, so that its decoding matters
+    arguments = pupil.model, pupil.embeddings, pupil.examples
+    chosen = pupil.validation.choose_decoding(*arguments)
+    scores = {}
+    for penalty, consensus in itertools.product(validation.LENGTH_PENALTIES, validation.CONSENSUS):
+        decoding = SearchOptions(max_len=SETTINGS["max_len"], length_penalty=penalty, consensus=consensus)
+        scores[penalty, consensus] = replace(pupil.validation, decoding=decoding)(*arguments)["cider_d"]
+    assert scores[chosen["length_penalty"], chosen["consensus"]] == max(scores.values())
+    assert replace(pupil.validation, by_loss=True).choose_decoding(*arguments) == {}
+    assert replace(pupil.validation, by_loss=True).metric == "val_loss"
