@@ -59,9 +59,9 @@ def fetch_model(source):
 def find_file(source):
     """Return the Path of a file or of a shipped model. Raises ValueError for a bare name that is neither."""
     path = Path(source)
-    if path.exists():
+    if path.is_file():
         return path
-    if source in SHIPPED:
+    if source in SHIPPED:  # also where a folder of pictures has this name
         return CHECKPOINTS / f"{source}.safetensors"
     if path.parent == Path(CHECKPOINTS.name) and path.stem in SHIPPED and path.suffix == ".safetensors":
         return CHECKPOINTS / path.name

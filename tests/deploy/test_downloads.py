@@ -388,6 +388,13 @@ def test_a_file_of_ones_own_comes_before_a_shipped_name(tmp_path, monkeypatch):
     assert fetch_model("photos") == Path("photos")
 
 
+def test_a_folder_of_pictures_does_not_hide_the_model_of_its_name(tmp_path, monkeypatch):
+    """The README's own photographs lie in a folder called photos."""
+    monkeypatch.chdir(tmp_path)
+    Path("photos").mkdir()
+    assert fetch_model("photos") == ROOT / "checkpoints/photos.safetensors"
+
+
 def test_a_name_that_ships_nothing_is_refused_with_the_nearest(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(
