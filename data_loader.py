@@ -31,7 +31,7 @@ from captioning.data.annotations import load_dataset
 from captioning.data.images import load_image
 from captioning.data.sequences import PAD_ID, Captions, Paths
 from captioning.metadata import MAX_IMAGE_SIZE
-from captioning.runtime import random_numbers, start_workers
+from captioning.runtime import LONGEST_WAIT, fit_workers, random_numbers, start_workers
 from captioning.training.presets import LARGE_BATCH
 from vocab import load_vocabulary
 
@@ -304,11 +304,13 @@ def build_loader(dataset, *, batch_size, num_workers=0, shuffle=False, seed=0):
     """
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(len(dataset), generator=generator) if shuffle else torch.arange(len(dataset))
+    num_workers = fit_workers(num_workers, batch_size, dataset.image_size or dataset.transform.image_size)
     return DataLoader(
         dataset.keyed(seed),
         batch_size=batch_size,
         sampler=order.tolist(),
         num_workers=num_workers,
+        timeout=LONGEST_WAIT if num_workers else 0,
         collate_fn=collate,
         generator=generator,  # else the workers' seeds are drawn from torch's own
         pin_memory=torch.cuda.is_available(),

@@ -514,7 +514,9 @@ def fill_settings(settings, data, train, num_blocks, has_classes, saved):
     told = {name: settings[name] for name in unset}
     if not data["batch_size"]:
         data["batch_size"] = told["batch_size"] = batch_size
-    values = ", ".join(f"{name} {value:g}" for name, value in told.items())
+    idle = [name for name in ("finetune_blocks", "encoder_lr") if not settings["finetune_epochs"]]
+    idle += ["self_critical_lr"] * (not settings["self_critical_epochs"])  # of stages that are skipped
+    values = ", ".join(f"{name} {value:g}" for name, value in told.items() if name not in idle)
     shown = f"{counted(len(train), 'image')} with {counted(num_captions, 'caption')}"
     print(f"recipe {settings['recipe']}, {shown}: {values or 'all settings are given'}")
 

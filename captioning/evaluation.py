@@ -14,7 +14,7 @@ from captioning.data.annotations import Example
 from captioning.data.images import check_unreadable, load_image
 from captioning.data.sequences import Paths
 from captioning.progress import Progress
-from captioning.runtime import autocast, random_numbers, start_workers
+from captioning.runtime import LONGEST_WAIT, autocast, fit_workers, random_numbers, start_workers
 from captioning.search.beam import beam_search
 from captioning.search.options import confidence
 
@@ -77,10 +77,12 @@ def encode_images(network, paths, transform, machine, *, random_key=(), bar=""):
     Raises ValueError if more than a small share of the images cannot be read.
     """
     network.eval()
+    num_workers = fit_workers(machine.num_workers, machine.batch_size, transform.image_size)
     loader = DataLoader(
         ImageDataset(paths, transform, random_key),
         batch_size=machine.batch_size,
-        num_workers=machine.num_workers,
+        num_workers=num_workers,
+        timeout=LONGEST_WAIT if num_workers else 0,
         collate_fn=collate_readable,
         generator=torch.Generator(),  # else the workers' seeds are drawn from torch's own
         pin_memory=machine.device.type == "cuda",

@@ -168,10 +168,48 @@ def hold_interrupts():
         before(signal.SIGINT, None)
 
 
+SHARED_MEMORY = "/dev/shm"  # where workers put their batches; Docker gives 64 MB of it
+PREFETCH = 2  # batches that each worker of a DataLoader has ready
+LONGEST_WAIT = 600  # seconds for one batch of a worker
+
+
+def fit_workers(num_workers, batch_size, image_size):
+    """Return how many of `num_workers` reading processes the free shared memory has room for, and say if it is fewer.
+
+    A worker that finds no room waits for ever, or dies of a bus error. image_size: pixels a side of float32 images
+    """
+    if not num_workers or not os.path.isdir(SHARED_MEMORY):
+        return num_workers
+    status = os.statvfs(SHARED_MEMORY)
+    free, each = status.f_bavail * status.f_frsize, PREFETCH * batch_size * 3 * image_size**2 * 4
+    # One more batch is in the hands of the reader of all.
+    room = max(0, int((free - each / PREFETCH) // each))
+    if room < num_workers:
+        print(
+            f"note: num_workers {room} instead of {num_workers}: {SHARED_MEMORY} has {free / 1e6:.0f} MB free, "
+            f"{each / 1e6:.0f} MB are needed for each"
+        )
+    return min(num_workers, room)
+
+
 def start_workers(loader):
-    """Return an iterator over a DataLoader whose workers are started, so that no Ctrl-C is lost on the way."""
+    """Return an iterator over a DataLoader whose workers are started, so that no Ctrl-C is lost on the way.
+
+    Raises ValueError, when iterated, if a worker dies or takes longer than the loader's time limit.
+    """
     with hold_interrupts():
-        return iter(loader)
+        batches = iter(loader)
+    return name_workers(batches)
+
+
+def name_workers(batches):
+    """Yield the batches of a DataLoader; what goes wrong with its workers is one line."""
+    try:
+        yield from batches
+    except RuntimeError as error:
+        if "DataLoader" not in str(error):
+            raise
+        raise ValueError(f"num_workers: a process that reads images failed ({one_line(error, 160)}); give 0") from None
 
 
 def versions():

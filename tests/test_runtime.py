@@ -13,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
+from captioning import runtime
 from captioning.checkpoint import load_resume, save_resume
 from captioning.runtime import (
     Tracker,
@@ -221,3 +222,24 @@ def test_wandbs_own_variables_decide(monkeypatch, variables, mode):
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     assert automatic_mode() == mode
+
+
+@pytest.mark.parametrize(("free_megabytes", "expected"), [(1000, 4), (130, 2), (90, 1), (64, 0)])
+def test_only_as_many_workers_as_the_shared_memory_has_room_for(monkeypatch, capsys, free_megabytes, expected):
+    """In a container with 64 MB of /dev/shm, workers waited for ever. 8 images of 512 px are 25 MB a batch."""
+    status = types.SimpleNamespace(f_bavail=free_megabytes * 1000, f_frsize=1000)
+    monkeypatch.setattr(runtime.os, "statvfs", lambda path: status)
+    assert runtime.fit_workers(4, 8, 512) == expected
+    assert runtime.fit_workers(0, 8, 512) == 0
+    assert ("note: num_workers" in capsys.readouterr().out) == (expected < 4)
+
+
+def test_a_worker_that_dies_or_is_late_is_one_line():
+    def batches():
+        yield 1
+        raise RuntimeError("DataLoader timed out after 600 seconds")
+
+    read = runtime.name_workers(batches())
+    assert next(read) == 1
+    with pytest.raises(ValueError, match="num_workers: a process that reads images failed .*timed out.*; give 0"):
+        next(read)
