@@ -4,7 +4,7 @@
     python data_loader.py --data_dir data/birds --vocab_path vocab_5.pkl
 
 Reads   the images and captions of `data_dir` and the vocabulary
-Writes  graphs/batch.png, to see what the model will see
+Writes  graphs/batch.png, augmented images as the model receives them
 
 One item is one image with all its captions, decoded once. A batch keeps them apart: `inputs` has a row per image,
 `tokens` a row per caption, and `owner` says which image each caption belongs to.

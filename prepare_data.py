@@ -336,7 +336,7 @@ def audit_dataset(data_dir, output, num_workers):
     for name, table in (("audit", found.table), ("copies", found.copies)):
         with replace_file(output / f"{name}.csv") as temporary:
             table.to_csv(temporary, index=False)
-    print(f"wrote {output / 'audit.csv'} and {output / 'copies.csv'}; python analysis_report.py tells it too")
+    print(f"wrote {output / 'audit.csv'} and {output / 'copies.csv'}; the report repeats the warnings")
 
 
 def main(config):

@@ -6,7 +6,7 @@
 Reads   the captions of `data_dir`, in any format that captioning/data/annotations.py knows
 Writes  vocab_<min_count>.pkl, a pickle of built-in types only, and graphs/vocabulary.png
 
-Only the train split counts: a word met in val or test alone stays <unk>, as it would for a stranger's picture.
+Only the train split counts: a word that occurs in val or test alone becomes <unk>, as it would in use.
 """
 
 if __name__ == "__main__":

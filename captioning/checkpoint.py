@@ -1,4 +1,4 @@
-"""The checkpoint, all that inference needs, and the resume file, which training goes on from.
+"""The checkpoint, which is all that inference needs, and the resume file, which continues a training run.
 
 `checkpoints/<run>.safetensors`   weights; the header's metadata holds JSON: format, config, vocab, transform,
                                   classes, history, best, versions, data, decoding

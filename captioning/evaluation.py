@@ -1,6 +1,6 @@
 """A model and examples in; captions, losses and scores out.
 
-Captions are always decoded freely: the model reads its own words, as it does for a stranger's picture.
+Captions are always decoded freely: the model reads its own words, never those of a reference.
 """
 
 import math

@@ -8,7 +8,7 @@
 
 What was downloaded stays in the cache, $CAPTIONING_CACHE or ~/.cache/captioning, and is not asked for again. A file
 stands there under its name when it is complete and checked; until then it is called .part, and the next call goes on
-where it ended. http:// is taken from this machine alone (127.0.0.1), where nobody stands between.
+where it ended. Plain http:// is allowed for this machine alone (127.0.0.1).
 """
 
 import contextlib

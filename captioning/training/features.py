@@ -1,7 +1,7 @@
 """A cache of features on disk: what a frozen encoder computed once is read again as long as nothing has changed.
 
-A file is named by a fingerprint of all that its tensors depend on, so no file is ever out of date; those that nobody
-asks for any more are deleted, oldest first, when room is needed.
+A file is named by a fingerprint of all that its tensors depend on, so no file is ever out of date. When room is
+needed, the files that were read the longest ago are deleted.
 """
 
 import dataclasses

@@ -131,7 +131,7 @@ class Record:
         improved = not self.best or sign * row[self.metric] > sign * self.best["value"]
         if improved:
             self.best = {"metric": self.metric, "value": row[self.metric], "epoch": row["epoch"]}
-            # In full precision: the file may hold float16, and after early stopping training goes on from here.
+            # In full precision: the file may hold float16, and the stage after an early stop starts from these.
             self.best_weights = {name: tensor.detach().clone() for name, tensor in weights.items()}
             self.save_best()
         return improved
