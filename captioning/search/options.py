@@ -32,7 +32,7 @@ class SearchOptions:
         require(divides, "groups", self.groups, f"a divisor of beam_size ({self.beam_size})")
         require(0 <= self.diversity < math.inf, "diversity", self.diversity, "0 or more")
         alone = self.groups == 1 and self.diversity > 0
-        require(not alone, "diversity", self.diversity, "0 with one group")
+        require(not alone, "diversity", self.diversity, "0 with groups 1")
 
     def agrees(self):
         """Return whether beams choose the caption together; one beam has nothing to agree with."""
