@@ -15,12 +15,14 @@ import json
 import os
 import posixpath
 import re
+import unicodedata
 from collections import defaultdict
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
 from captioning.cli import counted
+from captioning.data.names import Folders, folded, normalised
 from captioning.files import check_regular
 
 SPLITS = ("train", "val", "test")
@@ -227,7 +229,7 @@ def read_project(files, silent=None):
     (path,) = files
     captions = defaultdict(list)
     for row, (name, caption) in read_csv(path, ("image", "caption")):
-        name = posixpath.normpath(name.strip().replace("\\", "/"))
+        name = unicodedata.normalize("NFC", normalised(name))
         split = name.split("/")[0]
         if split not in SPLITS or "/" not in name:
             raise ValueError(f"{path}: row {row}: image {name!r} must begin with train/, val/ or test/")
@@ -249,7 +251,8 @@ def check_all_captioned(path, captions, silent=None):
             folders.sort()
             prefix = Path(folder).relative_to(path.parent).as_posix()
             present += [f"{prefix}/{name}" for name in sorted(names) if is_image_name(name)]
-    refuse_silent([name for name in present if name not in captions], path, silent)
+    named = set(map(folded, captions))
+    refuse_silent([name for name in present if folded(name) not in named], path, silent)
 
 
 def is_image_name(name):
@@ -429,38 +432,29 @@ def locate(names, path, roots, bare=False):
     roots: folders to look in, each with its usual image folders; the last one is the dataset's
     bare:  where the folders of a name are not there, look for the file alone, if no two names share it
 
+    A name may be spelt otherwise than on disk, see captioning.data.names.
     Raises ValueError for a name that leads out of the dataset, and for images that are not there (naming the
-    first, with their count).
+    first, with their count and the nearest name on disk).
     """
     folders = [os.path.join(root, folder) for root in roots for folder in _IMAGE_FOLDERS]
     bare = bare and len({os.path.basename(name) for name in names}) == len(names)
-    listings, found, missing = {}, {}, []
+    disk, found, missing = Folders(), {}, []
     for name in names:
         if os.path.isabs(name) or ".." in name.replace("\\", "/").split("/"):
             raise ValueError(f"{path}: image {name!r}: allowed is a path inside the dataset's folder")
-        spellings = (name, os.path.basename(name)) if bare else (name,)
-        for candidate in (os.path.join(folder, spelling) for spelling in spellings for folder in folders):
-            parent, base = os.path.split(candidate)
-            if parent not in listings:
-                listings[parent] = list_names(parent)
-            if base in listings[parent]:
-                found[name] = Path(candidate)
-                break
+        spellings = (name, posixpath.basename(normalised(name))) if bare else (name,)
+        there = (disk.find(folder, spelling) for spelling in spellings for folder in folders)
+        image = next(filter(None, there), None)
+        if image:
+            found[name] = Path(image)
         else:
             missing.append(name)
     if missing:
+        nearest = disk.nearest(folders, missing[0])
+        told = f"; the nearest name there is {nearest}" if nearest else ""
         count = counted(len(missing), "image")
-        raise ValueError(f"{path}: names {missing[0]}, which is not in {roots[-1]} ({count} missing)")
+        raise ValueError(f"{path}: names {missing[0]}, which is not in {roots[-1]}{told} ({count} missing)")
     return found
-
-
-def list_names(folder):
-    """The names in a folder, without asking the disk about each; empty if there is no such folder."""
-    try:
-        with os.scandir(folder) as entries:
-            return {entry.name for entry in entries}
-    except (FileNotFoundError, NotADirectoryError):
-        return set()
 
 
 def checked_caption(caption, path, where):

@@ -12,7 +12,7 @@ import random
 import re
 import shutil
 import tempfile
-from collections import Counter
+from collections import Counter, defaultdict
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +23,7 @@ from captioning.cli import counted, one_line
 from captioning.data.annotations import SPLITS, checked_caption, is_image_name, read_csv
 from captioning.data.copies import CopyGroups, describe_picture, process_map
 from captioning.data.images import load_image
+from captioning.data.names import folded, normalised
 from captioning.progress import Progress
 
 JPEG_QUALITY = 92
@@ -90,16 +91,27 @@ def choose_classes(available, wanted):
 def read_captions(path, photos):
     """Return image -> captions from a CSV (image,caption), the image relative to the source folder.
 
+    A name may be spelt otherwise than on disk, have more folders before it, or lack its class if one class has it.
     Raises ValueError for a malformed row, an empty caption, and images that are not in the source.
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; --captions takes a CSV with the header image,caption")
-    present = {name for names in photos.values() for name in names}
+    present = defaultdict(list)  # spelling, with and without the class -> names on disk
+    for name in itertools.chain.from_iterable(photos.values()):
+        present[folded(name)].append(name)
+        present[folded(name.partition("/")[2])].append(name)
     captions, missing = {}, []
     for row, (name, caption) in read_csv(path, ("image", "caption")):
-        name = name.strip().replace("\\", "/")
-        if name not in present:
-            missing.append(f"row {row}: names {name}, which is not in the source folder")
+        # Perhaps with folders above the class, as the source's own name. A name without any folder has no class.
+        spellings = (name, "/".join(normalised(name).split("/")[-2:]))
+        spelt = next((found for one in spellings if (found := present.get(folded(one)))), [])
+        if len(spelt) != 1 and normalised(name) not in spelt:
+            problem = "which is not in the source folder"
+            if spelt:
+                problem = f"which may be {' or '.join(spelt[:2])}; write it with its class"
+            missing.append(f"row {row}: names {normalised(name)}, {problem}")
+            continue
+        name = normalised(name) if normalised(name) in spelt else spelt[0]
         captions.setdefault(name, []).append(checked_caption(caption, path, f"row {row}"))
     if missing:
         raise ValueError(f"{path}: {missing[0]} ({counted(len(missing), 'row')} of this kind)")

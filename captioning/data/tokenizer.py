@@ -5,6 +5,7 @@ The rules are those of NLTK's word tokenizer: regular expressions in NLTK's code
 
 import functools
 import re
+import unicodedata
 
 # The characters of COCO's list (pycocoevalcap's PUNCTUATIONS: quotes, brackets, . ? ! , : ; - -- ...),
 # and those that Stanford's tokenizer turns into one of them but NLTK leaves alone. Square brackets are
@@ -20,7 +21,7 @@ _TO_WORDS = {ord(","): " ", ord("."): " ", ord("'"): " '"}
 
 
 def tokenize(caption):
-    """The words of a caption: lower case, split by NLTK's rules, punctuation dropped as COCO does.
+    """The words of a caption: lower case, composed (NFC), split by NLTK's rules, punctuation dropped as COCO does.
 
     returns: tokens without blanks; [] for a caption without words
 
@@ -31,6 +32,8 @@ def tokenize(caption):
     Source: NLTKWordTokenizer (Penn Treebank rules); PUNCTUATIONS as in Chen et al. 2015 (arXiv:1504.00325).
     """
     text = caption.lower()
+    if not text.isascii():  # an accent of its own and one inside its letter are one word
+        text = unicodedata.normalize("NFC", text)
     plain = _PLAIN.fullmatch(text)
     if not plain or _CONTRACTION.search(text):
         return _tokenize_any(text)
