@@ -85,6 +85,14 @@ def test_captions_of_class_folders_may_name_more_or_less_than_the_class(tmp_path
     assert class_folders.read_captions(tmp_path / "c.csv", photos) == {"cat/1.jpg": ["a cat"]}
 
 
+def test_a_picture_of_another_class_is_not_taken_for_one_that_is_missing(tmp_path):
+    write_picture(tmp_path / "photos/dog/1.jpg")
+    (tmp_path / "c.csv").write_text("image,caption\ncat/1.jpg,a cat\n", encoding="utf-8")
+    photos = class_folders.list_photos(tmp_path / "photos")
+    with pytest.raises(ValueError, match=r"row 2: names cat/1.jpg, which is not in the source folder"):
+        class_folders.read_captions(tmp_path / "c.csv", photos)
+
+
 def test_a_name_without_its_class_that_two_classes_have_is_not_guessed(tmp_path):
     for label in ("cat", "dog"):
         write_picture(tmp_path / f"photos/{label}/1.jpg")
