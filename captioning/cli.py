@@ -73,7 +73,7 @@ def check_types(configs, limits):
         for key in limits.get(name, {}):
             if key not in config:
                 raise ValueError(f"CONFIG of {name}: has no {key!r}, which the script needs")
-            if isinstance(config[key], bool) or not isinstance(config[key], int | float | list):
+            if isinstance(config[key], bool) or not isinstance(config[key], int | float):
                 raise ValueError(f"CONFIG of {name}: {key!r} is {config[key]!r}, a number is needed")
         for key, value in config.items():
             if not isinstance(value, str | int | float | list | tuple):
@@ -85,8 +85,6 @@ def check_limits(config, limits):
     for name, keys in limits.items():
         for key, (least, most) in keys.items():
             value = config[name][key]
-            if isinstance(value, list):
-                continue
             if not least <= value <= most:
                 raise ValueError(f"--{name}.{key}: got {value}, allowed is {least:.12g} to {most:.12g}")
 

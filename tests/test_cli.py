@@ -121,6 +121,7 @@ def test_help_lists_every_key(script):
     [
         ({"size": "32"}, "CONFIG of data: 'size' is '32', a number is needed"),
         ({"size": None}, "CONFIG of data: 'size' is None, a number is needed"),
+        ({"size": [3]}, "CONFIG of data: 'size' is [3], a number is needed"),
         ({"size": True}, "CONFIG of data: 'size' is True, a number is needed"),
         ({}, "CONFIG of data: has no 'size', which the script needs"),
         ({"size": 3, "name": None}, "CONFIG of data: 'name' is None, allowed are text, numbers, True and False"),
