@@ -131,8 +131,8 @@ class TorchModel:
         except ModuleNotFoundError as error:
             raise ValueError(f"{path}: needs torch ({error}); an .onnx model does not") from None
         network, vocabulary, checkpoint = load_captioner(path, pick_device(device))
-        c = checkpoint
-        return cls(network, vocabulary.itos, c.transform, c.config, c.classes, c.decoding)
+        parts = (getattr(checkpoint, name) for name in ("transform", "config", "classes", "decoding"))
+        return cls(network, vocabulary.itos, *parts)
 
     def search(self, images, options, *, start, end, banned):
         """Caption images (B, 3, S, S) float32: B lists of Hypothesis."""
@@ -213,9 +213,8 @@ class Captioner:
     def load(cls, source, *, device="", num_threads=0):
         """Read a model: a path to .safetensors or .onnx, the name of a shipped one, https://..., hf://owner/name.
 
-        Several have commas between.
-
-        Several .safetensors caption as one. Raises ValueError, one line, if one cannot be had or is not a captioner.
+        Several .safetensors, with commas between, caption as one.
+        Raises ValueError, one line, if one cannot be had or is not a captioner.
         """
         paths = [fetch_model(part) for part in split_sources(source)]
         if len(paths) == 1 and paths[0].suffix == ".onnx":

@@ -518,10 +518,10 @@ def load_encoder_weights(encoder, name, source):
             raise ValueError(f"{source}: its encoder is {own}, this model's is {name} (model.encoder)")
         prefix = "encoder."
         weights = {k.removeprefix(prefix): v for k, v in checkpoint.weights.items() if k.startswith(prefix)}
-        there, here = (len(one.get("linear.weight", ())) for one in (weights, encoder.state_dict()))
+        own = encoder.state_dict()
+        there, here = (len(one.get("linear.weight", ())) for one in (weights, own))
         if there != here:
             print(f"encoder_weights: {source} has embed_size {there}, this model {here}; its Linear starts afresh")
-            own = encoder.state_dict()
             weights = {name: own[name] if name.startswith(("linear.", "norm.")) else weights[name] for name in weights}
         load_weights(encoder, weights, source)
         return checkpoint.transform["image_size"]

@@ -67,12 +67,12 @@ from captioning.runtime import (
 )
 from captioning.scores.grounding import Grounder, remember_named
 from captioning.scores.variety import sameness
-from captioning.search.options import SearchOptions
+from captioning.search.options import SamplingOptions, SearchOptions
 from captioning.training.features import as_input, compute_views
 from captioning.training.history import Record, best_path, check_identity, file_digest, last_path, load_run
 from captioning.training.losses import CaptionLoss, LossTerms, SelfCritical
 from captioning.training.optimisation import start_run
-from captioning.training.presets import is_unset, pick_batch_size, preset
+from captioning.training.presets import Task, is_unset, pick_batch_size, preset
 from captioning.training.validation import Validation
 from data_loader import CachedBatches, ImageBatches
 from model import ENCODERS, find_encoder, kept_weights, start_model, training_heads
@@ -368,9 +368,8 @@ def build_loss(stage, data, settings, vocabulary, class_of):
     return SelfCritical(
         data.captions,
         vocabulary,
-        num_samples=settings["self_critical_samples"],
+        SamplingOptions(num_samples=settings["self_critical_samples"], max_len=settings["max_len"]),
         baseline=settings["self_critical_baseline"],
-        max_len=settings["max_len"],
         class_reward=settings["class_reward"],
         class_of=class_of,
         labels=data.labels,
@@ -499,16 +498,11 @@ def fill_settings(settings, data, train, num_blocks, has_classes, saved):
     """
     num_captions = sum(len(example.captions) for example in train)
     batch_size = data["batch_size"] or saved.get("data.batch_size") or pick_batch_size(num_captions)
-    chosen = preset(
-        settings["recipe"],
-        len(train),
-        num_captions,
-        num_blocks,
-        batch_size=batch_size,
-        image_batch_size=settings["finetune_batch_size"],
-        has_classes=has_classes,
-        freeze_encoder=settings["freeze_encoder"],
-    )
+    task = Task(
+        len(train), num_captions, batch_size, settings["finetune_batch_size"], num_blocks, settings["freeze_encoder"],
+        has_classes,
+    )  # fmt: skip
+    chosen = preset(settings["recipe"], task)
     unset = [name for name in chosen if is_unset(name, settings[name])]
     settings.update({name: saved.get(f"train.{name}", chosen[name]) for name in unset})
     told = {name: settings[name] for name in unset}

@@ -182,7 +182,7 @@ def fit_workers(num_workers, batch_size, image_size):
         return num_workers
     status = os.statvfs(SHARED_MEMORY)
     free, each = status.f_bavail * status.f_frsize, PREFETCH * batch_size * 3 * image_size**2 * 4
-    # One more batch is in the hands of the reader of all.
+    # The batch that is in use takes room as well.
     room = max(0, int((free - each / PREFETCH) // each))
     if room < num_workers:
         print(

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from captioning.data.sequences import NUM_SPECIALS, PAD_ID, Sequences
 from captioning.scores.metrics import CiderD
 from captioning.search.beam import beam_search, sample
-from captioning.search.options import SamplingOptions, SearchOptions
+from captioning.search.options import SearchOptions
 
 # ---- cross-entropy -------------------------------------------------------------------------------
 
@@ -140,9 +140,8 @@ class SelfCritical:
 
     captions:     for each image the token ids of its references, <start> ... <end>
     vocabulary:   its start_id, end_id and banned
-    num_samples:  captions drawn for each image
+    sampling:     SamplingOptions: captions drawn for each image, and their longest
     baseline:     greedy: the greedy caption of the image; samples: the mean of the image's other samples
-    max_len:      tokens of the longest caption, <end> included
     class_reward: added to the CIDEr-D of a caption that names the class of its image
     class_of:     ids of a caption, a tuple -> the class that it names, -1 = none; with class_reward
     labels:       (N,) long, the classes of the images, -1 = none; with class_reward
@@ -158,18 +157,18 @@ class SelfCritical:
     """
 
     def __init__(
-        self, captions, vocabulary, *, num_samples, max_len, baseline="greedy", class_reward=0.0, class_of=None,
-        labels=None,
+        self, captions, vocabulary, sampling, *, baseline="greedy", class_reward=0.0, class_of=None, labels=None
     ):  # fmt: skip
         if baseline not in BASELINES:
             raise ValueError(f"train.self_critical_baseline: got {baseline!r}, allowed are {', '.join(BASELINES)}")
-        if baseline == "samples" and num_samples < 2:
-            raise ValueError(f"train.self_critical_samples: got {num_samples}, baseline samples needs 2 or more")
+        if baseline == "samples" and sampling.num_samples < 2:
+            raise ValueError(
+                f"train.self_critical_samples: got {sampling.num_samples}, baseline samples needs 2 or more"
+            )
         self.cider_d = CiderD([[ids[1:].tolist() for ids in group] for group in captions])
         self.class_reward, self.class_of, self.labels = class_reward, class_of, labels
-        self.baseline = baseline
-        self.sampling = SamplingOptions(num_samples=num_samples, max_len=max_len)
-        self.greedy = SearchOptions(beam_size=1, max_len=max_len)
+        self.baseline, self.sampling = baseline, sampling
+        self.greedy = SearchOptions(beam_size=1, max_len=sampling.max_len)
         self.special = {"start": vocabulary.start_id, "end": vocabulary.end_id, "banned": vocabulary.banned}
 
     def __call__(self, model, embeddings, batch):

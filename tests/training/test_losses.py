@@ -43,7 +43,7 @@ def model():
 def test_loss_equals_a_loop_by_hand(model, baseline):
     """Rewards, baseline, <end> and the mean over words, for several samples of several images in another order."""
     embeddings, images = torch.randn(2, 8), torch.tensor([2, 0])
-    critic = SelfCritical(CAPTIONS, VOCABULARY, num_samples=3, max_len=6, baseline=baseline)
+    critic = SelfCritical(CAPTIONS, VOCABULARY, SamplingOptions(3, max_len=6), baseline=baseline)
     torch.manual_seed(5)
     loss, reward = critic.policy_gradient(model, embeddings, images)
 
@@ -80,31 +80,31 @@ def test_naming_the_images_class_is_rewarded():
     def class_of(ids):
         return next((word - 5 for word in ids if word in (5, 6)), -1)
 
-    options = {"num_samples": 1, "max_len": 6}
-    plain = SelfCritical(CAPTIONS, VOCABULARY, **options)
+    options = SamplingOptions(1, max_len=6)
+    plain = SelfCritical(CAPTIONS, VOCABULARY, options)
     labels = torch.tensor([0, -1, 1])
-    critic = SelfCritical(CAPTIONS, VOCABULARY, **options, class_reward=3, class_of=class_of, labels=labels)
+    critic = SelfCritical(CAPTIONS, VOCABULARY, options, class_reward=3, class_of=class_of, labels=labels)
     said, images = [[4, 5, 2], [5, 6, 2], [6, 2], [4, 2], [7, 8, 2]], [0, 2, 2, 0, 1]
     assert (critic.reward(said, images) - plain.reward(said, images)).tolist() == [3, 0, 3, 0, 0]
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
+    ("baseline", "num_samples", "message"),
     [
-        ({"baseline": "mean", "num_samples": 5}, "self_critical_baseline: got 'mean', allowed are greedy, samples"),
-        ({"baseline": "samples", "num_samples": 1}, "self_critical_samples: got 1, baseline samples needs 2 or more"),
+        ("mean", 5, "self_critical_baseline: got 'mean', allowed are greedy, samples"),
+        ("samples", 1, "self_critical_samples: got 1, baseline samples needs 2 or more"),
     ],
 )
-def test_baselines_that_cannot_be_are_refused(options, message):
+def test_baselines_that_cannot_be_are_refused(baseline, num_samples, message):
     with pytest.raises(ValueError, match=message):
-        SelfCritical(CAPTIONS, VOCABULARY, max_len=6, **options)
+        SelfCritical(CAPTIONS, VOCABULARY, SamplingOptions(num_samples, max_len=6), baseline=baseline)
 
 
 @pytest.mark.parametrize("baseline", ["greedy", "samples"])
 def test_training_on_it_raises_the_reward_of_greedy_captions(model, baseline):
     """A sign error would lower it."""
     embeddings, images = torch.eye(3, 8) * 4, torch.arange(3)
-    critic = SelfCritical(CAPTIONS, VOCABULARY, num_samples=8, max_len=6, baseline=baseline)
+    critic = SelfCritical(CAPTIONS, VOCABULARY, SamplingOptions(8, max_len=6), baseline=baseline)
     references = [[ids[1:].tolist() for ids in group] for group in CAPTIONS]
 
     def greedy_score():

@@ -1,5 +1,7 @@
 """The recipes that fill the settings which nobody gave."""
 
+from dataclasses import replace
+
 import pytest
 
 from captioning.training.presets import (
@@ -8,6 +10,7 @@ from captioning.training.presets import (
     RECIPES,
     SMALL_BATCH,
     UNSET,
+    Task,
     is_unset,
     pick_batch_size,
     preset,
@@ -16,8 +19,8 @@ from captioning.training.presets import (
 
 def fill(recipe, num_images, captions_each=5, **changes):
     num_captions = num_images * captions_each
-    settings = {"batch_size": pick_batch_size(num_captions), "image_batch_size": 32, "has_classes": True}
-    return preset(recipe, num_images, num_captions, 19, **settings | {"freeze_encoder": True} | changes)
+    task = Task(num_images, num_captions, pick_batch_size(num_captions), 32, 19, has_classes=True)
+    return preset(recipe, replace(task, **changes))
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
@@ -49,9 +52,7 @@ def test_an_encoder_that_trains_from_the_start_is_not_fine_tuned_again():
 
 
 def test_blocks_that_an_encoder_lacks_are_not_asked_for():
-    assert preset("best", 100, 500, 4, batch_size=16, image_batch_size=32, has_classes=False, freeze_encoder=True)[
-        "finetune_blocks"
-    ] == 4  # fmt: skip
+    assert fill("best", 100, num_blocks=4)["finetune_blocks"] == 4
 
 
 def test_an_unknown_recipe_is_refused():
