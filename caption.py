@@ -21,11 +21,8 @@ if __name__ == "__main__":
 
     process.set_up()  # before torch loads
 
-import contextlib
-import csv
 import glob
 import itertools
-import json
 import os
 import sys
 import warnings
@@ -41,7 +38,7 @@ from captioning.data.annotations import IMAGE_SUFFIXES, is_image_name
 from captioning.data.images import MAX_PIXELS, read_image, to_pixels
 from captioning.deploy.downloads import fetch_model
 from captioning.deploy.onnx_model import OnnxModel
-from captioning.files import replace_file
+from captioning.deploy.writers import WRITERS, open_output
 from captioning.search import options as search_options
 from captioning.search.options import SETTINGS, SamplingOptions, confidence
 from vocab import Vocabulary
@@ -84,8 +81,6 @@ LIMITS = search_options.LIMITS | {
     "num_threads": (0, 256),
 }
 
-FORMATS = ("text", "jsonl", "csv")
-
 
 @dataclass(frozen=True)
 class Caption:
@@ -108,6 +103,14 @@ class Caption:
     def confidence(self):
         """The model's mean probability of a token, 0..1, as captioning.search.options.confidence."""
         return confidence(self.log_prob, len(self.tokens) + self.ended)
+
+    def record(self):
+        """Return what is written of a caption, name -> value; the alternatives have records of their own."""
+        return {
+            "caption": self.text,
+            "log_prob": round(self.log_prob, 4),
+            "confidence": round(self.confidence, 4),
+        }
 
 
 class TorchModel:
@@ -378,62 +381,6 @@ def pictures_below(folder):
     return sorted(path for path in paths if path.is_file())  # a pipe would be waited for
 
 
-class TextWriter:
-    """path, tab, caption; one line for each caption of a picture."""
-
-    def __init__(self, file):
-        self.file = file
-
-    def write(self, image, captions):
-        self.file.writelines(f"{image}\t{caption.text}\n" for caption in captions)
-
-
-class JsonLinesWriter:
-    """One object a line: image, caption, log_prob, confidence, alternatives."""
-
-    def __init__(self, file):
-        self.file = file
-
-    def write(self, image, captions):
-        best, *others = [
-            {"caption": c.text, "log_prob": round(c.log_prob, 4), "confidence": round(c.confidence, 4)}
-            for c in captions
-        ]
-        print(json.dumps({"image": image, **best, "alternatives": others}, ensure_ascii=False), file=self.file)
-
-
-class CsvWriter:
-    """A header, then a row for each caption of a picture: image, rank, caption, log_prob, confidence."""
-
-    def __init__(self, file):
-        self.rows = csv.writer(file, lineterminator="\n")
-        self.rows.writerow(["image", "rank", "caption", "log_prob", "confidence"])
-
-    def write(self, image, captions):
-        for rank, c in enumerate(captions, start=1):
-            self.rows.writerow([image, rank, c.text, f"{c.log_prob:.4f}", f"{c.confidence:.4f}"])
-
-
-WRITERS = dict(zip(FORMATS, (TextWriter, JsonLinesWriter, CsvWriter), strict=True))
-
-
-@contextlib.contextmanager
-def open_output(path):
-    """Give the text file to write: standard output, or a file that is there when it is complete.
-
-    What its encoding lacks, as a byte of a name that is no UTF-8, is escaped: \\udcff, which JSON reads as it was.
-    """
-    if not path:
-        sys.stdout.reconfigure(errors="backslashreplace")
-        yield sys.stdout
-        return
-    with (
-        replace_file(path) as temporary,
-        open(temporary, "w", encoding="utf-8", errors="backslashreplace", newline="") as file,
-    ):
-        yield file
-
-
 def decoding_options(config, decoding):
     """Return the SearchOptions or, with `sample`, the SamplingOptions of a CONFIG; decoding: the model's own."""
     if not config["sample"]:
@@ -449,8 +396,8 @@ def decoding_options(config, decoding):
 def main(config):
     """Caption the pictures and write the captions as they come."""
     config = config["caption"]
-    if config["format"] not in FORMATS:
-        raise ValueError(f"--format: got {config['format']!r}, allowed are {', '.join(FORMATS)}")
+    if config["format"] not in WRITERS:
+        raise ValueError(f"--format: got {config['format']!r}, allowed are {', '.join(WRITERS)}")
     if config["images"] == ["-"] and sys.stdin.isatty():
         raise ValueError("no pictures given: name files, folders or globs, or - for paths on standard input")
     decoding_options(config, {})  # what is impossible is refused before the model is read
@@ -475,7 +422,7 @@ def main(config):
                 Progress.write(f"warning: {cli.one_line(caption)}; skipped", file=sys.stderr)
                 num_skipped += 1
             else:
-                writer.write(image, (caption, *caption.alternatives))
+                writer.write(image, [one.record() for one in (caption, *caption.alternatives)])
                 num_captioned += 1
         if not num_captioned:
             raise ValueError(f"none of {num_skipped} pictures could be read" if num_skipped else "no pictures given")

@@ -93,7 +93,7 @@ LIGHT = [f"captioning.data.{name}" for name in ("annotations", "tokenizer", "pic
 LIGHT += [
     f"captioning.{name}" for name in ("scores.metrics", "scores.grounding", "search.numpy_beam", "search.options")
 ]
-LIGHT += [f"captioning.deploy.{name}" for name in ("downloads", "hub", "onnx_model")]
+LIGHT += [f"captioning.deploy.{name}" for name in ("downloads", "hub", "onnx_model", "writers")]
 LIGHT += ["captioning.cli", "captioning.metadata", "vocab", "caption", "app"]
 
 
