@@ -4,6 +4,7 @@
     python benchmarks/bench_pipeline.py --data_dir data/birds --image_size 224
 
 tokenizer   captions/s of the vocabulary's tokenizer            baseline: NLTK's word tokenizer on the same captions
+accents     the same for ACCENTED, in seven languages           baseline: the same
 loading     images/s of data_loader with workers                baseline: torchvision's ImageFolder, same transforms
 features    images/s of the frozen encoder over files           baseline: the bare encoder on tensors in memory
 decoder     tokens/s of decoder training from cached features   baseline: captions padded to the longest of the set
@@ -52,6 +53,17 @@ CONFIG = {
     "num_workers": 2,
     "runs": 3,
 }
+
+ACCENTED = [
+    "Un homme âgé est assis à l'ombre d'un arbre près de la forêt.",
+    "Deux garçons jouent au football sur la pelouse d'été.",
+    "Ein Mädchen läuft über die grüne Wiese.",
+    "¿Qué hace el niño? Está comiendo una manzana.",
+    "Một con mèo đang nằm trên ghế sô pha.",
+    "말을 탄 남자가 해변을 달리고 있다.",
+    "एक बिल्ली सोफे पर बैठी है।",
+    "قطة سوداء تجلس على الأريكة، وتنام.",
+]
 
 
 def exhaust(iterable):
@@ -150,6 +162,7 @@ def main(config):
     runs = config["runs"]
     results = {
         "tokenizer captions/s": bench_tokenizer(captions, runs),
+        "accents captions/s": bench_tokenizer(ACCENTED * 500, runs),
         "loading images/s": bench_loading(examples, root, vocabulary, config),
         "features images/s": bench_features(model.eval(), examples, config),
         "decoder tokens/s": bench_decoder(model, examples, vocabulary, runs),
