@@ -43,7 +43,6 @@ from captioning.runtime import Machine, pick_device, pick_workers
 from captioning.scores.grounding import build_grounders
 from captioning.scores.recipes import java_scores
 from captioning.scores.scored import score
-from captioning.scores.variety import sameness
 from captioning.search import options as search_options
 from captioning.search.options import SETTINGS
 from data_loader import EvalTransform
@@ -304,8 +303,7 @@ def report_on(captioned, folder, config):
     report = tell(captioned, scored, grounder, tokens, config)
     write_report(folder, captioned.subject.title, report, scored)
     print_summary(report.tables["summary"])
-    warning = sameness([prediction.caption for prediction in captioned.predictions])
-    if warning:
+    for warning in report.texts["warnings"]:
         print(f"warning: {warning}")
     for note in [*report.texts["bleu"], *report.texts["diagnoses"], *report.texts["notes"]]:
         print(f"note: {note}")

@@ -1,6 +1,7 @@
 """Hand-made predictions and the tables, texts and Markdown of the report on them."""
 
 import string
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -55,15 +56,25 @@ def build(predictions, *args, **more):
     return study(predictions, *args, **more).tables
 
 
-def many_classes(number):
+def many_classes(number, images=5):
     """Classes c00, c01, ..., whose captions share more and more words with their references."""
     letters = list(string.ascii_lowercase)
     predictions = []
     for index in range(number):
         shared = letters[: 4 + index % 20]
         caption = " ".join([*shared, *["z"] * (24 - len(shared))])
-        predictions.append(predict(f"c{index:02}", caption, " ".join(letters[:24])))
+        for image in range(images):
+            predictions.append(predict(f"c{index:02}", caption, " ".join(letters[:24]), name=f"{image}.jpg"))
     return predictions
+
+
+def repeated(predictions, times=5):
+    """The same predictions for several images."""
+    return [
+        replace(one, example=replace(one.example, image=one.example.image.with_name(f"{time}_{number}.jpg")))
+        for time in range(times)
+        for number, one in enumerate(predictions)
+    ]
 
 
 CANNON = [  # no caption names the cannon, whose references hardly do either; they are perfect otherwise

@@ -145,11 +145,11 @@ def overview(table):
         if (measure, "") in values:
             rows.append([printed, f"{values[measure, '']:,.0f}", *[""] * (len(splits) - 1)])
         elif any((measure, split) in values for split in splits):
-            rows.append([printed, *(written(measure, values.get((measure, split))) for split in splits)])
+            rows.append([printed, *(measure_text(measure, values.get((measure, split))) for split in splits)])
     return pd.DataFrame(rows, columns=["measure", *splits])
 
 
-def written(measure, value):
+def measure_text(measure, value):
     """Write one value of an audit; "" for None."""
     if value is None:
         return ""

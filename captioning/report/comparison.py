@@ -113,13 +113,15 @@ def verdicts(comparison, first, second):
     """
     lines, better = [], {first: [], second: []}
     for row in comparison.itertuples(index=False):
-        if row.difference == row.low == row.high == 0:
+        if row.difference == 0 and np.isnan(row.low):
             lines.append(f"{row.metric}: no difference, both have {row.first:.4f}.")
             continue
         winner = told(row.low, row.high, first, second, "")
         bounds = "no interval" if np.isnan(row.low) else f"{row.low:+.4f} to {row.high:+.4f}, {p_value(row.p)}"
         interval = f"{row.difference:+.4f} ({bounds})"
-        if winner:
+        if winner == "no verdict":
+            lines.append(f"{row.metric}: no verdict, {interval}.")
+        elif winner:
             better[winner].append(row.metric)
             lines.append(f"{row.metric}: {winner} is better, {interval}.")
         else:
@@ -127,7 +129,7 @@ def verdicts(comparison, first, second):
     parts = [f"{name} is better in {listed(metrics, 20)}" for name, metrics in better.items() if metrics]
     if parts:
         whole = "; ".join(parts) + ". One of twenty 95 % intervals misses the true difference by chance."
-    elif (comparison["difference"] == 0).all() and (comparison[["low", "high"]].fillna(0) == 0).all(axis=None):
+    elif (comparison["difference"] == 0).all() and comparison["low"].isna().all():
         whole = "no difference: both models score the same on these images."
     else:
         whole = "no significant difference on these images."

@@ -23,18 +23,23 @@ JPEG_QUALITY = 80
 
 @dataclass(frozen=True)
 class Text:
-    """Paragraphs; a list of points with `points`."""
+    """Paragraphs; a list of points with `points`, set apart from the rest with `warning`."""
 
     lines: list
     points: bool = False
+    warning: bool = False
 
 
 @dataclass(frozen=True)
 class Table:
-    """A DataFrame; numbers that are not whole get `digits` digits."""
+    """A DataFrame; numbers that are not whole get `digits` digits.
+
+    foot: rows below the others, which stay there however the others are sorted: values by column, the rest is blank
+    """
 
     frame: pd.DataFrame
     digits: int = 3
+    foot: tuple = ()
 
 
 @dataclass(frozen=True)
@@ -66,7 +71,7 @@ class Section:
 # ---- cells ---------------------------------------------------------------------------------------------
 
 
-def written(value, digits=3):
+def cell_text(value, digits=3):
     """Write the value of a cell: fractions get `digits` digits, whole numbers none, NaN is a dash."""
     if isinstance(value, float):
         return f"{value:.{digits}f}" if value == value else "–"
@@ -76,7 +81,13 @@ def written(value, digits=3):
 def rows_of(table):
     """Return the rows of a Table as lists of (value, its text)."""
     rows = table.frame.astype(object).itertuples(index=False, name=None)
-    return [[(value, written(value, table.digits)) for value in row] for row in rows]
+    return [[(value, cell_text(value, table.digits)) for value in row] for row in rows]
+
+
+def foot_of(table):
+    """Return the rows at the foot of a Table, as rows_of does."""
+    rows = [[row.get(name, "") for name in table.frame.columns] for row in table.foot]
+    return [[(value, cell_text(value, table.digits)) for value in row] for row in rows]
 
 
 def is_number(frame, name):
@@ -91,8 +102,9 @@ def table_markdown(table):
     """Return a Table as Markdown."""
     names = list(table.frame.columns)
     rows = [[text for _, text in row] for row in rows_of(table)]
+    rows += [[f"**{text}**" if text else "" for _, text in row] for row in foot_of(table)]
     numeric = [name for name in names if is_number(table.frame, name)]
-    return markdown_table([written(name) for name in names], rows, numeric)
+    return markdown_table([cell_text(name) for name in names], rows, numeric)
 
 
 def markdown(title, sections):
@@ -104,6 +116,8 @@ def markdown(title, sections):
             match block:
                 case Text([]):
                     continue
+                case Text(lines, _, True):
+                    parts.append("\n>\n".join(f"> **Warning:** {line}" for line in lines))
                 case Text(lines, points):
                     parts.append("\n".join(f"- {line}" for line in lines) if points else "\n\n".join(lines))
                 case Table():
@@ -137,10 +151,11 @@ def page_section(section, folder):
             case Text([]):
                 continue
             case Text(lines, points):
-                blocks.append({"kind": "points" if points else "text", "lines": [code_split(line) for line in lines]})
+                kind = "warning" if block.warning else "points" if points else "text"
+                blocks.append({"kind": kind, "lines": [code_split(line) for line in lines]})
             case Table(frame):
                 names = [(name, is_number(frame, name)) for name in frame.columns]
-                blocks.append({"kind": "table", "names": names, "rows": rows_of(block)})
+                blocks.append({"kind": "table", "names": names, "rows": rows_of(block), "foot": foot_of(block)})
             case Figure(file, text):
                 blocks.append({"kind": "figure", "source": data_uri((folder / file).read_bytes(), "png"), "text": text})
             case Gallery(_, text, images, lines):

@@ -3,10 +3,13 @@
 If the data has no classes, the sections about classes stay and say so: reports can be compared section by section.
 """
 
+import random
+
 from captioning.cli import counted
 from captioning.data import audit
 from captioning.plots import caption_lines
 from captioning.report.document import Figure, Gallery, Section, Table, Text
+from captioning.report.tables import FEWEST_IN_CLASS, extremes
 from captioning.scores.grounding import NONE
 
 GALLERY_IMAGES = 10  # of the best, and of the worst captions
@@ -38,7 +41,11 @@ FILES = {  # every file of a report -> what it holds; some are there only where 
         "that name it first, `probe` the plain classifier's accuracy"
     ),
     "classes.png": "the same as a bar chart",
-    "top_bottom.csv": "the best and the worst classes by `bleu4`; `rank` 0 is the group's average",
+    "top_bottom.csv": (
+        f"the best and the worst classes by `bleu4`, of those with {FEWEST_IN_CLASS} images or more; classes of equal "
+        "`bleu4` share a `rank`"
+    ),
+    "averages.csv": "the mean scores of the two groups of top_bottom.csv",
     "yardsticks.csv": "accuracy on the same images of the captions, the reference captions and the baselines",
     "yardsticks.png": "their accuracies",
     "cases.csv": "how captions name classes, and how the reference captions do",
@@ -64,6 +71,7 @@ FILES = {  # every file of a report -> what it holds; some are there only where 
         "the scores against fewer references; `reference_` columns score one reference against others of its image"
     ),
     "references.png": "the same as a line plot",
+    "sample.png": "captions drawn at random, the same ones of the same images",
     "best.png": "the captions with the highest CIDEr-D, one of each class",
     "worst.png": "the captions with the lowest CIDEr-D, one of each class",
     "language.csv": (
@@ -84,6 +92,7 @@ FIGURES = {
     "lengths.png": "Lengths of the captions and of the references",
     "calibration.png": "Scores against confidence",
     "mistakes.png": "The most frequent confusion pairs",
+    "sample.png": "Captions drawn at random",
     "best.png": "The captions with the highest CIDEr-D, one of each class",
     "worst.png": "The captions with the lowest CIDEr-D, one of each class",
 }
@@ -99,16 +108,25 @@ def image_lines(row):
     return caption_lines(row["class"], row["caption"], row.get("correct", ""), scores, reference)
 
 
-def extreme_gallery(images, paths, file, *, best):
-    """Return the Gallery of the captions with the highest, or the lowest, CIDEr-D; one of each class.
+def gallery_of(file, images, rows, paths):
+    """Return the Gallery of some rows of the image_table; paths: the picture of each row."""
+    lines = [image_lines(images.loc[row].to_dict()) for row in rows]
+    return Gallery(file, FIGURES[file], [paths[row] for row in rows], lines)
 
-    images: image_table; paths: the picture of each row
-    """
-    ranked = images.sort_values(["cider_d", "sentence_bleu4"], ascending=not best, kind="stable")
-    chosen = ranked[~ranked["class"].duplicated() | (ranked["class"] == "")].head(GALLERY_IMAGES)
-    return Gallery(
-        file, FIGURES[file], [paths[i] for i in chosen.index], [image_lines(r) for r in chosen.to_dict("records")]
-    )
+
+def extreme_rows(images):
+    """Return (rows with the highest, rows with the lowest CIDEr-D), one of each class and none in both."""
+    ranked = images.sort_values(["cider_d", "sentence_bleu4"], ascending=False, kind="stable")
+    sides = []
+    for places in extremes(ranked["cider_d"], len(ranked)):
+        rows = ranked.iloc[places]
+        sides.append(rows[~rows["class"].duplicated() | (rows["class"] == "")].index[:GALLERY_IMAGES].tolist())
+    return sides
+
+
+def sample_rows(images, seed=0):
+    """Return rows drawn at random, in order."""
+    return sorted(random.Random(seed).sample(range(len(images)), min(GALLERY_IMAGES, len(images))))
 
 
 def mistake_gallery(mistakes, images, paths):
@@ -124,15 +142,14 @@ def mistake_gallery(mistakes, images, paths):
 
 
 def build_galleries(tables, paths):
-    """Return name -> Gallery of the best, the worst and, where there are mistakes, the confused captions.
+    """Return name -> Gallery: a random sample and, where there are some, the best, the worst, the confused captions.
 
     paths: the picture of each row of the image_table
     """
     images = tables["images"]
-    galleries = {
-        "best": extreme_gallery(images, paths, "best.png", best=True),
-        "worst": extreme_gallery(images, paths, "worst.png", best=False),
-    }
+    best, worst = extreme_rows(images)
+    chosen = {"sample": sample_rows(images), "best": best, "worst": worst}
+    galleries = {name: gallery_of(f"{name}.png", images, rows, paths) for name, rows in chosen.items() if rows}
     if len(tables.get("mistakes", ())):
         galleries["mistakes"] = mistake_gallery(tables["mistakes"], images, paths)
     return galleries
@@ -161,12 +178,19 @@ def build_sections(tables, texts, galleries):
     """Return the Sections of the report.
 
     tables:    name -> DataFrame, as FILES tells; without classes those about classes are missing
-    texts:     facts, notes, bleu, diagnoses, references, language, confidence, data, yardsticks -> sentences
-    galleries: name -> Gallery, the `mistakes` only where there are some
+    texts:     warnings, facts, notes, bleu, diagnoses, references, language, confidence, data, yardsticks -> sentences
+    galleries: name -> Gallery, as of build_galleries
     """
     classed = "classes" in tables
     return [
-        Section("Summary", [Text([" ".join(texts["facts"])]), Text(texts["notes"], points=True)]),
+        Section(
+            "Summary",
+            [
+                Text(texts["warnings"], warning=True),
+                Text([" ".join(texts["facts"])]),
+                Text(texts["notes"], points=True),
+            ],
+        ),
         Section("Results", [Table(interval_cells(tables["summary"], [""], 4), 4)]),
         Section("Classes", class_blocks(tables, texts) if classed else [NO_CLASSES]),
         Section("Which class a caption names", naming_blocks(tables, galleries) if classed else [NO_CLASSES]),
@@ -175,7 +199,7 @@ def build_sections(tables, texts, galleries):
             "Number of references",
             [Text(texts["references"]), figure("references.png"), Table(tables["references"])],
         ),
-        Section("Best and worst captions", [galleries["best"], galleries["worst"]]),
+        Section("Random, best and worst captions", gallery_blocks(galleries)),
         Section(
             "Repeated and copied captions",
             [Text(texts["language"]), figure("lengths.png"), Table(tables["language"])],
@@ -185,15 +209,37 @@ def build_sections(tables, texts, galleries):
     ]
 
 
-def class_blocks(tables, texts):
-    """Return the blocks about the classes: the best and worst, all of them, and the yardsticks."""
+def gallery_blocks(galleries):
+    """Return the galleries of single captions, or why there are no best and worst ones."""
+    shown = [galleries[name] for name in ("sample", "best", "worst") if name in galleries]
+    if len(shown) > 1:
+        return shown
+    return [*shown, Text(["No caption is best or worst: all have the same CIDEr-D, or there is only one."])]
+
+
+def extreme_blocks(extreme, averages):
+    """Return the tables of the best and the worst classes with their averages, or why there are none."""
     blocks = []
     for group, word in (("top", "Best"), ("bottom", "Worst")):
-        rows = tables["top_bottom"]
-        rows = rows[rows["group"] == group].drop(columns="group")
+        rows = extreme[extreme["group"] == group].drop(columns="group")
         if len(rows):
-            rows = rows.assign(rank=[rank or "" for rank in rows["rank"]], count=[f"{n:g}" for n in rows["count"]])
-            blocks += [Text([f"{word} {counted(len(rows) - 1, 'class')} by BLEU-4:"]), Table(rows)]
+            ties = " Classes with the same BLEU-4 share a rank." if rows["rank"].duplicated().any() else ""
+            average = averages[averages["group"] == group].to_dict("records")[0]
+            foot = {name: average[name] for name in rows.columns if name in average} | {"class": "average"}
+            blocks += [Text([f"{word} {counted(len(rows), 'class')} by BLEU-4:{ties}"]), Table(rows, foot=(foot,))]
+    return blocks or [
+        Text(
+            [
+                f"No class is best or worst: it takes two or more with {FEWEST_IN_CLASS} images or more and different "
+                "BLEU-4."
+            ]
+        )
+    ]
+
+
+def class_blocks(tables, texts):
+    """Return the blocks about the classes: the best and worst, all of them, and the yardsticks."""
+    blocks = extreme_blocks(tables["top_bottom"], tables["averages"])
     classes = tables["classes"]
     kept = ["class", "count", "bleu4", "sentence_bleu4", "cider_d", "accuracy", "f1"]
     kept += ["agreement", "reference_naming", "probe"]
@@ -248,12 +294,19 @@ def relation_blocks(tables, texts):
         ),
     ]
     if not texts["diagnoses"]:
-        return [*blocks, Text(["Every caption names the true class."])]
+        return [*blocks, Text([nothing_to_diagnose(tables["classes"])])]
     return [
         *blocks,
         Text(["Why the classes with the lowest accuracy are not named:"]),
         Text(texts["diagnoses"], points=True),
     ]
+
+
+def nothing_to_diagnose(classes):
+    """Return why no class is diagnosed."""
+    if (classes["accuracy"] == 1).all():
+        return "Every caption names the true class."
+    return f"Every caption of the classes with {FEWEST_IN_CLASS} images or more names the true class."
 
 
 def confidence_blocks(tables, texts):

@@ -1,7 +1,8 @@
 """The sentences of the analysis report, made from its tables.
 
 No sentence claims more than its interval supports: a difference or a correlation whose interval contains 0 is called
-not significant.
+not significant, and one without an interval gets no verdict. Classes of fewer than tables.FEWEST_IN_CLASS images are
+neither ranked nor judged.
 """
 
 import numpy as np
@@ -9,11 +10,13 @@ import numpy as np
 from captioning.cli import counted
 from captioning.evaluation import FEWEST_FOR_CIDER
 from captioning.report.tables import (
+    FEWEST_IN_CLASS,
     JAVA_METRICS,
     MOST_EXTREME,
     RARELY,
     calibration_error,
     discrimination,
+    judged_classes,
     listed,
     price_of_a_class,
     rank_classes,
@@ -21,15 +24,14 @@ from captioning.report.tables import (
 )
 from captioning.scores.bootstrap import estimate_correlation
 from captioning.scores.grounding import NONE, Grounder
+from captioning.scores.variety import sameness
 
 FEW_WORDS = 0.95  # a vocabulary that holds a smaller share of the references' words is worth a sentence
-HIGH_BLEU = (
-    0.5  # of the whole split's BLEU-4: above this share of it, captions of a class that is not named still score well
-)
+HIGH_BLEU = 0.5  # share of the whole split's BLEU-4 above which captions of a class that is not named score well
+ANY_BLEU = 0.05  # a lower BLEU-4 is never said to be good
 RELIABLE = 0.7  # least area under the ROC curve at which the confidence separates correct captions from wrong ones
-CAN_NAME = (
-    0.5  # least share of the references, or of the plain classifier's answers, that name a class that can be named
-)
+CAN_NAME = 0.5  # least share of the references, or of the classifier's answers, that name a class that can be named
+SAME_NUMBER = 0.005  # means that differ by less are called equal
 
 
 def between(low, high, digits=3):
@@ -60,26 +62,50 @@ def findings(tables, subject):
     ]
     if "classes" not in tables:
         return facts
-    ranked, accuracy = rank_classes(tables["classes"]), score["average accuracy"]
+    accuracy = score["average accuracy"]
     yardsticks = tables["yardsticks"].set_index("classifier")["accuracy"]
     reference_accuracy = yardsticks["reference captions"]
     facts.append(
         f"For {accuracy.value:.1%} of the images the caption names the true one of "
-        f"{counted(len(ranked), 'class')} first ({percent_between(accuracy.low, accuracy.high)}); of the reference "
-        f"captions {reference_accuracy:.1%} do."
+        f"{counted(len(tables['classes']), 'class')} first ({percent_between(accuracy.low, accuracy.high)}); of the "
+        f"reference captions {reference_accuracy:.1%} do."
     )
-    if len(ranked) > 1:
-        best, worst = ranked.iloc[0], ranked.iloc[-1]
-        facts.append(
-            f"By BLEU-4 the best class is {best['class']} ({best['bleu4']:.3f}), "
-            f"the worst {worst['class']} ({worst['bleu4']:.3f})."
+    return [*facts, *class_range(tables["classes"]), *frequent_mistake(tables["mistakes"])]
+
+
+def class_range(classes):
+    """Return a sentence on the best and the worst class by BLEU-4, all of them where several tie; [] below two."""
+    ranked = rank_classes(judged_classes(classes))
+    if len(ranked) < 2:
+        return []
+    scores = ranked["bleu4"].round(9)
+    if scores.min() == scores.max():
+        return [f"All {len(ranked):,} classes have the same BLEU-4 ({scores.max():.3f}): none is best or worst."]
+    said = []
+    for word, value in (("best", scores.max()), ("worst", scores.min())):
+        names = ranked.loc[scores == value, "class"].tolist()
+        said.append(
+            f"the {word} class is {names[0]} ({value:.3f})"
+            if len(names) == 1
+            else f"the {word} classes are {listed(names, 3)} ({value:.3f} each)"
         )
-    if len(tables["mistakes"]):
-        first = tables["mistakes"].iloc[0]
-        named = "no class" if first["named"] == NONE else first["named"]
-        times = counted(first["images"], "time")
-        facts.append(f"The most frequent mistake is to name {named} where {first['class']} is true: {times}.")
-    return facts
+    return [f"By BLEU-4 {said[0]}, {said[1]}."]
+
+
+def frequent_mistake(mistakes):
+    """Return a sentence on the most frequent mistake, or on all that are as frequent; [] where there is none."""
+    most = mistakes[mistakes["images"] == mistakes["images"].max()]
+    pairs = [
+        f"{'no class' if row['named'] == NONE else row['named']} where {row['class']} is true"
+        for row in most.to_dict("records")
+    ]
+    if not pairs:
+        return []
+    times = counted(int(most["images"].iloc[0]), "time")
+    if len(pairs) == 1:
+        return [f"The most frequent mistake is to name {pairs[0]}: {times}."]
+    more = f", and {counted(len(pairs) - 3, 'more pair')}" if len(pairs) > 3 else ""
+    return [f"The most frequent mistakes are to name {'; '.join(pairs[:3])}{more}: {times} each."]
 
 
 def known_words(scored, vocabulary):
@@ -110,6 +136,9 @@ def reservations(tables, subject, scored, skipped=None):
         )
     if len(images) == 1:
         notes.append("One image has no spread: an interval from a single image says nothing.")
+    empty = int((images["caption"] == "").sum())
+    if empty:
+        notes.append(f"{counted(empty, 'caption')} of {len(images):,} {'is' if empty == 1 else 'are'} empty.")
     notes += [f"{JAVA_METRICS[name]} was skipped: {reason}." for name, reason in (skipped or {}).items()]
     if not scored.has_classes:
         return [*notes, "The data has no classes: the report is about the captions alone."]
@@ -130,26 +159,43 @@ def class_reservations(tables, subject):
         notes.append(f"The checkpoint never saw {counted(len(unseen), 'class')} of the data: {listed(unseen)}.")
     if absent:
         notes.append(f"The split has no image of {counted(len(absent), 'class')} of the data: {listed(absent)}.")
-    number = len(classes)
     single = int((classes["count"] == 1).sum())
     if single:
         notes.append(
             f"{counted(single, 'class')} with one image: such a class has no interval, and neither have macro "
             "precision, recall and F1."
         )
-    if number < 2 * MOST_EXTREME:
+    number = len(judged_classes(classes))
+    if few := len(classes) - number:
         notes.append(
-            f"{counted(number, 'class')}, fewer than {2 * MOST_EXTREME}: the best and the worst group have "
+            f"{counted(few, 'class')} with fewer than {FEWEST_IN_CLASS} images: their scores are in the table of all "
+            "classes, but they are neither ranked nor judged."
+        )
+    if 1 < number < 2 * MOST_EXTREME:
+        notes.append(
+            f"{counted(number, 'class')}, fewer than {2 * MOST_EXTREME}: the best and the worst group have at most "
             f"{number // 2} each, so that no class stands in both."
+        )
+    return notes + missing_intervals(tables)
+
+
+def missing_intervals(tables):
+    """Return why accuracies have no interval, a sentence each."""
+    classes, notes = tables["classes"], []
+    alike = classes["accuracy"].isin([0, 1]).all() and len(tables["images"]) > 1
+    if alike:
+        notes.append(
+            "Within each class the captions are all right or all wrong, so the accuracy and what is made of it have no "
+            "interval: draws from the images of each class do not vary."
         )
     certain = classes[(classes["accuracy"] == 1) & (classes["count"] > 1)]
     if len(certain):
         # With the share p of images right, all n are right with probability p ** n.
         size = int(certain["count"].max())
         notes.append(
-            f"The bootstrap interval of an accuracy of 1 is 1 to 1, because no draw contains a mistake (of an accuracy "
-            f"of 0 likewise). After {size} "
-            f"correct of {size} the true accuracy may still be {0.05 ** (1 / size):.2f} (one-sided 95 % bound)."
+            "A class with the accuracy 1 has no interval, because no draw contains a mistake (of the accuracy 0 "
+            f"likewise). After {size} correct of {size} the true accuracy may still be {0.05 ** (1 / size):.2f} "
+            "(one-sided 95 % bound)."
         )
     return notes
 
@@ -167,7 +213,9 @@ NAMES = {  # column of the class table -> as written in sentences
 
 
 def told(low, high, positive, negative, neither):
-    """Return the text for an interval above 0, below 0, or around it (NaN is around it)."""
+    """Return the text for an interval above 0, below 0, or around it; without an interval there is no verdict."""
+    if np.isnan(low):
+        return "no verdict"
     return positive if low > 0 else negative if high < 0 else neither
 
 
@@ -178,8 +226,9 @@ def bleu_and_accuracy(tables):
     relation, facts = relations["bleu4", "accuracy"], []
     if np.isnan(relation.rho):
         facts.append(
-            f"The rank correlation of BLEU-4 and accuracy is undefined: {counted(relation.classes, 'class')} are too "
-            "few, or all have the same score."
+            f"The rank correlation of BLEU-4 and accuracy is undefined: {counted(relation.classes, 'class')} with "
+            f"{FEWEST_IN_CLASS} images or more {'is' if relation.classes == 1 else 'are'} too few, or all have the "
+            "same score."
         )
     else:
         verdict = told(
@@ -193,27 +242,9 @@ def bleu_and_accuracy(tables):
             f"Over the {counted(relation.classes, 'class')} BLEU-4 and accuracy have the rank correlation "
             f"{relation.rho:.2f} (95 % interval {between(relation.low, relation.high, 2)}): {verdict}."
         )
-    for row in tables["groups"].itertuples(index=False):
-        verdict = told(
-            row.low,
-            row.high,
-            "the best captions name their class more often",
-            "the best captions name their class less often",
-            "no significant difference",
-        )
-        if row.low == row.high:
-            verdict = "all draws are alike, so the images do not show how certain this is"
-        bounds = between(100 * row.low, 100 * row.high, 1)
-        facts.append(
-            f"The {counted(row.classes, 'class')} with the best BLEU-4 have the accuracy {row.best:.1%}, those with "
-            f"the worst {row.worst:.1%}, a difference of {100 * row.difference:.1f} points ({bounds}): {verdict}."
-        )
+    facts += [group_sentence(row) for row in tables["groups"].itertuples(index=False)]
     if price:
-        right, wrong, low, high = price
-        facts.append(
-            f"Captions that name the true class have a mean sentence BLEU-4 of {right:.3f}, the others {wrong:.3f} "
-            f"(difference {between(low, high)}): the class is one word of many, so captions score without it."
-        )
+        facts.append(price_sentence(*price))
     for pair, positive, negative in (
         (
             ("bleu4", "agreement"),
@@ -239,6 +270,44 @@ def bleu_and_accuracy(tables):
     return facts
 
 
+def group_sentence(row):
+    """Return the sentence on a row of the group table."""
+    verdict = told(
+        row.low,
+        row.high,
+        "the best captions name their class more often",
+        "the best captions name their class less often",
+        "no significant difference",
+    )
+    if np.isnan(row.low):
+        verdict = "no verdict, because all draws are alike: the captions of each class are all right or all wrong"
+    best = "The class" if row.best_classes == 1 else f"The {row.best_classes} classes"
+    have = "has" if row.best_classes == 1 else "have"
+    worst = "that" if row.worst_classes == 1 else f"the {row.worst_classes}"
+    bounds = between(100 * row.low, 100 * row.high, 1)
+    return (
+        f"{best} with the best BLEU-4 {have} the accuracy {row.best:.1%}, {worst} with the worst {row.worst:.1%}, a "
+        f"difference of {100 * row.difference:.1f} points ({bounds}): {verdict}."
+    )
+
+
+def price_sentence(right, wrong, low, high):
+    """Return the sentence on tables.price_of_a_class."""
+    verdict = told(
+        low,
+        high,
+        "captions that name the class score higher",
+        "captions that name the class score lower",
+        "no significant difference",
+    )
+    if wrong >= HIGH_BLEU * right and wrong >= ANY_BLEU:
+        verdict += "; the class is one word of many, so captions score without it"
+    return (
+        f"Captions that name the true class have a mean sentence BLEU-4 of {right:.3f}, the others {wrong:.3f} "
+        f"(difference {between(low, high)}): {verdict}."
+    )
+
+
 def diagnoses(tables):
     """Return a sentence for each row of the diagnosis table: what is named instead, and which part is at fault."""
     split_bleu, lines = score_of(tables)["BLEU-4"].value, []
@@ -249,7 +318,7 @@ def diagnoses(tables):
             f"{row.bleu4:.3f}. Reference captions of this class name it in {row.reference_naming:.0%} of cases, "
             f"predictions name instead: {instead}."
         )
-        if row.accuracy < RARELY and row.bleu4 >= HIGH_BLEU * split_bleu:
+        if row.accuracy < RARELY and row.bleu4 >= max(ANY_BLEU, HIGH_BLEU * split_bleu):
             line += " Its captions score well without naming it: BLEU-4 does not measure this mistake."
         lines.append(f"{line} {fault(row)}".rstrip())
     return lines
@@ -261,10 +330,13 @@ def fault(row):
         known = (
             "" if np.isnan(row.probe) else f" A plain classifier on the encoder's features gets {row.probe:.0%} right."
         )
-        return (
-            f"Too few reference captions name it. The words most typical of them are {', '.join(row.words.split())}; "
-            f"add those that mean the class to aliases.csv.{known}"
+        words = (
+            f"The words most typical of them are {', '.join(row.words.split())}; add those that mean the class to "
+            "aliases.csv."
+            if row.words
+            else "No word is typical of them, so aliases.csv cannot help."
         )
+        return f"Too few reference captions name it. {words}{known}"
     if row.accuracy >= RARELY:
         return ""
     if np.isnan(row.probe):
@@ -330,8 +402,9 @@ def confidence_findings(images, calibration):
             f"In the bin with the lowest confidence ({counted(int(least['images']), 'image')}) {least['accuracy']:.1%} "
             f"of the captions name the class, in the bin with the highest {most['accuracy']:.1%}."
         )
+    right = images.loc[images["class"] != "", "correct"].astype(bool)
     area = discrimination(images)
-    if not np.isnan(area):
+    if not np.isnan(area) and min(right.sum(), (~right).sum()) >= FEWEST_IN_CLASS:
         verdict = "separates" if area >= RELIABLE else "hardly separates"
         facts.append(
             f"The confidence {verdict} correct captions from wrong ones: the correct one has the higher confidence in "
@@ -339,7 +412,7 @@ def confidence_findings(images, calibration):
         )
     mean = float(np.average(calibration["confidence"], weights=calibration["images"]))
     accuracy = float(np.average(calibration["accuracy"], weights=calibration["images"]))
-    side = "too low" if mean < accuracy else "too high"
+    side = "right" if abs(mean - accuracy) < SAME_NUMBER else "too low" if mean < accuracy else "too high"
     facts.append(
         f"As a probability of naming the class the confidence is {side} on average: mean confidence {mean:.3f}, "
         f"accuracy {accuracy:.3f}, expected calibration error {calibration_error(calibration):.3f}."
@@ -355,7 +428,9 @@ def build_texts(tables, subject, scored, *, skipped, about_yardsticks, about_dat
     about_data:       what the audit warns of; None = there was no audit
     """
     classed = scored.has_classes
+    same = sameness(tables["images"]["caption"].tolist())
     return {
+        "warnings": [same[0].upper() + same[1:]] if same else [],
         "facts": findings(tables, subject),
         "notes": [*reservations(tables, subject, scored, skipped), *(about_data or [])],
         "yardsticks": about_yardsticks,

@@ -1,9 +1,9 @@
 """The tables of the analysis report: scored captions in, one DataFrame for each question out.
 
 The images (image_table), the whole split (summary_table), the classes (class_table), the best and the worst of them
-(extreme_classes), confusion pairs (frequent_mistakes), how captions name classes (case_table, nested_table),
-classifiers beside the captions (yardstick_table), why classes fail (diagnosis_table), rank correlations over the
-classes (relation_table), the number of references (reference_table), the language (language_table), and the
+(extreme_classes, average_table), confusion pairs (frequent_mistakes), how captions name classes (case_table,
+nested_table), classifiers beside the captions (yardstick_table), why classes fail (diagnosis_table), rank correlations
+over the classes (relation_table), the number of references (reference_table), the language (language_table), and the
 calibration of the confidence (calibration_table). captioning/scores/bootstrap.py makes every interval.
 """
 
@@ -40,6 +40,7 @@ METRICS = {  # as in summary.csv and the recipes -> as printed
 JAVA_METRICS = {"meteor": "METEOR", "spice": "SPICE"}  # where asked for and possible, after the others
 CLASS_METRICS = ("accuracy", *(f"{mean}{name}" for mean in ("", "weighted_") for name in ("precision", "recall", "f1")))
 MOST_EXTREME = 10  # classes in the group of the best, and of the worst
+FEWEST_IN_CLASS = 5  # images; a class with fewer gets no rank and no verdict
 RARELY = 0.5  # a class that its captions name in a smaller share of its images gets a sentence
 FEWEST_IN_BIN = 10  # images of a bin of confidence
 CLASS_COLUMNS = ["class", "bleu4", "sentence_bleu4", "cider_d", "accuracy", "precision", "recall", "f1", "count"]
@@ -94,17 +95,20 @@ def build_tables(scored, subject, *, trained=frozenset(), probed=None, yardstick
     if probed:
         classes["probe"] = classes["class"].map(class_accuracy(scored.labels, probed))
     matrix = confusion(*true_and_said(scored))
+    judged = judged_classes(classes)
+    extremes = extreme_classes(judged)
     return {
         **tables,
         "classes": classes,
-        "top_bottom": extreme_classes(classes),
-        "groups": group_table(classes, scored.counts, drawn),
+        "top_bottom": extremes,
+        "averages": average_table(extremes),
+        "groups": group_table(extremes, scored.counts, drawn),
         "confusion": matrix,
         "mistakes": frequent_mistakes(matrix),
         "cases": case_table(scored),
         "nested": nested_table(scored, images),
-        "relations": relation_table(classes),
-        "diagnosis": diagnosis_table(classes, images, scored.references),
+        "relations": relation_table(judged),
+        "diagnosis": diagnosis_table(judged, images, scored.references),
         "yardsticks": yardstick_table(yardsticks),
     }
 
@@ -260,24 +264,52 @@ def rank_classes(classes):
     return classes.sort_values(["bleu4", "sentence_bleu4", "class"], ascending=[False, False, True])
 
 
-def extreme_classes(classes, most=MOST_EXTREME):
-    """The best and the worst classes by BLEU-4: group (top, bottom), rank (0 = average), CLASS_COLUMNS.
+def judged_classes(classes):
+    """Return the rows of the class table with enough images for a verdict."""
+    return classes[classes["count"] >= FEWEST_IN_CLASS]
 
-    No class stands in both groups: of fewer than 2 * most each group has half, a single class is in none.
+
+def extremes(values, most):
+    """Return the places of the highest and of the lowest of n values, at most `most` each, the most extreme first.
+
+    values: sorted, the highest first
+
+    No place and no value is on both sides: where they would share a value it stays where it is the extreme one. Values
+    that are all alike have no extremes.
     """
-    ranked = rank_classes(classes)
-    size = min(most, len(ranked) // 2)
-    groups = []
-    for name, group in (("top", ranked.head(size)), ("bottom", ranked.tail(size)[::-1])):
-        if size:
-            group = group[CLASS_COLUMNS]
-            average = {"class": "(average)", **group.drop(columns="class").mean()}
-            group = pd.concat([group, pd.DataFrame([average])], ignore_index=True)
-            group.insert(0, "rank", [*range(1, size + 1), 0])
-            group.insert(0, "group", name)
-            groups.append(group)
-    columns = ["group", "rank", *CLASS_COLUMNS]
-    return pd.concat(groups, ignore_index=True) if groups else pd.DataFrame(columns=columns)
+    values = np.round(np.asarray(values, float), 9)
+    size = min(most, len(values) // 2)
+    best, worst = list(range(size)), list(range(len(values) - 1, len(values) - 1 - size, -1))
+    if size and values[size - 1] == values[-size]:
+        shared, highest, lowest = values[size - 1], values[0], values[-1]
+        best = [place for place in best if values[place] > shared or lowest < shared == highest]
+        worst = [place for place in worst if values[place] < shared or lowest == shared < highest]
+    return best, worst
+
+
+def extreme_classes(classes, most=MOST_EXTREME):
+    """The best and the worst classes by BLEU-4: group (top, bottom), rank, CLASS_COLUMNS; equal BLEU-4 is one rank.
+
+    The groups are those of `extremes`: of fewer than 2 * most classes each has at most half, of a single class or of
+    classes that all tie there are none.
+    """
+    ranked = rank_classes(classes).reset_index(drop=True)
+    best, worst = extremes(ranked["bleu4"], most)
+    groups = [("top", ranked.iloc[best], False), ("bottom", ranked.iloc[worst], True)]
+    rows = []
+    for name, group, ascending in groups:
+        group = group[CLASS_COLUMNS]
+        group.insert(0, "rank", group["bleu4"].round(9).rank(method="min", ascending=ascending).astype(int))
+        group.insert(0, "group", name)
+        rows.append(group)
+    return pd.concat(rows, ignore_index=True)
+
+
+def average_table(extreme):
+    """The mean scores of each group of extreme_classes: group, classes (how many), the scores of CLASS_COLUMNS."""
+    means = extreme.groupby("group", sort=False)[CLASS_SCORES].mean()
+    means.insert(0, "classes", extreme.groupby("group", sort=False).size())
+    return means.reset_index()
 
 
 def frequent_mistakes(matrix, most=10):
@@ -441,37 +473,37 @@ def relation_table(classes):
     return pd.DataFrame(rows, columns=["x", "y", "rho", "low", "high", "classes", "question"])
 
 
-def group_table(classes, counts, drawn, most=MOST_EXTREME):
-    """The accuracy of the classes with the best and the worst BLEU-4: classes, best, worst, difference, low, high.
+def group_table(extreme, counts, drawn):
+    """The accuracy of the classes with the best and the worst BLEU-4, and the interval of its difference.
 
-    One row, the groups as in extreme_classes, with the interval of the difference over the images of each class; no
-    row where there are not two classes. `classes` is the size of a group.
+    extreme: extreme_classes; counts: bootstrap.Counts; drawn: of bootstrap.draw_class_scores
+
+    One row, none without two groups: best_classes, worst_classes (how many), best, worst (mean accuracy), difference,
+    low, high. The interval is over the images of each class.
     """
-    ranked = rank_classes(classes)
-    size = min(most, len(ranked) // 2)
+    groups = [extreme[extreme["group"] == group] for group in ("top", "bottom")]
     rows = []
-    if size:
-        groups = ranked[:size], ranked[-size:]
+    if all(map(len, groups)):
         best, worst = (
             drawn["accuracy"][:, [counts.classes.index(name) for name in group["class"]]] for group in groups
         )
         means = [group["accuracy"].mean() for group in groups]
         difference = means[0] - means[1]
         low, high = bootstrap.interval(difference, best.mean(axis=1) - worst.mean(axis=1))
-        rows.append((size, *means, difference, low, high))
-    return pd.DataFrame(rows, columns=["classes", "best", "worst", "difference", "low", "high"])
+        rows.append((*map(len, groups), *means, difference, low, high))
+    columns = ["best_classes", "worst_classes", "best", "worst", "difference", "low", "high"]
+    return pd.DataFrame(rows, columns=columns)
 
 
 def price_of_a_class(images):
     """Mean sentence BLEU-4 of the captions with the right and with a wrong class: (right, wrong, low, high), or None.
 
-    The interval is that of right - wrong. None if one of the two does not occur.
+    The interval is that of right - wrong. None if one of the two occurs fewer than FEWEST_IN_CLASS times.
     """
     labelled = images[images["class"] != ""]
     right, scores = labelled["correct"].to_numpy(bool), labelled["sentence_bleu4"].to_numpy()
-    if right.all() or not right.any():
+    if min(right.sum(), (~right).sum()) < FEWEST_IN_CLASS:
         return None
-
     gap = bootstrap.estimate_gap(scores, right)
     return float(scores[right].mean()), float(scores[~right].mean()), gap.low, gap.high
 

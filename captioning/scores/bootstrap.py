@@ -10,7 +10,8 @@ one would count its precision, recall and F1 as 0. Classes of one image have not
 together with the images without a class.
 
 Intervals are percentile intervals, moved so that the median of the draws is the score itself (`interval`): an interval
-always holds its score.
+always holds its score. Where the draws do not vary there is no interval: where all images of each class are right, or
+all wrong, every draw has the same accuracy, which says nothing about how certain it is.
 
 Sources: Efron 1979 for the bootstrap; Efron and Tibshirani 1993, chapters 10 (bias) and 13 (percentile intervals);
 Koehn 2004 for pairing (a draw takes the same images of both models); Davison and Hinkley 1997, section 4.2.5, for p.
@@ -29,6 +30,7 @@ DRAWS = 1000
 LEVEL = 0.95  # share of the draws that an interval holds
 LEAST_P = 2 / DRAWS  # a smaller two-sided p cannot be told from 0 with this many draws
 BLOCK = 1 << 22  # weights at a time: 32 MB, however many images there are
+NO_WIDTH = 1e-9  # a narrower interval is one of draws that differ by rounding alone
 MACRO = ("precision", "recall", "f1")  # plain means over the classes
 
 
@@ -96,7 +98,7 @@ def divide(part, whole):
     return np.divide(part, whole, out=np.zeros(np.broadcast(part, whole).shape), where=whole > 0)
 
 
-def caption_scores(counts, weights):
+def corpus_scores(counts, weights):
     """The scores of whole corpora: name -> (D,), for weights (D, N) of the images; all ones = the corpus itself."""
     scores = dict(zip(("bleu1", "bleu2", "bleu3", "bleu4"), bleu(weights @ counts.bleu).T, strict=True))
     return scores | {name: weights @ values / weights.sum(axis=1) for name, values in counts.means.items()}
@@ -143,8 +145,8 @@ def classifier_scores(counts, weights):
 
 
 def all_scores(counts, weights):
-    """caption_scores, and classifier_scores where the images have classes."""
-    return caption_scores(counts, weights) | (classifier_scores(counts, weights) if (counts.true >= 0).any() else {})
+    """corpus_scores, and classifier_scores where the images have classes."""
+    return corpus_scores(counts, weights) | (classifier_scores(counts, weights) if (counts.true >= 0).any() else {})
 
 
 def one_hot(places, size):
@@ -180,14 +182,15 @@ def interval(value, drawn):
 
     The draws are moved by the distance of their median from `value`, which takes out their bias; the 2.5 % and 97.5 %
     quantiles lie on both sides of the median, so the interval holds `value`. It goes no further than `value` and the
-    draws themselves do, so a share stays within 0 and 1.
+    draws themselves do, so a share stays within 0 and 1. NaN where the interval would have no width.
     """
     levels = [0, (1 - LEVEL) / 2, 0.5, (1 + LEVEL) / 2, 1]
     lowest, low, median, high, highest = np.quantile(drawn, levels, axis=0)
     # As differences from `value`, so that rounding cannot put it outside.
     low = np.maximum(value + np.minimum(low - median, 0), np.minimum(lowest, value))
     high = np.minimum(value + np.maximum(high - median, 0), np.maximum(highest, value))
-    return low, high
+    alike = high - low < NO_WIDTH
+    return np.where(alike, np.nan, low)[()], np.where(alike, np.nan, high)[()]
 
 
 def estimate(statistic, strata, draws=DRAWS, seed=0):
@@ -295,7 +298,8 @@ def paired_differences(first, second, draws=DRAWS, seed=0):
 
     difference: first - second, with its 95 % interval; each draw takes the same images of both
     p:          two-sided: twice (k + 1) / (draws + 1), where k draws lie on the other side of 0; the draws are moved as
-                in `interval`. 1 where the two never differ, below LEAST_P where no draw lies on the other side
+                in `interval`. 1 where the two never differ, below LEAST_P where no draw lies on the other side, NaN
+                where there is a difference but no interval
 
     Raises ValueError if the numbers of images differ.
     """
@@ -319,5 +323,7 @@ def paired_differences(first, second, draws=DRAWS, seed=0):
         p = min(1.0, 2 * (min((moved <= 0).sum(), (moved >= 0).sum()) + 1) / (draws + 1))
         if name in MACRO and len(first.single_classes):
             low, high, p = np.nan, np.nan, np.nan
+        elif np.isnan(low):
+            p = 1.0 if abs(value) < NO_WIDTH else np.nan
         rows[name] = Difference(ours[name], theirs[name], value, float(low), float(high), p)
     return rows

@@ -1,13 +1,13 @@
 """The sections of a report: what they show, with and without classes."""
 
 import pytest
-from studies import HAND_MADE, many_classes, predict, study, text_of
+from studies import HAND_MADE, many_classes, predict, repeated, study, text_of
 
 from captioning.report import sections
 
 
 def test_what_has_no_interval_is_a_dash_in_the_report():
-    studied = study(many_classes(4), classes=[f"c{index:02}" for index in range(4)])
+    studied = study(many_classes(4, images=1), classes=[f"c{index:02}" for index in range(4)])
     text = text_of(studied)
     assert "nan" not in text.lower()
     assert "| F1 | 0.0000 | – |" in text
@@ -15,12 +15,12 @@ def test_what_has_no_interval_is_a_dash_in_the_report():
 
 
 def test_report_says_what_the_tables_say():
-    text = text_of(study(HAND_MADE))
+    text = text_of(study(repeated(HAND_MADE)))
     assert "50.0% of the images the caption names the true one of 2 classes" in text
     assert "- one line about the data" in text
     assert "Best 1 class by BLEU-4:" in text
     assert "\\|refs:1-2\\|" in text, "a bar would end the cell"
-    assert "is to name dog where cat is true: 1 time." in text
+    assert "mistakes are to name dog where cat is true; no class where dog is true: 5 times each." in text
     for name in sections.FILES:
         assert f"[`{name}`]({name})" in text
 
@@ -51,3 +51,23 @@ def test_one_image_is_enough():
     text = text_of(studied)
     assert "# mobile on data" in text
     assert "nan" not in text
+
+
+def test_no_picture_is_both_among_the_best_and_the_worst():
+    captions = ["a b c d e", "a b c d x", "a b x y z", "q r s t u", "a b c d e", "q r s t u", "a q r s t"]
+    made = [predict(f"c{n}", caption, "a b c d e", name=f"{n}.jpg") for n, caption in enumerate(captions)]
+    images = study([*made, predict("c0", "z", "k l m n o")], classes=[f"c{n}" for n in range(7)]).tables["images"]
+    best, worst = sections.extreme_rows(images)
+    assert best
+    assert worst
+    assert not set(best) & set(worst)
+    assert images["cider_d"][best].min() > images["cider_d"][worst].max()
+    assert not set(images["cider_d"].round(9)[best]) & set(images["cider_d"].round(9)[worst])
+
+
+def test_the_sample_is_drawn_from_a_seed():
+    images = study(many_classes(6), classes=[f"c0{n}" for n in range(6)]).tables["images"]
+    drawn = sections.sample_rows(images)
+    assert drawn == sections.sample_rows(images) != sections.sample_rows(images, seed=1)
+    assert len(set(drawn)) == sections.GALLERY_IMAGES
+    assert drawn != list(range(10))

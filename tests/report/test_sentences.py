@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from studies import CANNON, HAND_MADE, build, many_classes, predict, study
+from studies import CANNON, HAND_MADE, build, many_classes, predict, repeated, study, text_of
 
 from captioning.data.annotations import Example
 from captioning.evaluation import Prediction
@@ -64,7 +64,8 @@ def test_the_fault_is_in_captions_encoder_or_decoder(naming, probe, fault):
 def test_bleu_against_accuracy_over_the_classes(accuracy, verdict):
     """Sixty classes whose captions get better; which of them are named decides the sign of the correlation."""
     predictions = []
-    for index, prediction in enumerate(many_classes(60)):
+    for number, prediction in enumerate(many_classes(60)):
+        index = number // 5
         rank = 59 - (index % 20 * 3 + index // 20)  # 0 = the most shared words
         caption = f"{prediction.caption} {prediction.example.label if accuracy(rank) else 'zzz'}"
         predictions.append(Prediction(prediction.example, caption, -1.5))
@@ -93,9 +94,88 @@ def test_reservations_name_what_is_missing():
 
 def test_a_difference_that_no_draw_changes_is_no_significant_one():
     """One class always right, the other always wrong: the interval without width once made it a finding."""
-    names = [f"{n}.jpg" for n in range(3)]
+    names = [f"{n}.jpg" for n in range(5)]
     right = [predict("cat", "a cat on a mat", "a cat on a mat", name=name) for name in names]
     wrong = [predict("dog", "a cat", "one dog in the sun", name=name) for name in names]
     text = " ".join(sentences.bleu_and_accuracy(build([*right, *wrong])))
-    assert "100.0 points (100.0 to 100.0): all draws are alike" in text
+    assert "The class with the best BLEU-4 has the accuracy 100.0%, that with the worst 0.0%" in text
+    assert "100.0 points (no interval): no verdict, because all draws are alike" in text
     assert "name their class more often" not in text
+
+
+def test_accuracies_without_an_interval_say_why():
+    names = [f"{n}.jpg" for n in range(5)]
+    right = [predict("cat", "a cat on a mat", "a cat on a mat", name=name) for name in names]
+    wrong = [predict("dog", "a cat", "one dog in the sun", name=name) for name in names]
+    notes = " ".join(study([*right, *wrong]).notes())
+    assert "Within each class the captions are all right or all wrong" in notes
+    assert "Within each class" not in " ".join(study(repeated(HAND_MADE)).notes())
+
+
+def test_classes_of_few_images_get_no_verdict():
+    """From one image a class it once was told that "the best captions name their class more often"."""
+    few = repeated(HAND_MADE, times=2)
+    text = text_of(study(few))
+    assert "2 classes with fewer than 5 images" in text
+    assert "No class is best or worst" in text
+    enough = text_of(study(repeated(HAND_MADE)))
+    for claim in ("the best class is", "with the best BLEU-4 has", "predictions name instead"):
+        assert claim not in text
+        assert claim in enough
+
+
+def test_ties_are_said_as_ties():
+    def facts(*captions):
+        labels = [f"c{number}" for number in range(len(captions))]
+        made = [
+            predict(label, caption, "a b c d e f g h", name=f"{image}.jpg")
+            for label, caption in zip(labels, captions, strict=True)
+            for image in range(5)
+        ]
+        return " ".join(study(made, classes=labels).texts()["facts"])
+
+    assert "All 3 classes have the same BLEU-4 (1.000): none is best or worst." in facts(*["a b c d e f g h"] * 3)
+    text = facts(*["a b c d e f g h"] * 2, "a b c d e f x y")
+    assert "the best classes are c0, c1 (1.000 each), the worst class is c2 (0." in text
+    assert "most frequent mistakes are to name no class where c0 is true; no class where c1 is true" in text
+
+
+@pytest.mark.parametrize(
+    ("caption", "told"), [("", "says nothing about 20 of 20"), ("a thing", "says 'a thing' about")]
+)
+def test_captions_that_are_all_alike_are_told_of_first(caption, told):
+    made = [
+        predict(label, caption, f"one {label} here", name=f"{n}.jpg") for n in range(10) for label in ("cat", "dog")
+    ]
+    text = text_of(study(made))
+    assert text.index("**Warning:** The model says") < text.index("mobile captioned the val split")
+    assert told in text
+    assert "## Random, best and worst captions\n\n![Captions drawn at random](sample.png)\n\nNo caption is best" in text
+    assert ("20 captions of 20 are empty." in text) == (not caption)
+
+
+def test_captions_without_any_score_do_not_score_well():
+    """BLEU-4 0 is at least half of the split's BLEU-4, if that is 0, too."""
+    made = [
+        predict(label, "x y z", f"one {label} there", name=f"{n}.jpg") for n in range(5) for label in ("cat", "dog")
+    ]
+    text = text_of(study(made))
+    assert "cat: accuracy 0.00" in text
+    assert "score well" not in text
+    assert "score without it" not in text
+
+
+def test_a_class_without_typical_words_names_none():
+    """It once said "the words that set them apart are ; add those ..."."""
+    made = [predict(label, "x y", "a thing", name=f"{n}.jpg") for n in range(5) for label in ("cat", "dog")]
+    text = text_of(study(made))
+    assert "No word is typical of them" in text
+    assert "are ;" not in text
+
+
+def test_the_number_of_classes_in_a_group_decides_the_verb():
+    made = [*many_classes(2), *many_classes(4)[10:]]
+    (fact,) = [f for f in study(made, classes=[f"c0{n}" for n in range(4)]).texts()["bleu"] if "with the best" in f]
+    assert fact.startswith("The 2 classes with the best BLEU-4 have the accuracy 0.0%, the 2 with the worst 0.0%")
+    (fact,) = [f for f in study(repeated(HAND_MADE)).texts()["bleu"] if "with the best" in f]
+    assert fact.startswith("The class with the best BLEU-4 has the accuracy 50.0%, that with the worst 50.0%")

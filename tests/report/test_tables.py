@@ -105,26 +105,64 @@ def test_top_and_bottom_have_ten_classes_and_their_average():
     rows = tables["top_bottom"]
     for group, expected in (("top", ranked.head(10)), ("bottom", ranked.tail(10)[::-1])):
         part = rows[rows["group"] == group]
-        assert part["class"].tolist() == [*expected["class"], "(average)"]
-        assert part["rank"].tolist() == [*range(1, 11), 0]
-        assert part["bleu4"].iloc[-1] == pytest.approx(expected["bleu4"].mean())
+        assert part["class"].tolist() == expected["class"].tolist()
+        average = tables["averages"].set_index("group").loc[group]
+        assert average["bleu4"] == pytest.approx(expected["bleu4"].mean())
+        assert average["classes"] == 10
+    top = rows[rows["group"] == "top"]
+    # c00 to c04 share their words with c20 to c24.
+    assert top["rank"].tolist() == [*range(1, 11)]
+    bottom = rows[rows["group"] == "bottom"]
+    assert bottom["rank"].tolist() == [1, 1, 3, 3, 5, 5, 7, 7, 9, 9]
+    assert rows["count"].tolist() == [5] * 20, "a whole number"
+
+
+@pytest.mark.parametrize(
+    ("values", "best", "worst"),
+    [
+        ([9, 8, 7, 3, 2, 1], [0, 1, 2], [5, 4, 3]),
+        ([9, 8, 7, 2, 1], [0, 1], [4, 3]),
+        ([9, 9, 9, 9, 9, 1], [0, 1, 2], [5]),
+        ([9, 1, 1, 1, 1, 1], [0], [5, 4, 3]),
+        ([9, 5, 5, 5, 5, 1], [0], [5]),
+        ([5, 5, 5, 5], [], []),
+        ([0.1 + 0.2, 0.3], [], []),
+        ([5], [], []),
+        ([], [], []),
+    ],
+)
+def test_extremes_share_no_value(values, best, worst):
+    assert report.extremes(values, 3) == (best, worst)
+
+
+def test_classes_of_few_images_are_not_ranked():
+    tables = build([*many_classes(4), *many_classes(9, images=4)[16:]], classes=[f"c{index:02}" for index in range(9)])
+    assert len(tables["classes"]) == 9
+    assert sorted(tables["top_bottom"]["class"]) == ["c00", "c01", "c02", "c03"]
+    assert tables["relations"]["classes"].max() == 4
+    assert sorted(tables["diagnosis"]["class"]) == ["c00", "c01", "c02", "c03"]
+    nothing = build(HAND_MADE)
+    assert not len(nothing["top_bottom"])
+    assert not len(nothing["groups"])
+    assert not len(nothing["averages"])
+    assert not len(nothing["diagnosis"])
 
 
 @pytest.mark.parametrize(("number", "size"), [(1, 0), (2, 1), (5, 2), (19, 9), (20, 10)])
 def test_no_class_is_both_best_and_worst(number, size):
     studied = study(many_classes(number), classes=[f"c{index:02}" for index in range(number)])
-    rows = studied.tables["top_bottom"].query("rank > 0")
+    rows = studied.tables["top_bottom"]
     assert rows["class"].is_unique
     assert rows["group"].tolist() == ["top"] * size + ["bottom"] * size
     notes = " ".join(studied.notes())
-    assert ("fewer than 20" in notes) == (number < 20)
+    assert ("fewer than 20" in notes) == (1 < number < 20)
 
 
 def test_intervals_hold_their_values_and_a_class_of_one_image_has_none():
     """Macro F1 of a perfect model with one image a class once had the interval 0.50 to 0.75."""
     names = [f"c{index:02}" for index in range(25)]
     more = [predict("c03", "a b c", "a b c d"), predict("c04", "a c03", "a c04"), predict("c04", "a c04", "a c04")]
-    tables = build([*many_classes(25), *more], classes=names)
+    tables = build([*many_classes(25, images=1), *more], classes=names)
     summary = tables["summary"].set_index("metric")
     macro = ["precision", "recall", "F1"]
     assert summary.loc[macro, ["low", "high"]].isna().all(axis=None)
@@ -135,7 +173,7 @@ def test_intervals_hold_their_values_and_a_class_of_one_image_has_none():
     several = classes["count"] > 1
     for name in ("bleu4", "sentence_bleu4", "cider_d", "accuracy", "precision", "recall", "f1"):
         assert classes.loc[~several, [f"{name}_low", f"{name}_high"]].isna().all(axis=None)
-        held = classes[several]
+        held = classes[several & classes[f"{name}_low"].notna()]
         assert ((held[f"{name}_low"] <= held[name]) & (held[name] <= held[f"{name}_high"])).all()
     assert (classes.loc[several, "accuracy_high"] - classes.loc[several, "accuracy_low"]).max() > 0
 

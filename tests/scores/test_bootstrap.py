@@ -167,10 +167,10 @@ def random_captions(generator, *, least):
 
 
 def holds(estimate):
-    """True if an interval holds its value."""
-    assert np.isfinite(estimate.low), estimate
-    assert np.isfinite(estimate.high), estimate
-    return estimate.low <= estimate.value <= estimate.high
+    """True if an interval has a width and holds its value, or there is none."""
+    if np.isnan(estimate.low):
+        return np.isnan(estimate.high)
+    return estimate.low <= estimate.value <= estimate.high and estimate.low < estimate.high
 
 
 @pytest.mark.parametrize("seed", range(60))
@@ -186,14 +186,13 @@ def test_every_interval_holds_its_estimate(seed, monkeypatch):
     values, drawn = bootstrap.draw_class_scores(counts)
     for name, value in values.items():
         low, high = bootstrap.interval(value, drawn[name])
-        assert (low <= value).all()
-        assert (value <= high).all()
+        assert all(holds(estimate) for estimate in map(bootstrap.Estimate, value, low, high))
 
     said = generator.permutation(counts.said)
     other = bootstrap.Counts(counts.bleu, counts.means, counts.classes, counts.true, said)
     for row in bootstrap.paired_differences(counts, other, draws=200).values():
-        assert row.low <= row.difference <= row.high
-        assert 0 < row.p <= 1
+        assert holds(bootstrap.Estimate(row.difference, row.low, row.high))
+        assert np.isnan(row.p) if np.isnan(row.low) and row.difference else 0 < row.p <= 1
 
     x, y = generator.integers(0, 4, (2, generator.integers(4, 30)))
     correlation = bootstrap.estimate_correlation(x, y)
@@ -212,12 +211,37 @@ def test_an_interval_holds_a_biased_estimate_and_stays_in_its_range():
 
 
 def test_draws_are_stratified_and_a_perfect_model_stays_perfect():
-    """A class of two images among classes of five: no draw lacks it, so macro F1 of a perfect model is 1 in all."""
+    """A class of two images among classes of five: no draw lacks it, so macro F1 of a perfect model is 1 in all.
+
+    Draws that are all alike give no interval, instead of "1 to 1".
+    """
     true = ["cat"] * 2 + ["cow"] * 5 + ["dog"] * 5
     texts = [["a", name] for name in true]
     counts = bootstrap.count(texts, [[text] for text in texts], ["cat", "cow", "dog"], true, true)
     for name in ("accuracy", "precision", "recall", "f1", "weighted_f1"):
-        assert bootstrap.estimate_scores(counts)[name] == (1, 1, 1)
+        drawn = bootstrap.resample(lambda weights: bootstrap.all_scores(counts, weights), counts.strata)[name]
+        assert drawn == pytest.approx(np.ones(1000))
+        assert bootstrap.estimate_scores(counts)[name] == pytest.approx((1, np.nan, np.nan), nan_ok=True)
+
+
+def test_classes_all_right_or_all_wrong_have_no_interval_and_no_significant_difference():
+    """One class of four right, in every draw: "0.2500 to 0.2500", and the difference from another model had p 0.002."""
+    true = [name for name in CLASSES for _ in range(5)]
+    texts = [["a", name] for name in true]
+    first, second = (
+        bootstrap.count(texts, [[text] for text in texts], CLASSES, true, said)
+        for said in (["cat"] * 20, [name if name in ("cat", "cow") else "" for name in true])
+    )
+    estimate = bootstrap.estimate_scores(first)["accuracy"]
+    assert estimate == pytest.approx((0.25, np.nan, np.nan), nan_ok=True)
+    row = bootstrap.paired_differences(first, second)["accuracy"]
+    assert row.difference == pytest.approx(-0.25)
+    assert np.isnan([row.low, row.high, row.p]).all()
+
+
+def test_draws_that_differ_by_rounding_alone_have_no_interval():
+    values = np.full(30, 0.1) + np.random.default_rng(0).integers(0, 3, 30) * 1e-17
+    assert np.isnan(bootstrap.estimate_mean(values)[1:]).all()
 
 
 def test_classes_of_one_image_have_no_interval():
@@ -249,7 +273,8 @@ def test_a_model_does_not_differ_from_itself(captions):
     assert set(rows) >= {"bleu4", "cider_d", "accuracy", "weighted_f1"}
     for row in rows.values():
         assert row.first == row.second
-        assert [row.difference, row.low, row.high] == [0, 0, 0]
+        assert row.difference == 0
+        assert np.isnan([row.low, row.high]).all()
         assert row.p == 1
 
 
