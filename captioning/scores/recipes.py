@@ -50,9 +50,12 @@ def java_scores(hypotheses, references):
             skipped[name] = f"its java ended with exit code {error.returncode}"
         except (OSError, ValueError) as error:
             skipped[name] = f"its java gave no score ({one_line(error)})"
-        # Meteor keeps its lock when it fails, and would wait for it forever when it is deleted.
-        if name in skipped and name == "meteor":
-            scorer.lock.release()
+        if name == "meteor":
+            if name in skipped:  # it keeps its lock when it fails, and would wait for it forever when it is deleted
+                scorer.lock.release()
+            scorer.meteor_p.kill()
+            for pipe in (scorer.meteor_p.stdout, scorer.meteor_p.stderr):  # which it leaves open
+                pipe.close()
     return scores, skipped
 
 
