@@ -25,13 +25,11 @@ import glob
 import itertools
 import os
 import sys
-import warnings
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from captioning import cli
 from captioning.data.annotations import IMAGE_SUFFIXES, is_image_name
@@ -406,7 +404,6 @@ def main(config):
         images = list(images)
     captioner = Captioner.load(config["model_path"], device=config["device"], num_threads=config["num_threads"])
     options = decoding_options(config, captioner.model.decoding)
-    warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # captioning.data.images has its own bound
 
     from captioning.progress import Progress  # needs tqdm; the class Captioner needs numpy and Pillow alone
 

@@ -154,8 +154,9 @@ def load_describer(name, device):
         cached = Path(name).is_dir() or isinstance(huggingface_hub.try_to_load_from_cache(name, "config.json"), str)
         if not cached:
             huggingface_hub.model_info(name, timeout=10)  # from_pretrained tries a dead network for three minutes
-        processor = AutoProcessor.from_pretrained(name)
-        model = AutoModelForImageTextToText.from_pretrained(name).to(device).eval()
+        # A repository may bring code of its own, which would run here: never, whatever the library's default becomes.
+        processor = AutoProcessor.from_pretrained(name, trust_remote_code=False)
+        model = AutoModelForImageTextToText.from_pretrained(name, trust_remote_code=False).to(device).eval()
     except Exception as error:  # the hub's, the network's, the file formats': all mean that there is no such model
         reason = next(iter(str(error).splitlines()), "")
         raise ValueError(

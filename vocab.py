@@ -22,7 +22,8 @@ from pathlib import Path
 from captioning import cli
 from captioning.data.tokenizer import tokenize
 from captioning.files import check_file, replace_file
-from captioning.metadata import CONTROL
+from captioning.metadata import bad_word, is_number
+from captioning.untrusted import CONTROL
 
 CONFIG = {
     # what
@@ -35,6 +36,8 @@ CONFIG = {
 SPECIALS = ["<pad>", "<start>", "<end>", "<unk>"]
 FORMAT = 1
 MAX_FILE_BYTES = 64 * 2**20  # a vocabulary of a million words takes a third of it
+MAX_INSTRUCTIONS = 5_000_000  # of its pickle; a million words take 4 million
+MAX_CONTAINERS = 100  # dicts and lists in it, and how deep they may stand in each other
 
 
 class Vocabulary:
@@ -106,7 +109,8 @@ def save_vocabulary(path, vocabulary, counts, min_count):
 def load_vocabulary(path):
     """Read a Vocabulary written by `save_vocabulary`.
 
-    Raises ValueError if the file is missing, asks for any code (a pickle can), or is not a vocabulary.
+    Raises ValueError if the file is missing, asks for any code (a pickle can), or is not a vocabulary. Instructions
+    that `save_vocabulary` does not write are refused: a few hundred bytes of them can take all the memory there is.
     """
     path = Path(path)
     if path.is_dir():
@@ -120,32 +124,65 @@ def load_vocabulary(path):
         if not written.startswith(pickle.PROTO):  # a text can begin with the letter of an instruction
             raise ValueError("it does not begin as a pickle does")
         content = PlainUnpickler(io.BytesIO(written)).load()
-        if content["format"] != FORMAT:
-            raise ValueError(f"format {content['format']!r}, this version reads {FORMAT}")
-        if not all(isinstance(word, str) for word in content["itos"]):
+        if not isinstance(content, dict):
+            raise ValueError("it is not a dict")
+        if not is_number(content["format"], int) or content["format"] != FORMAT:
+            raise ValueError(f"its format is not {FORMAT}, which this version reads")
+        if not isinstance(content["itos"], list) or not all(isinstance(word, str) for word in content["itos"]):
             raise ValueError("itos holds something other than words")
+        if problem := bad_word(content["itos"]):
+            raise ValueError(problem)
         return Vocabulary(content["itos"])
     except CodeInPickleError as error:
         raise ValueError(f"{path}: refused, this pickle carries code ({error})") from None
     except Exception as error:  # a damaged pickle can raise nearly anything
-        raise ValueError(f"{path}: not a vocabulary of this project ({cli.one_line(error)})") from None
+        raise ValueError(f"{path}: not a vocabulary of this project ({cli.one_line(error, 160)})") from None
 
 
 class CodeInPickleError(Exception):
     """A pickle names a function or class."""
 
 
-class PlainUnpickler(pickle._Unpickler):
-    """An unpickler of built-in containers, numbers and strings; no global can be reached through it.
+def numbers(names):
+    """Return {number of the letter that stands for it in a file: name} of instructions of a pickle."""
+    return {getattr(pickle, name)[0]: name for name in names}
 
-    In Python: the one in C makes a table as long as the largest number in its file says, 32 GB for ten bytes.
+
+class PlainUnpickler(pickle._Unpickler):
+    """An unpickler of dicts, lists, strings and whole numbers; what else a pickle may ask for is refused.
+
+    In Python: the one in C makes a table as long as the largest number in its file says, 32 GB for ten bytes. Tuples
+    are not known: they may be keys, and one that holds itself in two places, forty levels deep, is hashed for ever.
     """
 
-    def find_class(self, module, name):
-        raise CodeInPickleError(f"{module}.{name}")
+    KNOWN = (
+        *("PROTO", "FRAME", "STOP", "MARK", "MEMOIZE", "BINGET", "LONG_BINGET"),
+        *("EMPTY_DICT", "SETITEM", "SETITEMS", "EMPTY_LIST", "APPEND", "APPENDS"),
+        *("SHORT_BINUNICODE", "BINUNICODE", "BININT", "BININT1", "BININT2", "LONG1"),
+    )
+    CODE = (
+        *("GLOBAL", "STACK_GLOBAL", "INST", "OBJ", "NEWOBJ", "NEWOBJ_EX", "REDUCE", "BUILD"),
+        *("EXT1", "EXT2", "EXT4", "PERSID", "BINPERSID"),
+    )
 
-    def persistent_load(self, pid):
-        raise CodeInPickleError(f"persistent id {pid!r}")
+    def __init__(self, file):
+        super().__init__(file)
+        self.dispatch = self  # load() asks it for the function of each instruction
+        self.functions = {number: pickle._Unpickler.dispatch[number] for number in numbers(self.KNOWN)}
+        self.code = numbers(self.CODE)
+        self.num_instructions = self.num_containers = 0
+
+    def __getitem__(self, instruction):
+        """Return the function of an instruction, the number of its letter. Raises CodeInPickleError or ValueError."""
+        self.num_instructions += 1
+        self.num_containers += instruction in (pickle.EMPTY_DICT[0], pickle.EMPTY_LIST[0])
+        if instruction in self.code:
+            raise CodeInPickleError(f"the instruction {self.code[instruction]}")
+        if instruction not in self.functions:
+            raise ValueError(f"it has the instruction {bytes([instruction])!r}, which no vocabulary needs")
+        if self.num_instructions > MAX_INSTRUCTIONS or max(self.num_containers, len(self.metastack)) > MAX_CONTAINERS:
+            raise ValueError("it has more instructions or lists than any vocabulary")
+        return self.functions[instruction]
 
 
 def main(config):

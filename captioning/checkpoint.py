@@ -20,9 +20,7 @@ from safetensors.torch import save_file
 from captioning.cli import one_line
 from captioning.files import replace_file
 from captioning.metadata import dump_metadata, parse_metadata
-
-MAX_HEADER_BYTES = 32 * 2**20  # a vocabulary of a million words takes half of it
-MAX_FILE_BYTES = 4 * 2**30
+from captioning.model_files import check_safetensors
 
 
 @dataclass
@@ -73,7 +71,7 @@ def load_checkpoint(path):
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"{path}: no such checkpoint; `python train.py` writes one")
-    check_header(path)
+    check_safetensors(path)
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
@@ -84,17 +82,6 @@ def load_checkpoint(path):
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             raise ValueError(f"{path}: weights {name!r} hold NaN or infinity")
     return Checkpoint(weights=weights, **parse_metadata(path, metadata))
-
-
-def check_header(path):
-    """Raise ValueError if a safetensors file claims a header, or has a size, that no checkpoint needs."""
-    with open(path, "rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-    if length > MAX_HEADER_BYTES:
-        raise ValueError(f"{path}: not a readable safetensors file (a header of {length} bytes, at most "
-                         f"{MAX_HEADER_BYTES} are read)")  # fmt: skip
-    if path.stat().st_size > MAX_FILE_BYTES:
-        raise ValueError(f"{path}: {path.stat().st_size} bytes, at most {MAX_FILE_BYTES} are read")
 
 
 def save_resume(path, state):

@@ -9,12 +9,15 @@
 changed. `--train.epochs 5` sets a key; a script with a single dict also takes the bare `--epochs 5`.
 """
 
+import contextlib
 import difflib
 import os
 import shlex
 import sys
+import warnings
 
 from captioning.help import help_text
+from captioning.untrusted import EscapedStream, on_one_line
 
 TRUE, FALSE = ("true", "yes", "1"), ("false", "no", "0")
 USER_ERROR = 2  # exit code of a mistake that the user can mend
@@ -31,15 +34,25 @@ def run(main, limits=None, positional="", **configs):
 
     ValueError and OSError are a user's mistake: one line on standard error, exit code 2. Ctrl-C ends with 130, and
     quietly with 141 a reader of the output that has enough (`| head`). Everything else is a defect of ours and keeps
-    its traceback.
+    its traceback. What a terminal would obey, in a file's name for example, is spelt out: \\x1b.
     """
     for stream in (sys.stdout, sys.stderr):  # what a console cannot show must not end an hour of work
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
+    with (
+        contextlib.redirect_stdout(EscapedStream(sys.stdout)),
+        contextlib.redirect_stderr(EscapedStream(sys.stderr)),
+        plain_warnings(),
+    ):
+        run_escaped(main, limits or {}, positional, configs)
+
+
+def run_escaped(main, limits, positional, configs):
+    """Do what `run` does, on streams that are safe to write names to."""
     try:
-        check_types(configs, limits or {})
+        check_types(configs, limits)
         if {"-h", "--help"} & set(sys.argv[1:]):
-            print(help_text(sys.modules["__main__"].__doc__ or "", configs, limits or {}, positional))
+            print(help_text(sys.modules["__main__"].__doc__ or "", configs, limits, positional))
             sys.stdout.flush()
             return
         arguments = normalise_arguments(sys.argv[1:], configs, positional)
@@ -49,7 +62,7 @@ def run(main, limits=None, positional="", **configs):
             raise ValueError("the command line needs tyro and tqdm: pip install tyro tqdm") from None
 
         config = tyro.cli(dict, default=configs, args=arguments)
-        check_limits(config, limits or {})
+        check_limits(config, limits)
         main(config)
         sys.stdout.flush()  # here, where a closed pipe is caught
     except BrokenPipeError:
@@ -57,11 +70,27 @@ def run(main, limits=None, positional="", **configs):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(PIPE_CLOSED)
     except (ValueError, OSError) as error:
-        print(f"error: {message(error)}", file=sys.stderr)
+        print(f"error: {on_one_line(message(error))}", file=sys.stderr)
         sys.exit(USER_ERROR)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(INTERRUPTED)
+
+
+@contextlib.contextmanager
+def plain_warnings():
+    """Write the warnings of libraries as a line each, without the path and the source of the library.
+
+    Pillow's are left out: each is about one picture that does not name itself, and images.py has bounds of its own.
+    """
+
+    def show(message, category, *place):
+        print(f"warning: {one_line(message, 200)}", file=sys.stderr)
+
+    with warnings.catch_warnings():
+        warnings.showwarning = show
+        warnings.filterwarnings("ignore", module=r"PIL\b")
+        yield
 
 
 def check_types(configs, limits):
@@ -179,7 +208,7 @@ def message(error):
 
 def one_line(error, longest=None):
     """Return the message of an error on one line, to be quoted in another; cut at `longest` characters, None = all."""
-    return " ".join(message(error).split())[:longest]
+    return on_one_line(" ".join(message(error).split()))[:longest]
 
 
 def counted(number, noun):

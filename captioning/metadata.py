@@ -4,12 +4,11 @@ Format 2 added `decoding`. Files of format 1, without it, are read as if it were
 """
 
 import json
-import re
 
 from captioning.cli import one_line
+from captioning.untrusted import CONTROL
 
 FORMAT = 2
-CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 MAX_IMAGE_SIZE = 1024  # pixels a side
 PARTS = {"config": dict, "vocab": list, "transform": dict, "classes": list, "history": list, "best": dict}
 PARTS |= {"versions": dict, "data": dict, "decoding": dict}
@@ -34,21 +33,32 @@ def parse_metadata(path, metadata):
         version = json.loads(metadata["format"])
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: its metadata is not JSON ({one_line(error)})") from None
-    if isinstance(version, bool) or version not in range(1, FORMAT + 1):
-        raise ValueError(f"{path}: checkpoint format {version!r}, this version reads 1 to {FORMAT}")
+    if not is_number(version) or version not in range(1, FORMAT + 1):
+        raise ValueError(f"{path}: checkpoint format {str(version)[:60]}, this version reads 1 to {FORMAT}")
     for name, kind in PARTS.items():
         if not isinstance(parts[name], kind):
             raise ValueError(f"{path}: {name!r} is a {type(parts[name]).__name__}, must be a {kind.__name__}")
     for name in ("vocab", "classes"):
         if not all(isinstance(word, str) for word in parts[name]):
             raise ValueError(f"{path}: {name!r} holds something other than words")
-    if any(CONTROL.search(word) for word in parts["vocab"]):
-        raise ValueError(f"{path}: 'vocab' holds control characters, which a terminal would obey")
+    if problem := bad_word(parts["vocab"]):
+        raise ValueError(f"{path}: {problem}")
     if not isinstance(parts["config"].get("model"), dict):
         raise ValueError(f"{path}: 'config' does not describe a model")
     check_transform(path, parts["transform"])
     check_decoding(path, parts["decoding"])
     return parts
+
+
+def bad_word(words):
+    """Return what is wrong with the first word that a terminal would obey, or that turns text around; "" = none."""
+    word = next(filter(CONTROL.search, words), "")
+    return f"its vocabulary has the word {word[:60]!a}, which holds a control character" if word else ""
+
+
+def is_number(value, kind=int | float):
+    """True for a number as JSON has it: true, an int to Python, is none."""
+    return isinstance(value, kind) and not isinstance(value, bool)
 
 
 def check_decoding(path, decoding):
@@ -57,20 +67,20 @@ def check_decoding(path, decoding):
         if name not in DECODING:
             raise ValueError(f"{path}: 'decoding' has {name[:60]!r}, allowed are {', '.join(DECODING)}")
         least, most = DECODING[name]
-        if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
+        if not is_number(value) or not least <= value <= most:
             raise ValueError(f"{path}: decoding {name} is {str(value)[:60]}, allowed is {least} to {most}")
 
 
 def check_transform(path, transform):
     """Raise ValueError unless a checkpoint's transform is an image size and three means and deviations."""
     if set(transform) != {"image_size", "mean", "std"}:
-        raise ValueError(f"{path}: 'transform' has {sorted(transform)}, must have image_size, mean, std")
+        raise ValueError(f"{path}: 'transform' has {str(sorted(transform))[:60]}, must have image_size, mean, std")
     size = transform["image_size"]
-    if not isinstance(size, int) or not 1 <= size <= MAX_IMAGE_SIZE:
-        raise ValueError(f"{path}: image_size is {size!r}, allowed is 1 to {MAX_IMAGE_SIZE}")
+    if not is_number(size, int) or not 1 <= size <= MAX_IMAGE_SIZE:
+        raise ValueError(f"{path}: image_size is {size!r:.60}, allowed is 1 to {MAX_IMAGE_SIZE}")
     for name, least in (("mean", -1000), ("std", 1e-6)):  # NaN lies outside any limits
         values = transform[name]
-        if not isinstance(values, list) or len(values) != 3 or not all(isinstance(v, int | float) for v in values):
+        if not isinstance(values, list) or len(values) != 3 or not all(map(is_number, values)):
             raise ValueError(f"{path}: {name} is {str(values)[:60]}, must be three numbers")
         if not all(least <= value <= 1000 for value in values):
             raise ValueError(f"{path}: {name} is {str(values)[:60]}, allowed is {least:g} to 1000")

@@ -292,6 +292,22 @@ def test_a_name_that_is_no_utf8_is_captioned(model_files, pictures, tmp_path):
         assert [os.fsencode(json.loads(line)["image"]) for line in text.decode("utf-8").splitlines()] == names
 
 
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such names")
+def test_a_name_with_a_tab_or_a_line_in_it_breaks_no_line(captioner, pictures, tmp_path, monkeypatch):
+    monkeypatch.setattr(Captioner, "load", lambda *_, **settings: captioner)
+    name = tmp_path / "a\tb\nc\x1b[2J.jpg"
+    name.write_bytes(pictures[0].read_bytes())
+    said = captioner(pictures[0])[0].text
+    config = {"caption": script.CONFIG | {"images": [str(name)]}}
+    for form in ("text", "jsonl", "csv"):
+        script.main({"caption": config["caption"] | {"format": form, "output": str(tmp_path / form)}})
+    [line] = (tmp_path / "text").read_text().splitlines()
+    assert line == f"{tmp_path}/a\\tb\\nc\\x1b[2J.jpg\t{said}"
+    assert json.loads((tmp_path / "jsonl").read_text())["image"] == str(name)
+    with open(tmp_path / "csv", newline="") as file:
+        assert next(csv.DictReader(file))["image"] == str(name)
+
+
 def test_of_a_folder_the_pictures_are_taken_and_what_cannot_be_listed_is_named(tmp_path, monkeypatch, capsys):
     """A pipe would be waited for without end, a folder that is closed was left out in silence."""
     for name in ("b.jpg", "deep/a.PNG", "closed/c.jpg", "folder.jpg/d.jpg"):

@@ -3,6 +3,7 @@
 import json
 import os
 import struct
+import time
 from dataclasses import replace
 
 import pytest
@@ -18,6 +19,8 @@ from captioning.checkpoint import (
     save_checkpoint,
     save_resume,
 )
+from captioning.metadata import dump_metadata
+from captioning.model_files import check_safetensors
 
 
 @pytest.fixture
@@ -72,7 +75,7 @@ def test_a_foreign_file_is_named(tmp_path):
     [
         ({"vocab": "not json"}, "not JSON"),
         ({"vocab": "{}"}, "'vocab' is a dict, must be a list"),
-        ({"vocab": json.dumps(["a", "\x1b]0;title\x07"])}, "'vocab' holds control characters"),
+        ({"vocab": json.dumps(["a", "\x1b]0;title\x07"])}, "which holds a control character"),
         ({"format": "99"}, "format 99, this version reads 1"),
         ({"config": "[" * 100_000}, "not JSON"),
         ({"format": "true"}, "format True, this version reads 1 to 2"),
@@ -121,6 +124,36 @@ def test_a_full_disk_leaves_the_old_file_and_is_an_os_error(tmp_path, checkpoint
     assert [p.name for p in tmp_path.iterdir()] == ["a.file"]
 
 
+def test_half_a_character_in_a_word_is_refused(tmp_path, checkpoint):
+    """UTF-8 cannot hold it, JSON can spell it, and Python would print it until a console cannot."""
+    metadata = dump_metadata(vars(checkpoint)) | {"vocab": r'["<pad>", "a\ud800b"]'}
+    save_file(checkpoint.weights, tmp_path / "a.safetensors", metadata)
+    with pytest.raises(ValueError, match=r"the word 'a\\ud800b', which holds"):
+        load_checkpoint(tmp_path / "a.safetensors")
+
+
+def test_a_header_of_very_many_tensors_is_refused_at_once(tmp_path):
+    """Four hundred thousand empty tensors took seconds to load, and would fit no model."""
+    entry = {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}
+    header = json.dumps({f"w{number}": entry for number in range(400_000)}).encode()
+    (tmp_path / "a.safetensors").write_bytes(struct.pack("<Q", len(header)) + header)
+    began = time.process_time()
+    with pytest.raises(ValueError, match="its header has more than 20,000 objects"):
+        load_checkpoint(tmp_path / "a.safetensors")
+    assert time.process_time() - began < 1
+
+
+@pytest.mark.parametrize("change", [-1, 1])
+def test_a_file_is_whole_where_its_header_says(tmp_path, checkpoint, change):
+    path = tmp_path / "a.safetensors"
+    save_checkpoint(path, checkpoint)
+    check_safetensors(path)
+    content = path.read_bytes()
+    path.write_bytes(content[:-1] if change < 0 else content + b"\0")
+    with pytest.raises(ValueError, match=f"it has {len(content) + change} bytes, its header tells of {len(content)}"):
+        check_safetensors(path)
+
+
 @pytest.mark.parametrize(
     ("part", "value", "message"),
     [
@@ -138,6 +171,10 @@ def test_a_full_disk_leaves_the_old_file_and_is_an_os_error(tmp_path, checkpoint
             {"image_size": 64, "mean": [0.5] * 3, "std": [0.5, 0.5, 0]},
             "std is .*, allowed is 1e-06 to 1000",
         ),
+        ("transform", {"image_size": True, "mean": [0.5] * 3, "std": [0.5] * 3}, "image_size is True, allowed is"),
+        ("transform", {"image_size": 64, "mean": [True] * 3, "std": [0.5] * 3}, "mean is .*, must be three numbers"),
+        ("vocab", ["<pad>", "\x1b[2J"], r"the word '\\x1b\[2J', which holds a control character"),
+        ("vocab", ["<pad>", "a\u202eb"], r"the word 'a\\u202eb', which"),
         ("config", {"model": []}, "'config' does not describe a model"),
         ("classes", [1, 2], "'classes' holds something other than words"),
     ],

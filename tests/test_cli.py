@@ -146,6 +146,26 @@ def test_what_a_console_cannot_show_is_escaped_and_ends_nothing(tmp_path):
     assert done.stdout.decode("cp1252").strip() == r"\ud310\ub2e4 café"
 
 
+def test_names_and_warnings_give_no_orders_to_a_terminal(tmp_path):
+    """Escapes are spelt out on both streams, an error is one line whatever is in it, a warning has no path."""
+    path = tmp_path / "script.py"
+    path.write_text(
+        f"import sys, warnings; sys.path.insert(0, {str(ROOT)!r})\n"
+        "from captioning import cli\n"
+        "def main(config):\n"
+        "    print('class \\x1b[2Jcat')\n"
+        "    warnings.warn('the library\\nsays \\x1b[1mso')\n"
+        "    raise ValueError('a\\tb\\nc\\x1b]0;title\\x07.jpg: no such file')\n"
+        "cli.run(main, a={'b': 1})\n"
+    )
+    result = subprocess.run([sys.executable, str(path)], capture_output=True, text=True)
+    assert result.stdout == "class \\x1b[2Jcat\n"
+    assert result.stderr.splitlines() == [
+        "warning: the library says \\x1b[1mso",
+        "error: a\\tb\\nc\\x1b]0;title\\x07.jpg: no such file",
+    ]
+
+
 def test_a_command_can_be_pasted_whatever_the_names_in_it():
     flags = {"data_dir": "my data/birds & 'bees'", "model_path": "a.safetensors"}
     text = cli.command("vocab.py", flags)

@@ -4,6 +4,7 @@ import os
 import pickle
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -102,6 +103,62 @@ def test_a_small_pickle_cannot_ask_for_much_memory(tmp_path):
     line, kilobytes = result.stdout.splitlines()
     assert line.startswith("v.pkl: not a vocabulary of this project")
     assert int(kilobytes) < 100_000
+
+
+def nested(levels, begin=b")"):
+    """Instructions that leave a tuple of two, each of its halves the same tuple of two, `levels` deep."""
+    return begin + b"2\x86" * levels
+
+
+SMALL_BOMBS = {
+    "a tuple without end as a key": b"\x80\x04}" + nested(40) + b"K\x01s.",
+    "as the format": b"\x80\x04}\x8c\x06format" + nested(60) + b"s.",
+    "as the words": b"\x80\x04}(\x8c\x06formatK\x01\x8c\x04itos" + nested(60) + b"u.",
+    "lists in each other": b"\x80\x04" + b"]\x94(h\x00" * 200 + b".",
+    "marks without end": b"\x80\x04" + b"(" * 3_000_000,
+    "numbers without end": b"\x80\x04" + b"K\x01" * 6_000_000,
+    "lists without end": b"\x80\x04" + b"]" * 3_000_000,
+    "a frame of 2**63 bytes": b"\x80\x04\x95" + b"\xff" * 7 + b"\x7f",
+    "a string of 2**32 bytes": b"\x80\x04X\xff\xff\xff\xff",
+    "a list that holds itself as words": b"\x80\x04}(\x8c\x06formatK\x01\x8c\x04itos]\x94h\x00au.",
+    "a set": pickle.dumps({"format": 1, "itos": {"a"}}),
+    "a float": pickle.dumps({"format": 1.0, "itos": SPECIALS}),
+    "true, which is no number": pickle.dumps({"format": True, "itos": SPECIALS}),
+    "bytes": pickle.dumps({"format": 1, "itos": [b"a"]}),
+    "an escape sequence": pickle.dumps({"format": 1, "itos": [*SPECIALS, "\x1b[2J"]}),
+    "text that runs backwards": pickle.dumps({"format": 1, "itos": [*SPECIALS, "a\u202eb"]}),
+    "half a character": pickle.dumps({"format": 1, "itos": [*SPECIALS, "a\ud800"]}),
+    "a thousand words, none of them a special": pickle.dumps({"format": 1, "itos": ["x" * 9] * 1000}),
+}
+
+
+@pytest.mark.parametrize("name", SMALL_BOMBS)
+def test_a_pickle_that_would_never_end_is_refused_at_once(tmp_path, name):
+    """The hash and the repr of such a tuple take time without end; a mark, a list of its own."""
+    (tmp_path / "v.pkl").write_bytes(SMALL_BOMBS[name])
+    began = time.process_time()
+    with pytest.raises(ValueError, match="v.pkl: (not a vocabulary of this project|vocabulary: begins)") as error:
+        load_vocabulary(tmp_path / "v.pkl")
+    assert time.process_time() - began < 5
+    assert len(str(error.value)) < 300 + len(str(tmp_path))
+    assert str(error.value).isprintable()
+
+
+@pytest.mark.parametrize(
+    "code", [b"cos\nsystem\n.", b"\x8c\x02os\x8c\x06system\x93.", b"Ppid\n.", b"\x82\x01.", b"(ios\nsystem\n."]
+)
+def test_every_way_to_name_code_is_told_as_one(tmp_path, code):
+    (tmp_path / "v.pkl").write_bytes(b"\x80\x04" + code)
+    with pytest.raises(ValueError, match="v.pkl: refused, this pickle carries code"):
+        load_vocabulary(tmp_path / "v.pkl")
+
+
+def test_the_instructions_of_a_large_vocabulary_are_known(tmp_path):
+    """Counts of every size, words of every length, more of both than one batch or one short number holds."""
+    counts = {f"w{n}": n for n in range(1, 3000)} | {"x" * 300: 2**31, "새": 2**40, "": 70_000}
+    vocabulary = Vocabulary([*SPECIALS, *counts])
+    save_vocabulary(tmp_path / "v.pkl", vocabulary, counts, 1)
+    assert load_vocabulary(tmp_path / "v.pkl").itos == vocabulary.itos
 
 
 @pytest.mark.parametrize(

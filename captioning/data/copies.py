@@ -8,6 +8,7 @@ import functools
 import hashlib
 import multiprocessing
 import signal
+import warnings
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -59,8 +60,14 @@ def process_map(num_workers):
         return
     # spawn, as on every system: a forked child of a process with threads can hang. Ctrl-C is the parent's to handle.
     context = multiprocessing.get_context("spawn")
-    with context.Pool(num_workers, signal.signal, (signal.SIGINT, signal.SIG_IGN)) as pool:
+    with context.Pool(num_workers, start_worker) as pool:
         yield functools.partial(pool.imap, chunksize=16)
+
+
+def start_worker():
+    """Leave Ctrl-C to the parent, and Pillow's warnings, which name no picture, aside."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    warnings.filterwarnings("ignore", module=r"PIL\b")
 
 
 def signs_of(hashes):

@@ -91,12 +91,13 @@ def _signs():
     """A pattern of the characters that clean() changes, and the table by which str.translate changes them.
 
     Apostrophes and hyphens become ASCII's. Marks of direction, joiners, soft hyphens and variation selectors are
-    dropped: they change how a word looks, not which word it is. Other punctuation and blanks become blanks.
+    dropped: they change how a word looks, not which word it is. So are halves of surrogate pairs, which no file can
+    hold. Other punctuation and blanks become blanks.
     """
     signs = {}
     for code in (*range(0x80, 0x18000), *range(0xE0000, 0xE0200)):
         category = unicodedata.category(chr(code))
-        if category == "Cf" or 0xFE00 <= code <= 0xFE0F or 0xE0100 <= code <= 0xE01EF:
+        if category in ("Cf", "Cs") or 0xFE00 <= code <= 0xFE0F or 0xE0100 <= code <= 0xE01EF:
             signs[code] = None
         elif category[0] in "PZ":
             signs[code] = " "

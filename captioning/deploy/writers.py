@@ -9,17 +9,18 @@ import json
 import sys
 
 from captioning.files import replace_file
+from captioning.untrusted import on_one_line
 
 
 class TextWriter:
-    """path, tab, caption; one line for each caption of a picture."""
+    """path, tab, caption; one line for each caption of a picture. A tab or the end of a line in a name is spelt out."""
 
     def __init__(self, file):
         self.file = file
 
     def write(self, image, records):
         """Write the captions of a picture."""
-        self.file.writelines(f"{image}\t{record['caption']}\n" for record in records)
+        self.file.writelines(f"{on_one_line(image)}\t{record['caption']}\n" for record in records)
 
 
 class JsonLinesWriter:

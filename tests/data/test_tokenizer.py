@@ -113,6 +113,11 @@ def test_the_unit_follows_the_captions(captions, unit):
     assert pick_unit(captions)[0] == unit
 
 
+def test_what_nobody_sees_is_no_part_of_a_word():
+    """Two captions that look alike are alike; half a character could not be written to a file."""
+    assert tokenize("a\u200e do\u202eg\ud800, \u2067새\u2069") == ["a", "dog", "새"]
+
+
 def test_plain_captions_do_not_reach_the_slow_path(monkeypatch):
     monkeypatch.setattr(tokenizer, "_tokenize_any", lambda text: pytest.fail(f"slow path for {text!r}"))
     assert tokenize("A woman's dog, 2 cats - and a t-shirt. They sleep .\n")[:3] == ["a", "woman", "'s"]

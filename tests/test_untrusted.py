@@ -1,0 +1,43 @@
+"""What strangers write is text everywhere: on a terminal, in Markdown, in a spreadsheet."""
+
+import io
+import json
+
+from captioning.untrusted import CONTROL, EscapedStream, escaped, on_one_line
+
+
+def test_what_a_terminal_obeys_is_spelt_out_and_all_else_stays():
+    assert escaped("\x1b[31mred\x1b[0m") == r"\x1b[31mred\x1b[0m"
+    assert escaped("a\x07b\x9b2Jc\x7f") == r"a\x07b\u009b2Jc\u007f"
+    assert escaped("a\u202egpj.exe") == r"a\u202egpj.exe"
+    kept = "새 고양이, naïve 🖼️ \\x1b 3 > 2\ttab\nline\r"
+    assert escaped(kept) == kept
+
+
+def test_one_line_stays_one():
+    """str.splitlines knows ten ends of a line; a log reader may know each."""
+    ends = "a\tb\nc\rd\x0be\x0cf\x1cg\x1dh\x1ei\x85j\u2028k\u2029l"
+    assert on_one_line(ends) == r"a\tb\nc\rd\x0be\x0cf\x1cg\x1dh\x1ei\u0085j\u2028k\u2029l"
+    assert len(on_one_line("".join(map(chr, range(0x3000)))).splitlines()) == 1
+
+
+def test_what_is_spelt_out_inside_json_is_still_json():
+    text = "".join(map(chr, range(0x3000)))
+    assert json.loads(escaped(json.dumps(text, ensure_ascii=False))) == text
+
+
+def test_a_stream_writes_no_escape_and_is_a_stream_in_all_else():
+    file = io.StringIO()
+    stream = EscapedStream(file)
+    print("a\x1b[2Jb", "c", file=stream)
+    stream.writelines(["d\x1b\n", "e\n"])
+    stream.flush()
+    assert file.getvalue() == "a\\x1b[2Jb c\nd\\x1b\ne\n"
+    assert not stream.isatty()
+
+
+def test_the_characters_of_words():
+    assert not CONTROL.search("chat-naïve 새 고양이 क्षि نص")  # joiners and accents of scripts are letters
+    assert all(
+        CONTROL.search(f"a{c}b") for c in "\0\n\x1b\x7f\x9b\u061c\u200e\u200f\u202a\u202e\u2066\u2069\ud800\udfff"
+    )
