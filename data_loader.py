@@ -296,8 +296,8 @@ def collate(items):
     )
 
 
-def build_loader(dataset, *, batch_size, num_workers=0, shuffle=False, seed=0):
-    """Return a DataLoader of Batches of a CaptionDataset.
+def build_loader(dataset, *, batch_size, num_workers=0, shuffle=False, seed=0, first=0):
+    """Return a DataLoader of Batches of a CaptionDataset, from batch number `first` on.
 
     The seed alone decides the order and the augmentation: any number of workers, forked or spawned, gives the same
     batches, and torch's own generator is neither read nor changed.
@@ -308,7 +308,7 @@ def build_loader(dataset, *, batch_size, num_workers=0, shuffle=False, seed=0):
     return DataLoader(
         dataset.keyed(seed),
         batch_size=batch_size,
-        sampler=order.tolist(),
+        sampler=order[first * batch_size :].tolist(),
         num_workers=num_workers,
         timeout=LONGEST_WAIT if num_workers else 0,
         collate_fn=collate,
@@ -341,16 +341,18 @@ class CachedBatches:
         """Rows of all batches of an epoch."""
         return len(self.image)
 
-    def epoch(self, seed):
-        """Yield the Batches of an epoch."""
+    def epoch(self, seed, first=0):
+        """Yield the Batches of an epoch, from number `first` on."""
         generator = torch.Generator().manual_seed(seed)
         if self.by_caption:  # like lengths together, so that little padding is multiplied
             batches = length_buckets(self.tokens.ids.lengths, self.batch_size, generator)
         else:
             batches = torch.randperm(len(self.image), generator=generator).split(self.batch_size)
-        for rows in batches:
-            image = self.image[rows]
+        for number, rows in enumerate(batches):
             view = torch.randint(self.inputs.shape[1], (len(rows),), generator=generator)
+            if number < first:
+                continue
+            image = self.image[rows]
             captions = [[row] if self.by_caption else list(self.tokens.rows(row)) for row in rows.tolist()]
             captions_in_row = torch.tensor([len(group) for group in captions])
             captions = np.concatenate(captions)
@@ -380,10 +382,10 @@ class ImageBatches:
         """Rows of all batches of an epoch, those of unreadable images among them."""
         return len(self.dataset)
 
-    def epoch(self, seed):
-        """Return an iterator over Batches."""
+    def epoch(self, seed, first=0):
+        """Return an iterator over the Batches of an epoch, from number `first` on."""
         loader = build_loader(
-            self.dataset, batch_size=self.batch_size, num_workers=self.num_workers, shuffle=True, seed=seed
+            self.dataset, batch_size=self.batch_size, num_workers=self.num_workers, shuffle=True, seed=seed, first=first
         )
         return start_workers(loader)
 

@@ -10,7 +10,7 @@
 Reads   images and captions, the vocabulary, the encoder's weights
 Writes  checkpoints/<run>.safetensors   the best epoch on the validation split, by free-running CIDEr-D, with
                                         class_reward + class_reward * class accuracy; below 20 images by the loss
-        checkpoints/<run>_last.pt       what --train.resume reads
+        checkpoints/<run>_last.pt       what --train.resume reads, after every epoch and every save_minutes
         runs/<run>/history.csv          one row per epoch; WandB's files beside it
         runs/features/                  cached features of a frozen encoder, at most 8 GB
         graphs/{tl,vl,va}_<run>.png     train loss, validation loss, validation accuracy
@@ -31,9 +31,8 @@ if __name__ == "__main__":
 import itertools
 import re
 import time
-from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
 
@@ -69,10 +68,11 @@ from captioning.scores.grounding import Grounder, remember_named
 from captioning.scores.variety import sameness
 from captioning.search.options import SamplingOptions, SearchOptions
 from captioning.training.features import as_input, compute_views
-from captioning.training.history import Record, best_path, check_identity, file_digest, last_path, load_run
+from captioning.training.history import Record, best_path, check_identity, file_digest, hold_run, last_path, load_run
 from captioning.training.losses import CaptionLoss, LossTerms, SelfCritical
-from captioning.training.optimisation import start_run
+from captioning.training.optimisation import Tally, start_run
 from captioning.training.presets import Task, is_unset, pick_batch_size, preset
+from captioning.training.stages import plan_stages
 from captioning.training.validation import Validation
 from data_loader import CachedBatches, ImageBatches
 from model import ENCODERS, find_encoder, kept_weights, start_model, training_heads
@@ -124,6 +124,7 @@ CONFIG = {
     "consensus": SearchOptions.consensus,  # MBR exponent: candidates weigh p**x; 0 = plain beam search
     "max_len": 30,  # tokens of the longest caption, <end> included
     # results
+    "save_minutes": 10.0,  # minutes between two resume files inside an epoch; 0 = one after each epoch alone
     "half": False,  # store the checkpoint in float16
     "wandb": "auto",  # auto: as WANDB_MODE says, else online if logged in, else offline | online | offline | off
     "wandb_project": "mobilenet-captioning",  # project name in WandB
@@ -159,6 +160,7 @@ LIMITS = {
     "beam_size": (1, 100),
     "consensus": (0, 10),
     "max_len": (1, 200),
+    "save_minutes": (0, 1_000_000),
 }
 RATES = {  # stage -> its learning rates, to be named in an error
     "decoder": ["--train.lr"],
@@ -170,38 +172,6 @@ LEAST_COVERAGE = 0.5  # of the train captions' running words; a vocabulary of ot
 
 
 # ---- the training loop ---------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Stage:
-    """A stage of a run.
-
-    name:        decoder | everything | finetune | self-critical
-    number:      its position among the stages of the run, from 0
-    epochs:      the most it takes
-    lr:          peak rate of the decoder and the embedding
-    encoder_lr:  peak rate of the encoder's blocks that train; 0 = the backbone is frozen
-    num_blocks:  how many of the encoder's last blocks train
-    batch_size:  captions in stage decoder, else images
-    reads_files: the whole backbone trains, so that nothing can be cached in front of it
-
-    The others are as in CONFIG.
-    """
-
-    name: str
-    number: int = 0
-    epochs: int = 1
-    lr: float = 1e-3
-    encoder_lr: float = 0.0
-    num_blocks: int = 0
-    batch_size: int = 64
-    reads_files: bool = False
-    warmup: float = 0.05
-    weight_decay: float = 0.01
-    grad_clip: float = 5.0
-    accumulate: int = 1
-    ema: float = 0.0
-    patience: int = 0
 
 
 @dataclass(frozen=True)
@@ -221,26 +191,29 @@ class StageData:
     val_inputs: torch.Tensor | None = None
 
 
-def train_one_epoch(run, stage, data, loss, machine, *, seed, title):
-    """Train over the train split once.
+def train_one_epoch(run, stage, data, loss, machine, *, seed, save=lambda: None):
+    """Train over the train split once, or over what `run.tally` says is left of it.
 
-    data:    StageData; loss: of captioning.training.losses
+    data:    StageData; loss: of captioning.training.losses; save: called after every step
     returns: {name: average over the tokens} of what the loss logs
 
     Raises ValueError if the loss is not finite, if no batch has two images, if too many images cannot be read.
     """
-    model, device = run.model, machine.device
+    model, device, tally = run.model, machine.device, run.tally
     model.train_mode(stage.name)
-    unit = " captions" if stage.name == "decoder" else " images"
-    totals, num_tokens, num_rows, failed = Counter(), 0, 0, []
-    batches, num_batches = iter(data.batches.epoch(seed)), len(data.batches)
-    with Progress(total=data.batches.num_rows, desc=title, unit=unit, leave=False) as progress:
-        for first in range(0, num_batches, stage.accumulate):
+    title, unit = (
+        f"{stage.name} {tally.epoch + 1}/{stage.epochs}",
+        " captions" if stage.name == "decoder" else " images",
+    )
+    batches, num_batches = iter(data.batches.epoch(seed, tally.batches)), len(data.batches)
+    seen = tally.rows + len(tally.failed)
+    with Progress(total=data.batches.num_rows, initial=seen, desc=title, unit=unit, leave=False) as progress:
+        for first in range(tally.batches, num_batches, stage.accumulate):
             size = min(stage.accumulate, num_batches - first)  # the last group may be smaller
             has_gradient = False
             for batch in itertools.islice(batches, size):
-                failed += batch.failed
-                num_rows += len(batch.index)
+                tally.failed += batch.failed
+                tally.rows += len(batch.index)
                 progress.update(len(batch.index) + len(batch.failed))
                 if len(batch.index) < 2:  # BatchNorm has no statistics of one row
                     continue
@@ -254,8 +227,8 @@ def train_one_epoch(run, stage, data, loss, machine, *, seed, title):
                 run.scaler.scale(objective / size).backward()
                 has_gradient = True
                 tokens = int((batch.tokens[:, 1:] != PAD_ID).sum())
-                totals.update({name: value * tokens for name, value in logged.items()})
-                num_tokens += tokens
+                tally.totals.update({name: value * tokens for name, value in logged.items()})
+                tally.tokens += tokens
             if has_gradient:
                 run.scaler.unscale_(run.optimizer)
                 nn.utils.clip_grad_norm_(model.parameters(), stage.grad_clip)
@@ -265,10 +238,12 @@ def train_one_epoch(run, stage, data, loss, machine, *, seed, title):
                 if run.averaged:
                     run.averaged.update_parameters(model)
             run.scheduler.step()  # also without a gradient, so that the schedule ends where it was planned to
-    check_unreadable(failed, num_rows + len(failed), "train images")
-    if not num_tokens:
+            tally.batches += size
+            save()
+    check_unreadable(tally.failed, tally.rows + len(tally.failed), "train images")
+    if not tally.tokens:
         raise ValueError("training: no batch of two images or more; the train split or --data.batch_size is too small")
-    return {name: total / num_tokens for name, total in totals.items()}
+    return {name: total / tally.tokens for name, total in tally.totals.items()}
 
 
 def train_stage(stage, model, data, record, build_loss, validation, seed):
@@ -279,22 +254,27 @@ def train_stage(stage, model, data, record, build_loss, validation, seed):
     build_loss: (Stage, StageData) -> the loss of train_one_epoch
     """
     done = sum(row["stage"] == stage.name for row in record.history)
-    if not done:
-        # Each stage has random numbers of its own, so that resuming between two of them changes nothing.
-        seed_everything(seed + stage.number)
+    # Each stage has random numbers of its own, so that resuming between two of them changes nothing.
+    seed_everything(seed + stage.number)
     stage_data = data.open(stage, model)
     loss = build_loss(stage, stage_data)
     run = start_run(model, stage, len(stage_data.batches), data.machine)
-    if done:
+    if record.stopped_in(stage):
         run.load_state_dict(record.resumed["state"])
         restore_random_state(record.resumed["random"])
 
     for epoch in range(done, stage.epochs):
-        began = time.perf_counter()
+        began = time.perf_counter() - run.tally.seconds
+
+        def save(began=began):
+            run.tally.seconds = time.perf_counter() - began
+            record.save_if_due(run, stage.number)
+
+        run.tally.epoch = epoch
         means = train_one_epoch(
-            run, stage, stage_data, loss, data.machine,
-            seed=mix_seed(seed, len(record.history)), title=f"{stage.name} {epoch + 1}/{stage.epochs}",
-        )  # fmt: skip
+            run, stage, stage_data, loss, data.machine, seed=mix_seed(seed, len(record.history)), save=save
+        )
+        run.tally = Tally()
         rate = stage_data.batches.num_rows / (time.perf_counter() - began)
         judged = run.judged.eval()
         scores = validation(judged, *data.val_embeddings(stage_data, judged))
@@ -322,40 +302,6 @@ def train_stage(stage, model, data, record, build_loss, validation, seed):
 
 
 # ---- what a stage begins with --------------------------------------------------------------------
-
-
-def plan_stages(settings, batch_size, encoder):
-    """Return the Stages of a run.
-
-    settings: train.CONFIG; encoder: name of the encoder
-
-    Raises ValueError if settings contradict each other, or there is no stage.
-    """
-    num_blocks, finetuned = find_encoder(encoder).num_blocks, settings["finetune_blocks"]
-    if not 1 <= finetuned <= num_blocks:
-        raise ValueError(f"train.finetune_blocks: got {finetuned}, allowed is 1 to {num_blocks} for {encoder}")
-    if settings["freeze_encoder"]:
-        first = Stage("decoder", epochs=settings["epochs"], lr=settings["lr"], batch_size=batch_size)
-    elif settings["finetune_epochs"]:
-        raise ValueError("train.finetune_epochs: freeze_encoder false trains the whole encoder already; set it to 0")
-    else:
-        first = Stage(
-            "everything", epochs=settings["epochs"], lr=settings["lr"], encoder_lr=settings["lr"],
-            num_blocks=num_blocks, batch_size=batch_size, reads_files=True,
-        )  # fmt: skip
-    finetune = Stage(
-        "finetune", epochs=settings["finetune_epochs"], lr=settings["finetune_lr"], encoder_lr=settings["encoder_lr"],
-        num_blocks=finetuned, batch_size=settings["finetune_batch_size"], reads_files=finetuned == num_blocks,
-    )  # fmt: skip
-    self_critical = Stage(
-        "self-critical", epochs=settings["self_critical_epochs"], lr=settings["self_critical_lr"],
-        batch_size=settings["self_critical_batch_size"],
-    )  # fmt: skip
-    planned = [stage for stage in (first, finetune, self_critical) if stage.epochs]
-    if not planned:
-        raise ValueError("train.epochs: got 0, and no stage after it has epochs; nothing would be trained")
-    common = {key: settings[key] for key in ("warmup", "weight_decay", "grad_clip", "accumulate", "ema", "patience")}
-    return [replace(stage, number=number, **common) for number, stage in enumerate(planned)]
 
 
 def build_loss(stage, data, settings, vocabulary, class_of):
@@ -553,7 +499,17 @@ def describe_run(config, vocabulary, classes, dataset):
 
 def identify_run(config, vocabulary, dataset, start):
     """Return what must be the same for a run to be resumed; start: the file of its first weights."""
-    free = {"resume", "device", "half", "wandb", "wandb_project", "data_dir", "vocab_path", "num_workers"}
+    free = {
+        "resume",
+        "device",
+        "half",
+        "save_minutes",
+        "wandb",
+        "wandb_project",
+        "data_dir",
+        "vocab_path",
+        "num_workers",
+    }
     identity = {f"{part}.{key}": v for part, keys in config.items() for key, v in keys.items() if key not in free}
     identity |= {"vocabulary": vocabulary.itos, "validation data": dataset.fingerprint("val")}
     identity["data"] = {"name": dataset.name, "fingerprint": dataset.fingerprint("train")}
@@ -588,10 +544,12 @@ def open_record(run, metric, config, resumed, identity, fixed):
         settings["wandb"], project=settings["wandb_project"], run=run, folder=f"runs/{run}", config=config,
         run_id=resumed.get("tracker_id", ""),
     )  # fmt: skip
-    record = Record(run, metric, tracker, identity=identity, fixed=fixed, half=settings["half"])
+    record = Record(run, metric, tracker, identity=identity, fixed=fixed, settings=settings)
     if resumed:
         record.resume(resumed)
-        print(f"going on with {record.last_path}, after epoch {len(record.history)}")
+        num_batches = resumed["state"]["tally"]["batches"]
+        inside = f" and {counted(num_batches, 'batch')}" if num_batches else ""
+        print(f"going on with {record.last_path}, after epoch {len(record.history)}{inside}")
     return record
 
 
@@ -610,17 +568,15 @@ def finish_checkpoint(record, validation, model, embeddings, examples):
         print(f"warning: {warning}")
 
 
-def main(config):
-    """Train stage by stage, validate after every epoch, keep the best and the last."""
-    flush_denormals()
+def train(run, start, config):
+    """Train stage by stage, validate after every epoch, keep the best and the last.
+
+    run: name of the files; start: the file of the first weights, imagenet or none
+    """
     settings, data, model_config = config["train"], config["data"], config["model"]
-    check_settings(settings, data)
     decoding = SearchOptions(**{name: settings[name] for name in ("beam_size", "max_len", "consensus")})
     device = pick_device(settings["device"])
     dtype = pick_precision(settings["precision"], device)
-    run = settings["run"] or find_encoder(model_config["encoder"]).run_name
-    start = settings["init"] or model_config["encoder_weights"]
-    check_outputs(run, settings, start)
     if settings["init"]:
         model_config = config["model"] = model_script.match_init(model_config, settings["init"])
     seed_everything(settings["seed"])
@@ -634,7 +590,7 @@ def main(config):
     num_blocks = find_encoder(model_config["encoder"]).num_blocks
     saved = resumed.get("identity", {})
     fill_settings(settings, data, dataset.splits["train"], num_blocks, bool(classes), saved)
-    stages = plan_stages(settings, data["batch_size"], model_config["encoder"])
+    stages = plan_stages(settings, data["batch_size"], model_config["encoder"], num_blocks)
     drop_class_terms(settings, classes, data["data_dir"])
     # The classes of all splits: val may have some that train lacks, and aliases may belong to them.
     grounder = Grounder(dataset.classes, dataset.aliases) if classes else None
@@ -678,6 +634,18 @@ def main(config):
     print(f"wrote {record.best_path}, {record.last_path}, runs/{run}/history.csv and graphs/{{tl,vl,va}}_{run}.png")
     flags = {"model_path": record.best_path, "data_dir": data["data_dir"]}
     print(f"next: {cli.command('analysis_report.py', flags)}")
+
+
+def main(config):
+    """Check what is asked, and train under a name that no other process holds."""
+    flush_denormals()
+    settings, model_config = config["train"], config["model"]
+    check_settings(settings, config["data"])
+    run = settings["run"] or find_encoder(model_config["encoder"]).run_name
+    start = settings["init"] or model_config["encoder_weights"]
+    check_outputs(run, settings, start)
+    with hold_run(run):
+        train(run, start, config)
 
 
 if __name__ == "__main__":

@@ -42,6 +42,7 @@ from captioning.evaluation import encode_images
 from captioning.runtime import Machine, autocast, flush_denormals, pick_precision, pick_workers
 from captioning.training.losses import CaptionLoss, LossTerms
 from captioning.training.optimisation import start_run
+from captioning.training.stages import Stage
 from data_loader import CachedBatches, ImageBatches
 from model import CNNtoRNN
 from timing import rate
@@ -76,9 +77,9 @@ class Padded:
         """Rows of all batches of an epoch."""
         return self.batches.num_rows
 
-    def epoch(self, seed):
+    def epoch(self, seed, first=0):
         """Yield the batches."""
-        for batch in self.batches.epoch(seed):
+        for batch in self.batches.epoch(seed, first):
             batch.tokens = F.pad(batch.tokens, (0, self.longest - batch.tokens.shape[1]), value=data_loader.PAD_ID)
             yield batch
 
@@ -97,10 +98,10 @@ class Waiting:
         """Rows of all batches of an epoch."""
         return self.batches.num_rows
 
-    def epoch(self, seed):
+    def epoch(self, seed, first=0):
         """Yield the batches."""
         began = time.perf_counter()
-        for batch in self.batches.epoch(seed):
+        for batch in self.batches.epoch(seed, first):
             self.seconds += time.perf_counter() - began
             yield batch
             began = time.perf_counter()
@@ -109,9 +110,9 @@ class Waiting:
 def one_epoch(model, name, data, machine, num_blocks):
     """Train as the stage `name` of train.py does, for an epoch, with gradients in the last `num_blocks` blocks."""
     encoder_lr = 1e-4 if num_blocks else 0.0
-    stage = train.Stage(name, lr=1e-4, encoder_lr=encoder_lr, num_blocks=num_blocks, warmup=0.0)
+    stage = Stage(name, lr=1e-4, encoder_lr=encoder_lr, num_blocks=num_blocks, warmup=0.0)
     run = start_run(model, stage, len(data.batches), machine)
-    train.train_one_epoch(run, stage, data, CaptionLoss(data.captions, TERMS), machine, seed=0, title=name)
+    train.train_one_epoch(run, stage, data, CaptionLoss(data.captions, TERMS), machine, seed=0)
 
 
 def plain_epoch(model, dataset, longest, config, dtype):

@@ -1,9 +1,13 @@
-"""Files that are whole or not there: written beside their place, flushed, then renamed."""
+"""Files that are whole or not there: written beside their place, flushed, then renamed. Locks between processes."""
 
 import contextlib
+import errno
 import os
+import re
+import socket
 import stat
 import tempfile
+import time
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -40,6 +44,61 @@ def replace_file(path):
         raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def remove_unfinished(path):
+    """Remove what killed processes left of `replace_file(path)`. No other process may be writing it: see hold_lock."""
+    path = Path(path)
+    # The eight characters are tempfile's, so that files of a user's stay.
+    unfinished = re.compile(rf"\.{re.escape(path.stem)}\.[a-z0-9_]{{8}}{re.escape(path.suffix)}")
+    for file in path.parent.glob(".*") if path.parent.is_dir() else ():
+        if unfinished.fullmatch(file.name):
+            file.unlink(missing_ok=True)
+
+
+@contextmanager
+def hold_lock(path, busy, *, wait=False):
+    """Hold the lock file `path` for this process; inside the block the file says which process holds it.
+
+    busy:   text before the name of another process that holds it
+    wait:   print that, and wait until it is free
+    yields: True; False where the operating or the file system has no such locks
+
+    The system frees the lock of a process that dies, however it dies; what its file says then counts for nothing.
+    Processes that this one forks do not hold it. Raises ValueError if another process holds it and `wait` is False.
+    """
+    try:
+        import fcntl
+    except ModuleNotFoundError:  # Windows
+        yield False
+        return
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with contextlib.ExitStack() as stack:
+        held = False
+        while not held:
+            file = stack.enter_context(open(path, "a+", encoding="utf-8"))
+            try:
+                # lockf, not flock: the lock of flock would pass to forked workers, which outlive a killed process.
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                if error.errno not in (errno.EACCES, errno.EAGAIN):
+                    break
+                file.seek(0)
+                line = f"{busy} {file.readline(200).strip() or 'another process'}"
+                if not wait:
+                    raise ValueError(line) from None
+                print(f"{line}; waiting for it")
+                fcntl.lockf(file, fcntl.LOCK_EX)
+            # The process that held it may have removed the file in between, and a third made another.
+            with contextlib.suppress(FileNotFoundError):
+                held = os.path.samestat(os.fstat(file.fileno()), os.stat(path))
+        if held:
+            stack.callback(path.unlink, missing_ok=True)  # before it is closed, which frees the lock
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {socket.gethostname()} since {time.strftime('%Y-%m-%d %H:%M:%S')}\n")
+            file.flush()
+        yield held
 
 
 def check_regular(path):

@@ -3,12 +3,16 @@
 import errno
 import os
 import re
+import signal
+import socket
 import stat
+import subprocess
+import sys
 
 import pytest
 
 from captioning import files
-from captioning.files import check_file, check_folder, replace_file
+from captioning.files import check_file, check_folder, hold_lock, remove_unfinished, replace_file
 
 
 @pytest.fixture
@@ -145,3 +149,88 @@ def test_a_folder_that_takes_no_files(tmp_path):
     assert not list(tmp_path.iterdir())
     with pytest.raises(ValueError, match=r"^/proc/new: cannot be written \(.+\)$"):
         check_folder("/proc/new")
+
+
+def start_python(code, cwd, says="ready\n"):
+    """Start a process that runs `code`, and wait for the beginning of the first line that it prints."""
+    root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    process = subprocess.Popen(
+        [sys.executable, "-uc", code], cwd=cwd, env={**os.environ, "PYTHONPATH": root}, text=True,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+    )  # fmt: skip
+    assert process.stdout.readline().startswith(says)
+    return process
+
+
+def kill(process):
+    process.kill()
+    process.communicate()
+
+
+HOLD = """
+import os
+from captioning.files import hold_lock
+with hold_lock("a.lock", "a is held by", wait={wait}):
+    if {forks} and os.fork() == 0:  # as a worker that reads images, which outlives its killed parent for a while
+        os.close(1)
+        input()
+    print("ready", flush=True)
+    input()
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="Windows has no such locks")
+def test_a_lock_names_its_holder_and_is_free_when_that_is_killed(tmp_path):
+    """A forked child that lives on does not hold it, and what the file says of a dead process counts for nothing."""
+    process = start_python(HOLD.format(wait=False, forks=True), tmp_path)
+    try:
+        with (
+            pytest.raises(ValueError, match=f"^a is held by process {process.pid} on .* since 2"),
+            hold_lock(tmp_path / "a.lock", "a is held by"),
+        ):
+            pytest.fail("two hold it")
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+        assert f"process {process.pid} " in (tmp_path / "a.lock").read_text()
+        with hold_lock(tmp_path / "a.lock", "a is held by") as held:
+            assert held
+            assert (tmp_path / "a.lock").read_text().startswith(f"process {os.getpid()} on ")
+    finally:
+        kill(process)  # its end of the pipe ends the child
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="Windows has no such locks")
+def test_one_process_waits_for_another_and_takes_over(tmp_path):
+    first = start_python(HOLD.format(wait=False, forks=False), tmp_path)
+    line = f"a is held by process {first.pid} on {socket.gethostname()} since "
+    second = start_python(HOLD.format(wait=True, forks=False), tmp_path, line)
+    first.communicate("go on\n")
+    assert second.stdout.readline() == "ready\n"
+    second.communicate("go on\n")
+    assert (first.returncode, second.returncode) == (0, 0)
+    assert not list(tmp_path.iterdir())
+
+
+KILLED = """
+from captioning.files import replace_file
+for name in ("a.b.csv", "a.csv"):
+    replaced = replace_file(name)
+    replaced.__enter__().write_text("half of it")
+print("ready", flush=True)
+input()
+"""
+
+
+def test_what_a_killed_process_left_half_written_is_removed(tmp_path):
+    """Files of other names stay, and those that only look alike."""
+    process = start_python(KILLED, tmp_path)
+    kill(process)
+    for name in (".a.notes.csv", ".a.csv", "a.csv", "a.abcdefgh.csv"):
+        (tmp_path / name).touch()
+    before = {path.name for path in tmp_path.iterdir()}
+    remove_unfinished(tmp_path / "a.csv")
+    gone = before - {path.name for path in tmp_path.iterdir()}
+    assert len(gone) == 1
+    assert re.fullmatch(r"\.a\.[a-z0-9_]{8}\.csv", *gone)
+    remove_unfinished(tmp_path / "no folder" / "a.csv")

@@ -4,6 +4,7 @@ import contextlib
 import io
 import math
 import os
+import re
 import runpy
 import shutil
 import subprocess
@@ -32,10 +33,11 @@ from captioning.training.features import compute_views
 from captioning.training.history import Record
 from captioning.training.losses import CaptionLoss, LossTerms
 from captioning.training.optimisation import Run, build_scheduler, moving_average
+from captioning.training.stages import Stage
 from captioning.training.validation import Validation
 from data_loader import CachedBatches, EvalTransform
 from model import CNNtoRNN, start_model
-from train import Stage, StageData, drop_class_terms, train_one_epoch
+from train import StageData, drop_class_terms, train_one_epoch
 from vocab import SPECIALS, Vocabulary
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -183,6 +185,102 @@ def test_resuming_equals_the_uninterrupted_run(folder, whole, stages, place, epo
     assert all(path.stat().st_size > 1000 for path in graphs)
 
 
+SMALL_BATCHES = (
+    "--data.batch_size 64 --train.finetune_batch_size 16 --train.self_critical_batch_size 16 --train.save_minutes 1e-9 "
+)
+STAGES["small"] = SMALL_BATCHES + STAGES["all"].replace("epochs 3", "epochs 1")
+STAGES["small_of_files"] = (
+    SMALL_BATCHES + "--train.epochs 1 --train.freeze_encoder false --train.accumulate 2 --train.self_critical_epochs 0"
+)
+
+
+@contextlib.contextmanager
+def stopped_after_step(stage, step):
+    """Stop a training after this many steps in the stage of this number, once the step's resume file is written."""
+    original, seen = Record.save_if_due, []
+
+    def stopping(self, run, number):
+        original(self, run, number)
+        seen.append(number)
+        if seen.count(stage) == step:
+            raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Record, "save_if_due", stopping)
+        yield
+
+
+@pytest.mark.parametrize(
+    ("stages", "stops"),
+    [("small", [(0, 1), (0, 1), (1, 2)]), ("small", [(2, 3), (2, 1)]), ("small_of_files", [(0, 1)])],
+)
+def test_resuming_inside_an_epoch_equals_the_uninterrupted_run(folder, whole, stages, stops):
+    """Weights and history to the last bit: dropout, order, views and samples go on where they were."""
+    name = f"inside_{stages}_{len(stops)}"
+    for number, place in enumerate(stops):
+        with stopped_after_step(*place):
+            train_tiny(folder, name, f"{STAGES[stages]}{' --train.resume' * (number > 0)}", code=130)
+    said = train_tiny(folder, name, f"{STAGES[stages]} --train.resume").stdout
+    assert re.search(r"going on with checkpoints/\w+_last.pt, after epoch \d and [1-9]\d* batch", said)
+    whole, parts = (read_history(folder, n).drop(columns=["seconds", "figure_seconds"]) for n in (whole(stages), name))
+    pd.testing.assert_frame_equal(whole, parts, check_exact=True)
+    expected, got = weights(folder, f"whole_{stages}"), weights(folder, name)
+    assert all(torch.equal(got[key], expected[key]) for key in expected)
+
+
+KILLED_WHILE_SAVING = """
+import os, runpy, signal, sys
+sys.path.insert(0, {root!r})
+import torch
+save, saved = torch.save, []
+
+def killed(state, path):
+    save(state, path)
+    saved.append(path)
+    if len(saved) == 3:
+        os.truncate(path, 1000)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+torch.save = killed
+sys.argv = ["train.py", *{flags!r}]
+runpy.run_path({root!r} + "/train.py", run_name="__main__")
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such signal")
+def test_killed_while_it_saves(folder, whole):
+    """The half-written file is gone after the next start, the lock of the dead process is free, the result is equal."""
+    flags = [*TINY, *STAGES["small"].split(), "--train.wandb", "off", "--train.run", "killed"]
+    driver = KILLED_WHILE_SAVING.format(root=str(ROOT), flags=flags)
+    environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
+    result = subprocess.run([sys.executable, "-c", driver], cwd=folder, env=environment, capture_output=True, text=True)
+    assert result.returncode == -9, result.stderr
+    assert len(list((folder / "checkpoints").glob(".killed_last.*.pt"))) == 1
+    assert (folder / "runs/killed/lock").exists()
+    train_tiny(folder, "killed", f"{STAGES['small']} --train.resume")
+    assert not list((folder / "checkpoints").glob(".killed*"))
+    assert not (folder / "runs/killed/lock").exists()
+    assert_same_run(folder, whole("small"), "killed")
+
+
+def test_a_name_is_trained_by_one_process_at_a_time(folder):
+    """Two trainings of one name overwrote each other's files without a word."""
+    pytest.importorskip("fcntl")  # Windows has no such locks
+    hold = (
+        "from captioning.training.history import hold_run\nwith hold_run('taken'): print('ready', flush=True), input()"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, "-c", hold], cwd=folder, env=environment, **pipes) as process:
+        assert process.stdout.readline() == "ready\n"
+        error = train_tiny(folder, "taken", "--train.epochs 1", code=2).stderr
+        process.communicate("go on\n")
+    assert error.startswith(f"error: --train.run: taken is being trained by process {process.pid} on ")
+    assert len(error.splitlines()) == 1
+    assert not (folder / "checkpoints/taken_last.pt").exists()
+    train_tiny(folder, "taken", "--train.epochs 1")
+
+
 @pytest.mark.parametrize("stages", ["everything", "all"])
 def test_a_run_may_be_resumed_with_another_number_of_workers(folder, whole, monkeypatch, stages):
     """What reads images must not change them: the augmentation once depended on the number of workers."""
@@ -256,7 +354,7 @@ def test_figures_are_drawn_at_most_every_half_minute_and_at_the_end(folder, monk
     monkeypatch.setattr(history, "save_graphs", lambda rows, run: drawn.append(len(rows)))
     looks = iter(range(0, 100_000, 8))  # every look at the clock is 8 s after the one before
     monkeypatch.setattr(history, "time", SimpleNamespace(monotonic=looks.__next__))
-    shown = train_tiny(folder, "drawn", "--train.epochs 8").stdout
+    shown = train_tiny(folder, "drawn", "--train.epochs 8 --train.save_minutes 0").stdout
     assert drawn == [1, 5, 8]
     assert read_history(folder, "drawn")["figure_seconds"].tolist() == [8.0, 0, 0, 0, 8.0, 0, 0, 8.0]
     assert shown.count("+ 8.0 s for figures") == 2  # the last ones are drawn after the last line
@@ -452,7 +550,7 @@ def test_a_loss_that_is_not_finite_stops_the_training():
     stage = Stage("decoder")
     run, data, loss = small_run(model, batches, stage)
     with pytest.raises(ValueError, match="decoder: the loss became nan; lower --train.lr"):
-        train_one_epoch(run, stage, data, loss, CPU, seed=0, title="")
+        train_one_epoch(run, stage, data, loss, CPU, seed=0)
 
 
 def test_a_batch_of_one_row_costs_no_step():
@@ -463,7 +561,7 @@ def test_a_batch_of_one_row_costs_no_step():
     stage = Stage("decoder", accumulate=2)
     run, data, loss = small_run(model, batches, stage)
     before = model.decoder.output.weight.clone()
-    train_one_epoch(run, stage, data, loss, CPU, seed=0, title="")
+    train_one_epoch(run, stage, data, loss, CPU, seed=0)
     assert run.scheduler.last_epoch == 1
     assert not torch.equal(model.decoder.output.weight, before)
     assert all(parameter.grad is None for parameter in model.parameters())
@@ -479,7 +577,7 @@ def test_gradients_are_averaged_over_the_batches_there_are():
     gradient_one = lambda model, embeddings, batch: (bias.sum(), {"train_loss": 3.0})  # noqa: E731
     run, data, loss = small_run(model, batches, stage, gradient_one, torch.optim.SGD([bias], lr=1.0))
     run.scheduler, before = torch.optim.lr_scheduler.LambdaLR(run.optimizer, lambda step: 1.0), bias.detach().clone()
-    assert train_one_epoch(run, stage, data, loss, CPU, seed=0, title="") == {"train_loss": pytest.approx(3.0)}
+    assert train_one_epoch(run, stage, data, loss, CPU, seed=0) == {"train_loss": pytest.approx(3.0)}
     torch.testing.assert_close(before - bias.detach(), torch.full((6,), 2.0))
 
 

@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 
 from captioning.cli import one_line
 from captioning.evaluation import encode_images
-from captioning.files import replace_file
+from captioning.files import hold_lock, remove_unfinished, replace_file
 
 FORMAT = 2  # of the cached files; format 1 was named by the repr of the transforms, which hides some settings
 FEATURES_DIR = "runs/features"  # what frozen encoders computed, to be read again
@@ -75,22 +75,36 @@ def cached(folder, key, compute, max_bytes=MAX_BYTES):
     A damaged file is computed again, and a full disk stores nothing; a warning line says so.
     """
     path = Path(folder) / f"{key}.safetensors"
+    tensors = load_kept(path)
+    if tensors is not None:
+        return tensors
+    with hold_lock(path.with_suffix(".lock"), "the same features are being computed by", wait=True) as held:
+        if held:
+            remove_unfinished(path)
+            tensors = load_kept(path)  # another process may have had it until now
+            if tensors is not None:
+                return tensors
+        tensors = compute()
+        try:
+            store(path, tensors, max_bytes)
+        except (SafetensorError, OSError) as error:
+            reason = getattr(error, "strerror", None) or error  # without the file's name, which stands there already
+            print(f"warning: {path}: not stored ({' '.join(str(reason).split())})")
+    return tensors
+
+
+def load_kept(path):
+    """Return the tensors of a file, None if there is none; a damaged one is told and removed."""
     try:
         tensors = load(path)
         os.utime(path)  # the oldest is the one that was not asked for the longest
         return tensors
     except FileNotFoundError:
-        pass
+        return None
     except (SafetensorError, OSError, ValueError) as error:
         print(f"warning: {path}: damaged ({one_line(error)}); computed again")
         path.unlink(missing_ok=True)
-    tensors = compute()
-    try:
-        store(path, tensors, max_bytes)
-    except (SafetensorError, OSError) as error:
-        reason = getattr(error, "strerror", None) or error  # without the name of the file, which stands there already
-        print(f"warning: {path}: not stored ({' '.join(str(reason).split())})")
-    return tensors
+        return None
 
 
 def load(path):

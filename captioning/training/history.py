@@ -2,16 +2,18 @@
 
 import hashlib
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import pandas as pd
 
 from captioning import plots
 from captioning.checkpoint import Checkpoint, load_resume, save_checkpoint, save_resume
-from captioning.files import replace_file
+from captioning.files import hold_lock, remove_unfinished, replace_file
 from captioning.runtime import random_state
+from captioning.training.optimisation import Tally
 
-RESUME_FORMAT = 2
+RESUME_FORMAT = 3
 BARELY_ANY = 0.01  # a score below it is no score yet; patience does not count such epochs
 SECONDS_BETWEEN_FIGURES = 30  # three figures take 1 to 2 s, longer than a short epoch
 
@@ -24,6 +26,25 @@ def best_path(run):
 def last_path(run):
     """Return where the last epoch of a run is kept, for --train.resume."""
     return Path(f"checkpoints/{run}_last.pt")
+
+
+def written_paths(run):
+    """Return all files that a run writes."""
+    graphs = [Path(f"graphs/{name}_{run}.png") for name in ("tl", "vl", "va")]
+    return [best_path(run), last_path(run), Path(f"runs/{run}/history.csv"), *graphs]
+
+
+@contextmanager
+def hold_run(run):
+    """Hold the name of a run for this process, and remove what killed runs of that name left half written.
+
+    Raises ValueError if another process trains under this name: two would overwrite each other's files.
+    """
+    busy = f"--train.run: {run} is being trained by"
+    with hold_lock(f"runs/{run}/lock", busy) as held:
+        for path in written_paths(run) if held else ():
+            remove_unfinished(path)
+        yield
 
 
 def file_digest(path):
@@ -81,6 +102,8 @@ def migrate(resumed, path):
         raise ValueError(f"{path}: resume format {version}, this version reads 1 to {RESUME_FORMAT}")
     if version == 1 and set().union(*FORMAT_1) <= resumed.keys():
         resumed = from_format_1(resumed)
+    if resumed.get("format") == 2 and isinstance(resumed.get("state"), dict):  # written between two epochs
+        resumed = resumed | {"format": 3, "state": resumed["state"] | {"tally": Tally().state_dict()}}
     if resumed.keys() != PARTS or resumed["format"] != RESUME_FORMAT:
         raise ValueError(f"{path}: not a resume file of this project")
     return resumed
@@ -90,7 +113,7 @@ def from_format_1(resumed):
     """Format 1 had no number, everything in one dict, and no id of the tracker's run."""
     state, kept = ({name: resumed[name] for name in names} for names in FORMAT_1)
     identity = {name: value for name, value in resumed.items() if name not in state | kept}
-    return {"format": RESUME_FORMAT, "state": state, **kept, "tracker_id": "", "identity": identity}
+    return {"format": 2, "state": state, **kept, "tracker_id": "", "identity": identity}
 
 
 # ---- while it trains -----------------------------------------------------------------------------
@@ -103,26 +126,37 @@ class Record:
     tracker:  runtime.Tracker
     identity: what must be the same for a run to be resumed
     fixed:    what every checkpoint of the run holds beside its weights, history and best
-    half:     store the checkpoint's weights as float16
+    settings: train.CONFIG, of which it reads half and save_minutes
 
     history: one row (dict) per epoch; best: metric, value and epoch; best_weights: name -> tensor
     resumed: of load_run, {} = the run starts from the beginning
     """
 
-    def __init__(self, run, metric, tracker, *, identity, fixed, half):
+    def __init__(self, run, metric, tracker, *, identity, fixed, settings):
         self.run, self.metric, self.tracker = run, metric, tracker
-        self.identity, self.fixed, self.half = identity, fixed, half
+        self.identity, self.fixed, self.settings = identity, fixed, settings
         self.best_path, self.last_path = best_path(run), last_path(run)
         self.history, self.best, self.best_weights, self.resumed = [], {}, {}, {}
         self.num_drawn, self.drawn_at = 0, -float("inf")  # epochs in the figures; time of the monotonic clock
+        # So the first step is saved: a run that is killed early is not taken for an older one of its name.
+        self.saved_at = -float("inf")
 
     def resume(self, resumed):
         """Go on from what load_run returned, and rewrite every file that the interruption may have left behind."""
         self.resumed = resumed
         self.history, self.best, self.best_weights = resumed["history"], resumed["best"], resumed["best_weights"]
+        if not self.history:  # stopped in the first epoch
+            return
         self.metric = self.best["metric"]  # an older version chose by another on a small validation split
         self.save_best()  # a run of this name that began later may have written its own
         self.show()
+
+    def stopped_in(self, stage):
+        """True if the run that is resumed was stopped inside this Stage, so that its state is one of the stage."""
+        if self.resumed.get("stage") != stage.number:
+            return False
+        begun = any(row["stage"] == stage.name for row in self.history)
+        return begun or self.resumed["state"]["tally"]["batches"] > 0
 
     def add(self, row, weights):
         """Add an epoch's row; its weights (name -> tensor) become the checkpoint if it is the best: True if so."""
@@ -140,7 +174,7 @@ class Record:
         """Write the checkpoint of the best epoch."""
         history = self.history[: self.best["epoch"]]
         checkpoint = Checkpoint(weights=self.best_weights, history=history, best=self.best, **self.fixed)
-        save_checkpoint(self.best_path, checkpoint, half=self.half)
+        save_checkpoint(self.best_path, checkpoint, half=self.settings["half"])
 
     def epochs_since_best(self, num_epochs):
         """Return how many of the last `num_epochs` epochs have passed without a better one.
@@ -157,10 +191,17 @@ class Record:
         self.save_best()
 
     def save_last(self, state, next_stage):
-        """Write what --train.resume reads; state: of Run.state_dict."""
+        """Write what --train.resume reads; state: of Run.state_dict; next_stage: number of the stage to go on with."""
         resumed = {"format": RESUME_FORMAT, "state": state, "random": random_state(), "stage": next_stage}
         resumed |= {"history": self.history, "best": self.best, "best_weights": self.best_weights}
         save_resume(self.last_path, resumed | {"tracker_id": self.tracker.run_id, "identity": self.identity})
+
+    def save_if_due(self, run, stage):
+        """As save_last, inside an epoch of the stage of this number, every `save_minutes`."""
+        minutes = self.settings["save_minutes"]
+        if minutes and time.monotonic() - self.saved_at >= 60 * minutes:
+            self.save_last(run.state_dict(), stage)
+            self.saved_at = time.monotonic()
 
     def show(self):
         """Bring the table, the tracker and, at most every half minute, the figures up to the last epoch."""

@@ -1,8 +1,8 @@
-"""What an epoch of training changes: the weights, the optimizer, its schedule, and the average of the weights."""
+"""What an epoch of training changes: the weights, the optimizer, its schedule, the average, and how far it has come."""
 
 import math
-from collections import defaultdict
-from dataclasses import dataclass
+from collections import Counter, defaultdict
+from dataclasses import dataclass, field
 
 import torch
 from torch import nn
@@ -10,10 +10,37 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 
 @dataclass
+class Tally:
+    """How far an epoch has come.
+
+    epoch: its number in the stage, from 0; seconds: that it took, up to the last resume file
+    batches, rows, tokens: that it has gone through
+    totals: sums over the tokens of what the loss logs; failed: error lines of images that could not be read
+    """
+
+    epoch: int = 0
+    batches: int = 0
+    rows: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+    totals: Counter = field(default_factory=Counter)
+    failed: list = field(default_factory=list)
+
+    def state_dict(self):
+        """Return built-in types, as a resume file holds them."""
+        return vars(self) | {"totals": dict(self.totals), "failed": list(self.failed)}
+
+    def load_state_dict(self, state):
+        """Load what `state_dict` returned."""
+        vars(self).update(state, totals=Counter(state["totals"]))
+
+
+@dataclass
 class Run:
     """What an epoch changes, and what a resume file holds.
 
     averaged: an AveragedModel that follows the weights, None = without
+    tally:    how far the epoch has come
     """
 
     model: nn.Module
@@ -21,6 +48,7 @@ class Run:
     scheduler: torch.optim.lr_scheduler.LRScheduler
     scaler: torch.amp.GradScaler
     averaged: AveragedModel | None = None
+    tally: Tally = field(default_factory=Tally)
 
     @property
     def judged(self):
@@ -41,7 +69,7 @@ class Run:
 def start_run(model, stage, num_batches, machine):
     """Return the Run of a stage that begins with the weights of `model`, and freeze the blocks that it does not train.
 
-    stage: train.Stage; num_batches: of an epoch; machine: runtime.Machine
+    stage: stages.Stage; num_batches: of an epoch; machine: runtime.Machine
     """
     blocks = model.encoder.blocks()
     for index, block in enumerate(blocks):

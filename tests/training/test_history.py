@@ -20,7 +20,7 @@ def format_1():
 
 def format_2():
     return {
-        "format": RESUME_FORMAT, "state": STATE, **REST, "random": random_state(), "tracker_id": "abc",
+        "format": 2, "state": STATE, **REST, "random": random_state(), "tracker_id": "abc",
         "identity": IDENTITY,
     }  # fmt: skip
 
@@ -30,7 +30,8 @@ def test_every_format_is_read_into_todays(tmp_path, content, tracker_id):
     save_resume(tmp_path / "a_last.pt", content())
     resumed = load_run(tmp_path / "a_last.pt")
     assert resumed.keys() == format_2().keys()
-    assert resumed["state"].keys() == STATE.keys()
+    assert resumed["state"].keys() == {*STATE, "tally"}
+    assert resumed["format"] == RESUME_FORMAT
     assert torch.equal(resumed["state"]["optimizer"]["optimizer"], torch.ones(2))
     assert {name: resumed[name] for name in ("stage", "history", "best")} == {
         name: REST[name] for name in ("stage", "history", "best")
@@ -63,7 +64,7 @@ def test_another_run_is_named_by_the_first_difference(tmp_path, content, change,
 @pytest.mark.parametrize(
     ("content", "line"),
     [
-        (format_2() | {"format": 99}, "a_last.pt: resume format 99, this version reads 1 to 2"),
+        (format_2() | {"format": 99}, "a_last.pt: resume format 99, this version reads 1 to 3"),
         (format_2() | {"format": "2"}, "a_last.pt: not a resume file of this project"),
         ({"format": 2}, "a_last.pt: not a resume file of this project"),
         ({"model": {}}, "a_last.pt: not a resume file of this project"),
@@ -94,13 +95,13 @@ def test_a_resumed_record_writes_what_the_interruption_left_out(tmp_path, monkey
     monkeypatch.chdir(tmp_path)
     row = {"epoch": 1, "stage": "decoder", "train_loss": 2.0, "val_loss": 1.0, "token_accuracy": 0.5, "cider_d": 0.1}
     fixed = {"config": {"model": {}}, "vocab": ["a"], "transform": {"image_size": 8, "mean": [0.5] * 3, "std": [1] * 3}}
-    record = Record("a", "cider_d", Log(), identity=IDENTITY, fixed=fixed, half=False)
+    record = Record("a", "cider_d", Log(), identity=IDENTITY, fixed=fixed, settings={"half": False, "save_minutes": 0})
     record.add(row, {"w": torch.ones(2)})
     record.save_last(STATE, 1)
     assert not (tmp_path / "runs").exists()
     record.best_path.unlink()
 
-    resumed = Record("a", "cider_d", Log(), identity=IDENTITY, fixed=fixed, half=False)
+    resumed = Record("a", "cider_d", Log(), identity=IDENTITY, fixed=fixed, settings={"half": False, "save_minutes": 0})
     resumed.resume(load_run(record.last_path))
     assert resumed.tracker.steps == [1]
     assert len(pd.read_csv(tmp_path / "runs" / "a" / "history.csv")) == 1

@@ -13,10 +13,11 @@ from captioning.scores.grounding import Grounder, remember_named
 from captioning.search.options import SearchOptions
 from captioning.training import validation
 from captioning.training.optimisation import start_run
+from captioning.training.stages import Stage
 from captioning.training.validation import Validation
 from data_loader import CaptionDataset, EvalTransform
 from model import DECODERS, CNNtoRNN, load_encoder_weights
-from train import Stage, TrainingData, build_loss, train_one_epoch
+from train import TrainingData, build_loss, train_one_epoch
 from vocab import build_vocabulary, count_words
 
 SIZE = 64  # pixels, as the shipped encoder was trained at
@@ -69,10 +70,7 @@ class Pupil:
         class_of = remember_named(self.grounder, self.vocabulary, self.classes)
         loss = build_loss(stage, stage_data, SETTINGS, self.vocabulary, class_of)
         run = start_run(self.model, stage, len(stage_data.batches), MACHINE)
-        logged = [
-            train_one_epoch(run, stage, stage_data, loss, MACHINE, seed=epoch, title="")
-            for epoch in range(stage.epochs)
-        ]
+        logged = [train_one_epoch(run, stage, stage_data, loss, MACHINE, seed=epoch) for epoch in range(stage.epochs)]
         self.embeddings, _ = data.val_embeddings(stage_data, self.model.eval())
         return logged, self.validation(self.model, self.embeddings, self.examples)
 
