@@ -37,6 +37,7 @@ from captioning.data.images import MAX_PIXELS, read_image, to_pixels
 from captioning.deploy.downloads import fetch_model
 from captioning.deploy.onnx_model import OnnxModel
 from captioning.deploy.writers import WRITERS, open_output
+from captioning.familiarity import Familiarity, is_unlike, unlike_warning
 from captioning.search import options as search_options
 from captioning.search.options import SETTINGS, SamplingOptions, confidence
 from vocab import Vocabulary
@@ -89,6 +90,8 @@ class Caption:
     tokens:       their ids, without <start> and <end>
     ended:        False = cut at max_len, so <end> was not said
     alternatives: other Captions of the same image, the next best first
+    familiarity:  share of the model's validation pictures that are less like its training pictures than this image,
+                  0..1; None = the model does not know
     """
 
     text: str
@@ -96,6 +99,12 @@ class Caption:
     tokens: tuple
     ended: bool = True
     alternatives: tuple = ()
+    familiarity: float | None = None
+
+    @property
+    def unlike(self):
+        """True if the image is unlike the model's training pictures, so that its captions say little."""
+        return is_unlike(self.familiarity)
 
     @property
     def confidence(self):
@@ -108,20 +117,21 @@ class Caption:
             "caption": self.text,
             "log_prob": round(self.log_prob, 4),
             "confidence": round(self.confidence, 4),
+            "familiarity": None if self.familiarity is None else round(self.familiarity, 4),
         }
 
 
 class TorchModel:
     """A CNNtoRNN behind `search`, as captioning.deploy.onnx_model.OnnxModel is."""
 
-    def __init__(self, network, vocab, transform, config, classes=(), decoding=None):
+    def __init__(self, network, vocab, transform, config, classes=(), decoding=None, familiarity=None):
         import torch  # takes seconds, and an .onnx model needs none
 
         self.network = network.eval()
         with torch.inference_mode():
             self.step = network.decoder.make_step()
         self.vocab, self.transform, self.config, self.classes = vocab, transform, config, list(classes)
-        self.decoding = decoding or {}
+        self.decoding, self.familiarity = decoding or {}, Familiarity.from_json(familiarity)
 
     @classmethod
     def load(cls, path, device=""):
@@ -132,12 +142,20 @@ class TorchModel:
         except ModuleNotFoundError as error:
             raise ValueError(f"{path}: needs torch ({error}); an .onnx model does not") from None
         network, vocabulary, checkpoint = load_captioner(path, pick_device(device))
-        parts = (getattr(checkpoint, name) for name in ("transform", "config", "classes", "decoding"))
+        names = ("transform", "config", "classes", "decoding", "familiarity")
+        parts = (getattr(checkpoint, name) for name in names)
         return cls(network, vocabulary.itos, *parts)
 
     def search(self, images, options, *, start, end, banned):
-        """Caption images (B, 3, S, S) float32: B lists of Hypothesis."""
+        """Caption images (B, 3, S, S) float32: B lists of Hypothesis, and (B,) familiarity, None = not known."""
         return search_together([self], images, options, start=start, end=end, banned=banned)
+
+    def encode(self, images):
+        """Images (B, 3, S, S), a tensor -> their embeddings, and (B,) familiarity, None = not known."""
+        if not self.familiarity:
+            return self.network.encoder(images), None
+        embeddings, descriptions = self.network.encoder.describe(images)
+        return embeddings, self.familiarity(np.concatenate([part.cpu().numpy() for part in descriptions], axis=1))
 
     @property
     def has_attention(self):
@@ -179,12 +197,12 @@ class Ensemble:
         self.classes = list(dict.fromkeys(name for model in models for name in model.classes))
 
     def search(self, images, options, *, start, end, banned):
-        """Caption images (B, 3, S, S) float32: B lists of Hypothesis."""
+        """As TorchModel.search; the familiarity is the mean of the models', None if one does not know it."""
         return search_together(self.models, images, options, start=start, end=end, banned=banned)
 
 
 def search_together(models, images, options, **special):
-    """Caption images (B, 3, S, S) float32 by one TorchModel or by several as one: B lists of Hypothesis."""
+    """Caption images (B, 3, S, S) float32 by one TorchModel or by several as one, as their `search` says."""
     import torch
 
     from captioning.search.beam import beam_search, ensemble, sample_captions
@@ -193,12 +211,14 @@ def search_together(models, images, options, **special):
     device = next(networks[0].parameters()).device
     with torch.inference_mode():
         images = torch.from_numpy(images).to(device, memory_format=torch.channels_last)
-        states = [network.decoder.start(network.encoder(images)) for network in networks]
+        embeddings, familiarity = zip(*(model.encode(images) for model in models), strict=True)
+        states = [network.decoder.start(one) for network, one in zip(networks, embeddings, strict=True)]
         step, state = models[0].step, states[0]
         if len(models) > 1:
             step, state = ensemble([model.step for model in models], states)
         decode = sample_captions if isinstance(options, SamplingOptions) else beam_search
-        return decode(step, state, options, **special)
+        found = decode(step, state, options, **special)
+    return found, None if any(one is None for one in familiarity) else np.mean(familiarity, axis=0)
 
 
 class Captioner:
@@ -278,22 +298,15 @@ class Captioner:
     def caption_batch(self, batch, options):
         """(image, pixels or ValueError) pairs -> (image, Caption or ValueError) pairs."""
         pixels = [result for _, result in batch if isinstance(result, np.ndarray)]
+        if not pixels:
+            return batch
         words = self.vocabulary
-        found = iter(
-            self.model.search(
-                np.stack(pixels),
-                options,
-                start=words.start_id,
-                end=words.end_id,
-                banned=words.banned,
-            )
-            if pixels
-            else ()
+        found, familiarity = self.model.search(
+            np.stack(pixels), options, start=words.start_id, end=words.end_id, banned=words.banned
         )
-        return [
-            (image, result if isinstance(result, ValueError) else self.to_caption(next(found)))
-            for image, result in batch
-        ]
+        familiarity = [None] * len(found) if familiarity is None else familiarity.tolist()
+        captions = iter([self.to_caption(*one) for one in zip(found, familiarity, strict=True)])
+        return [(image, result if isinstance(result, ValueError) else next(captions)) for image, result in batch]
 
     @property
     def has_attention(self):
@@ -315,12 +328,15 @@ class Captioner:
         pictures = pixels.transpose(0, 2, 3, 1) * transform["std"] + transform["mean"]
         return list(zip(pictures.clip(0, 1), maps, strict=True))
 
-    def to_caption(self, hypotheses):
+    def to_caption(self, hypotheses, familiarity):
         """Hypotheses, best first -> Caption."""
         best, *others = (
-            Caption(self.vocabulary.decode(found.ids), found.log_prob, tuple(found.ids), found.ended)
+            Caption(
+                self.vocabulary.decode(found.ids), found.log_prob, tuple(found.ids), found.ended,
+                familiarity=familiarity,
+            )
             for found in hypotheses
-        )
+        )  # fmt: skip
         return replace(best, alternatives=tuple(others))
 
 
@@ -411,7 +427,7 @@ def main(config):
     total = len(images) if isinstance(images, list) else None
     # On a terminal the captions themselves show how far it is.
     hidden = sys.stdout.isatty() and not config["output"]
-    num_captioned = num_skipped = 0
+    num_captioned = num_skipped = num_unlike = 0
     with open_output(config["output"]) as file:
         writer = WRITERS[config["format"]](file)
         for image, caption in Progress(results, total=total, desc="captioning", unit=" images", disable=hidden):
@@ -421,11 +437,15 @@ def main(config):
             else:
                 writer.write(image, [one.record() for one in (caption, *caption.alternatives)])
                 num_captioned += 1
+                num_unlike += caption.unlike
         if not num_captioned:
             raise ValueError(f"none of {num_skipped} pictures could be read" if num_skipped else "no pictures given")
     where = f"; wrote {config['output']}" if config["output"] else ""
     skipped = f", skipped {num_skipped} that cannot be read" if num_skipped else ""
-    print(f"captioned {num_captioned} pictures{skipped}{where}", file=sys.stderr)
+    print(f"captioned {cli.counted(num_captioned, 'picture')}{skipped}{where}", file=sys.stderr)
+    warning = unlike_warning(num_unlike, num_captioned, model_name(config["model_path"]))
+    if warning:
+        print(f"warning: {warning}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -69,6 +69,7 @@ LIMITS = {
 IMAGE_INPUTS = ("first", "state", "every")
 
 
+DESCRIBED_BLOCKS = (9, 5, 2, 1)  # of the encoder, counted from the last; see captioning/familiarity.py
 IMAGENET_SIZE = 224  # pixels a side at which torchvision's weights were trained
 
 
@@ -197,6 +198,22 @@ class EncoderCNN(nn.Module):
     def forward(self, images):
         """(B, 3, S, S) normalised images -> (B, E) embedding, or (B, P, E) with grid."""
         return self.embed(self.backbone(images))
+
+    def describe(self, images):
+        """(B, 3, S, S) -> as `forward`, and the descriptions of the images that captioning.familiarity reads.
+
+        These are a list with (B, 2 C) float for each described block of C channels: means, then standard deviations.
+        """
+        outputs, parts, blocks = images, [], self.blocks()
+        described = {len(blocks) - place for place in DESCRIBED_BLOCKS}
+        for number, block in enumerate(blocks):
+            outputs = block(outputs)
+            if number in described:
+                maps = outputs.float()
+                parts.append(torch.cat([maps.mean((2, 3)), maps.std((2, 3), correction=0)], dim=1))
+        for module in self.pooling:
+            outputs = module(outputs)
+        return self.embed(outputs), parts
 
 
 class Decoder(nn.Module):

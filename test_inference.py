@@ -34,6 +34,7 @@ from captioning import cli, plots
 from captioning.data.annotations import check_split, load_dataset
 from captioning.data.images import load_image
 from captioning.evaluation import caption_examples
+from captioning.familiarity import unlike_warning
 from captioning.scores.grounding import build_grounders
 from captioning.scores.variety import sameness
 from captioning.search import options as search_options
@@ -103,9 +104,9 @@ def prediction_lines(prediction, grounder):
     correct = grounder.name(prediction.caption) == example.label if example.label else ""
     # Some datasets put a space before punctuation, which a line break would move to the next line.
     reference = f"ref: {example.captions[0].replace(' .', '.').replace(' ,', ',')}"
-    return plots.caption_lines(
-        example.label, prediction.caption, correct, f"confidence {prediction.confidence:.2f}", reference
-    )
+    note = f"confidence {prediction.confidence:.2f}"
+    note += ", unlike the training pictures" if prediction.unlike else ""
+    return plots.caption_lines(example.label, prediction.caption, correct, note, reference)
 
 
 def draw_captions(path, subject, predictions, lines, dpi):
@@ -126,13 +127,14 @@ def draw_attention(path, run, captioner, predictions):
     plots.attention_figure(pictures, words, maps, path, title=f"Attention of {run} for each word")
 
 
-def print_captions(predictions, num_classes, split):
-    """Print a line for each caption, and why there are fewer classes than were asked for."""
+def print_captions(run, predictions, num_classes, split):
+    """Print a line for each caption of the model `run`, and why there are fewer classes than were asked for."""
     for prediction in predictions:
         name = prediction.example.label or prediction.example.image.name
         print(f"{name:<22} {prediction.confidence:.2f}  {prediction.caption}")
-    warning = sameness([prediction.caption for prediction in predictions])
-    if warning:
+    num_unlike = sum(prediction.unlike for prediction in predictions)
+    same = sameness([prediction.caption for prediction in predictions])
+    for warning in filter(None, (same, unlike_warning(num_unlike, len(predictions), run))):
         print(f"warning: {warning}")
     if not any(prediction.example.label for prediction in predictions):
         print(f"note: the data has no classes; these are {cli.counted(len(predictions), 'random image')}")
@@ -179,7 +181,7 @@ def main(config):
 
     subject = f"the {split} split of {dataset.name}, captioned by {run}"
     draw_captions(path, subject, predictions, lines, config["dpi"])
-    print_captions(predictions, config["num_classes"], split)
+    print_captions(run, predictions, config["num_classes"], split)
     written = str(path)
     if config["attention"]:
         attention_path = path.with_name(f"{path.stem}_attention.png")

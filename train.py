@@ -67,7 +67,7 @@ from captioning.runtime import (
 from captioning.scores.grounding import Grounder, remember_named
 from captioning.scores.variety import sameness
 from captioning.search.options import SamplingOptions, SearchOptions
-from captioning.training.features import as_input, compute_views
+from captioning.training.features import as_input, compute_views, learn_familiarity
 from captioning.training.history import Record, best_path, check_identity, file_digest, hold_run, last_path, load_run
 from captioning.training.losses import CaptionLoss, LossTerms, SelfCritical
 from captioning.training.optimisation import Tally, start_run
@@ -553,13 +553,16 @@ def open_record(run, metric, config, resumed, identity, fixed):
     return record
 
 
-def finish_checkpoint(record, validation, model, embeddings, examples):
-    """Choose how the best epoch is decoded, keep that in the checkpoint, and say so if it has learned nothing.
+def finish_checkpoint(record, validation, model, data, *, from_files):
+    """Find out how the best epoch decodes best and what its training pictures look like; say so if it learned nothing.
 
-    model: with the weights of the best epoch; embeddings: (N, E) of the validation images; examples: those images
+    model: with the weights of the best epoch; data: TrainingData; from_files: of its embed_val
     """
+    embeddings, examples = data.embed_val(model, from_files=from_files)
     chosen = validation.choose_decoding(model, embeddings, examples)
-    record.keep_decoding(chosen)
+    val_paths = [example.image for example in examples]
+    familiarity = learn_familiarity(model, data.train_set.paths, val_paths, data.views[0], data.machine)
+    record.keep(decoding=chosen, familiarity=familiarity)
     if chosen:
         values = ", ".join(f"{name} {value:g}" for name, value in chosen.items())
         print(f"decoding chosen on the validation split, kept in the checkpoint: {values}")
@@ -630,7 +633,7 @@ def train(run, start, config):
     best = record.best
     print(f"best epoch {best['epoch']}: {best['metric']} {best['value']:.3f} on the validation split")
     model.load_state_dict(record.best_weights | training_heads(model))
-    finish_checkpoint(record, validation, model, *training_data.embed_val(model, from_files=reads_files))
+    finish_checkpoint(record, validation, model, training_data, from_files=reads_files)
     print(f"wrote {record.best_path}, {record.last_path}, runs/{run}/history.csv and graphs/{{tl,vl,va}}_{run}.png")
     flags = {"model_path": record.best_path, "data_dir": data["data_dir"]}
     print(f"next: {cli.command('analysis_report.py', flags)}")

@@ -1,7 +1,8 @@
 """The checkpoint, which is all that inference needs, and the resume file, which continues a training run.
 
 `checkpoints/<run>.safetensors`   weights; the header's metadata holds JSON: format, config, vocab, transform,
-                                  classes, history, best, versions, data, decoding
+                                  classes, history, best, versions, data, decoding,
+                                  familiarity
 `checkpoints/<run>_last.pt`       torch.save of built-in types and tensors, read with weights_only=True; its content
                                   is that of captioning/training/history.py
 
@@ -35,6 +36,7 @@ class Checkpoint:
     history:   one dict per epoch; best: metric, value, epoch
     versions:  of the libraries; data: name, fingerprint
     decoding:  length_penalty and consensus, as chosen on the validation split; {} = not chosen
+    familiarity: what training pictures look like, as captioning.familiarity writes it; {} = not known
     """
 
     weights: dict
@@ -47,6 +49,7 @@ class Checkpoint:
     versions: dict = field(default_factory=dict)
     data: dict = field(default_factory=dict)
     decoding: dict = field(default_factory=dict)
+    familiarity: dict = field(default_factory=dict)
 
 
 def save_checkpoint(path, checkpoint, *, half=False):

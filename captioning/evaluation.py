@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 from captioning.data.annotations import Example
 from captioning.data.images import check_unreadable, load_image
 from captioning.data.sequences import Paths
+from captioning.familiarity import is_unlike
 from captioning.progress import Progress
 from captioning.runtime import LONGEST_WAIT, autocast, fit_workers, random_numbers, start_workers
 from captioning.search.beam import beam_search
@@ -25,13 +26,20 @@ FEWEST_FOR_CIDER = 20  # images; with fewer, CIDEr's document frequencies say no
 class Prediction:
     """A generated caption: words joined by blanks, and its log-probability in nats.
 
-    ended: False = cut at max_len, so <end> was not said and is not in log_prob
+    ended:       False = cut at max_len, so <end> was not said and is not in log_prob
+    familiarity: of the image, as captioning.familiarity; None = the model does not know
     """
 
     example: Example
     caption: str
     log_prob: float
     ended: bool = True
+    familiarity: float | None = None
+
+    @property
+    def unlike(self):
+        """True if the image is unlike the model's training pictures."""
+        return is_unlike(self.familiarity)
 
     @property
     def confidence(self):
@@ -176,6 +184,7 @@ def caption_examples(captioner, examples, *, options, batch_size=64, num_workers
         if isinstance(caption, ValueError):
             failed.append(str(caption))
         else:
-            predictions.append(Prediction(example, caption.text, caption.log_prob, caption.ended))
+            found = (caption.text, caption.log_prob, caption.ended, caption.familiarity)
+            predictions.append(Prediction(example, *found))
     check_unreadable(failed, len(images), "images")
     return predictions

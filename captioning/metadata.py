@@ -1,18 +1,19 @@
 """What stands beside the weights in a checkpoint or an ONNX model, as JSON: vocabulary, config, transform, history.
 
-Format 2 added `decoding`. Files of format 1, without it, are read as if it were {}.
+Format 2 added `decoding`, format 3 `familiarity`. Older files are read as if what they lack were {}.
 """
 
 import json
 
 from captioning.cli import one_line
+from captioning.familiarity import Familiarity
 from captioning.untrusted import CONTROL
 
-FORMAT = 2
+FORMAT = 3
 MAX_IMAGE_SIZE = 1024  # pixels a side
 PARTS = {"config": dict, "vocab": list, "transform": dict, "classes": list, "history": list, "best": dict}
-PARTS |= {"versions": dict, "data": dict, "decoding": dict}
-SINCE_FORMAT_2 = ("decoding",)
+PARTS |= {"versions": dict, "data": dict, "decoding": dict, "familiarity": dict}
+SINCE_FORMAT_2 = ("decoding", "familiarity")
 DECODING = {"length_penalty": (0, 10), "consensus": (0, 10)}  # key -> (least, most)
 
 
@@ -47,6 +48,10 @@ def parse_metadata(path, metadata):
         raise ValueError(f"{path}: 'config' does not describe a model")
     check_transform(path, parts["transform"])
     check_decoding(path, parts["decoding"])
+    try:
+        Familiarity.from_json(parts["familiarity"])
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
     return parts
 
 

@@ -463,7 +463,7 @@ def test_an_ensemble_is_named_by_its_checkpoints_with_commas_between(captioner, 
     options = SearchOptions(beam_size=1, max_len=2)  # one word: the mean of two probabilities, by hand
     images = np.stack([captioner.read(picture) for picture in pictures])
     special = {"start": 1, "end": 2, "banned": (0, 1, 3)}
-    found = [one[0] for one in both.model.search(images, options, **special)]
+    found = [one[0] for one in both.model.search(images, options, **special)[0]]
     with torch.inference_mode():
         starts, x = torch.ones(len(images), dtype=torch.long), torch.from_numpy(images)
         networks = [model.network for model in both.model.models]

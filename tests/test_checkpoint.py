@@ -78,7 +78,7 @@ def test_a_foreign_file_is_named(tmp_path):
         ({"vocab": json.dumps(["a", "\x1b]0;title\x07"])}, "which holds a control character"),
         ({"format": "99"}, "format 99, this version reads 1"),
         ({"config": "[" * 100_000}, "not JSON"),
-        ({"format": "true"}, "format True, this version reads 1 to 2"),
+        ({"format": "true"}, "format True, this version reads 1 to 3"),
         ({"decoding": '{"beams": 5}'}, "'decoding' has 'beams', allowed are length_penalty, consensus"),
         ({"decoding": '{"consensus": true}'}, "decoding consensus is True, allowed is 0 to 10"),
         ({"decoding": '{"length_penalty": NaN}'}, "decoding length_penalty is nan, allowed is 0 to 10"),

@@ -19,7 +19,7 @@ from onnxruntime import quantization
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from captioning.data.images import load_image, to_pixels
-from captioning.deploy.onnx_model import ATTENTION, STATE
+from captioning.deploy.onnx_model import ATTENTION, DESCRIPTION, STATE
 from captioning.files import replace_file
 
 OPSET = 18
@@ -51,14 +51,15 @@ def save_joined(folder, suffix, metadata, path):
 
 
 class Start(torch.nn.Module):
-    """images (B, 3, S, S) -> the decoder's state before the first word, as tensors."""
+    """images (B, 3, S, S) -> their descriptions (B, W) and the decoder's state before the first word, as tensors."""
 
     def __init__(self, network):
         super().__init__()
         self.network = network
 
     def forward(self, images):
-        return tuple(self.network.decoder.start(self.network.encoder(images)))
+        embeddings, descriptions = self.network.encoder.describe(images)
+        return torch.cat(descriptions, dim=1), *self.network.decoder.start(embeddings)
 
 
 class Step(torch.nn.Module):
@@ -95,12 +96,12 @@ def export_halves(network, image_size, folder):
     network = network.cpu().eval()
     images = torch.zeros(2, 3, image_size, image_size)  # two, as a batch of one would be taken for a constant
     with torch.inference_mode():
-        state = Start(network)(images)
+        _, *state = Start(network)(images)
     names = [f"{STATE}{number}" for number in range(len(state))]
     attention = [ATTENTION] if network.decoder.has_attention else []
     images_dim, rows = torch.export.Dim("images"), torch.export.Dim("rows")
     halves = {
-        "start": (Start(network), (images,), ({0: images_dim},), ["images"], names),
+        "start": (Start(network), (images,), ({0: images_dim},), ["images"], [DESCRIPTION, *names]),
         "step": (
             Step(network),
             (torch.ones(2, dtype=torch.long), *(part.clone() for part in state)),
@@ -150,13 +151,15 @@ class CalibrationImages:
 def quantize_halves(folder, calibration):
     """Write folder/start_int8.onnx and folder/step_int8.onnx from the float32 halves."""
     with quiet():
-        # What the decoder's first state is made of stays as it is in the decoder: LSTM and Linear, dynamically.
+        # What the decoder's first state is made of stays as it is in the decoder: LSTM and Linear, dynamically. The
+        # description stays in float32, as the familiarity compares it with that of the float32 model.
         quantization.quantize_static(
             folder / "start.onnx",
             folder / "start_static.onnx",
             calibration,
             quant_format=quantization.QuantFormat.QDQ,
             op_types_to_quantize=["Conv", "Add", "Clip", "GlobalAveragePool", "ReduceMean", "Gemm", "MatMul"],
+            nodes_to_exclude=only_for(DESCRIPTION, onnx.load(folder / "start.onnx").graph),
             per_channel=True,
             activation_type=quantization.QuantType.QUInt8,
             weight_type=quantization.QuantType.QInt8,
@@ -171,31 +174,54 @@ def quantize_halves(folder, calibration):
             )
 
 
+def only_for(name, graph):
+    """Return the names of the nodes that the output of this name needs, and no other output."""
+    maker = {output: node for node in graph.node for output in node.output}
+
+    def needed(names):
+        found = {}
+        while names:
+            node = maker.get(names.pop())
+            if node is not None and node.name not in found:
+                found[node.name] = node
+                names += node.input
+        return found.keys()
+
+    return sorted(needed([name]) - needed([output.name for output in graph.output if output.name != name]))
+
+
 def join_graphs(start, step, metadata):
     """Return the ModelProto of a captioner.
 
-    start:    ModelProto, images -> state
+    start:    ModelProto, images -> description, state
     step:     ModelProto, tokens, state -> log_probs, perhaps attention, next state
     metadata: {name: text} that the file carries
     """
     begin, advance = as_branch(start, "start/"), as_branch(step, "step/")
-    names = [value.name for value in step.graph.output]
-    # Branches have the same outputs: the beginning says no word yet, and has not looked anywhere.
-    for place, output in enumerate(step.graph.output[: len(names) - len(start.graph.output)]):
-        shape, name = [0, output.type.tensor_type.shape.dim[1].dim_value], f"start/{output.name}"
-        none = helper.make_tensor(f"no_{output.name}", TensorProto.FLOAT, shape, [])
-        begin.node.append(helper.make_node("Constant", [], [name], value=none))
-        begin.output.insert(place, helper.make_tensor_value_info(name, TensorProto.FLOAT, shape))
+    description, outputs = start.graph.output[0], [start.graph.output[0], *step.graph.output]
+    # Branches have the same outputs: a step describes no image, the beginning says no word and has not looked anywhere.
+    add_empty(advance, description, 0, "step/")
+    for place, output in enumerate(step.graph.output[: len(outputs) - len(start.graph.output)], start=1):
+        add_empty(begin, output, place, "start/")
 
     shared = share_weights([begin, advance])
+    names = [value.name for value in outputs]
     node = helper.make_node("If", ["begin"], names, then_branch=begin, else_branch=advance)
     inputs = [helper.make_tensor_value_info("begin", TensorProto.BOOL, []), *start.graph.input, *step.graph.input]
-    graph = helper.make_graph([node], "captioner", inputs, list(step.graph.output), initializer=shared)
+    graph = helper.make_graph([node], "captioner", inputs, outputs, initializer=shared)
     versions = {opset.domain: opset for model in (start, step) for opset in model.opset_import}
     model = helper.make_model(graph, opset_imports=list(versions.values()), ir_version=start.ir_version)
     helper.set_model_props(model, metadata)
     onnx.checker.check_model(model)
     return model
+
+
+def add_empty(graph, output, place, prefix):
+    """Give a graph an output without rows at `place`, where the other branch has `output`."""
+    shape, name = [0, output.type.tensor_type.shape.dim[1].dim_value], f"{prefix}{output.name}"
+    none = helper.make_tensor(f"no_{output.name}", TensorProto.FLOAT, shape, [])
+    graph.node.append(helper.make_node("Constant", [], [name], value=none))
+    graph.output.insert(place, helper.make_tensor_value_info(name, TensorProto.FLOAT, shape))
 
 
 def as_branch(model, prefix):

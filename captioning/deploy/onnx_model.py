@@ -1,10 +1,11 @@
 """A captioner in one ONNX file, run by onnxruntime; no torch.
 
 The graph is one `If`. With `begin` true it encodes `images` (B, 3, S, S) and returns the decoder's state before the
-first word; with `begin` false it advances: `tokens` (N,) and the state go in, the log-probabilities (N, V) of the next
-token and the next state come out, and of a decoder with attention the weights (N, P) of the places that it looked at.
-What a call does not need is given with no rows. Weights that both need are stored once. The file's metadata holds the
-vocabulary and the transform; export.py writes it.
+first word, and a `description` (B, W) of the images that captioning.familiarity reads (older files have none). With
+`begin` false it advances: `tokens` (N,) and the state go in, the log-probabilities (N, V) of the next token and the
+next state come out, and of a decoder with attention the weights (N, P) of the places that it looked at. What a call
+does not need is given with no rows. Weights that both need are stored once. The file's metadata holds the vocabulary
+and the transform; export.py writes it.
 """
 
 import math
@@ -13,11 +14,13 @@ from pathlib import Path
 import numpy as np
 
 from captioning.cli import one_line
+from captioning.familiarity import Familiarity
 from captioning.metadata import parse_metadata
 from captioning.search.numpy_beam import beam_search
 
 MAX_MODEL_BYTES = 2**30  # the largest of this project's models has under 100 MB
 ATTENTION = "attention"  # the output of its weights
+DESCRIPTION = "description"  # the output of what captioning.familiarity reads
 STATE = "state_"  # inputs state_0, state_1 ...; as many outputs next_state_0 ...
 TYPES = {"tensor(float)": np.float32, "tensor(int64)": np.int64, "tensor(bool)": np.bool_}
 
@@ -26,6 +29,7 @@ class OnnxModel:
     """An encoder and a decoder behind `search`.
 
     vocab, transform, config, classes, decoding: as in captioning.checkpoint.Checkpoint
+    familiarity: Familiarity of its training pictures, None = not known
     """
 
     def __init__(self, path, num_threads=0):
@@ -53,10 +57,13 @@ class OnnxModel:
         parts = parse_metadata(path, self.session.get_modelmeta().custom_metadata_map)
         self.vocab, self.transform = parts["vocab"], parts["transform"]
         self.config, self.classes, self.decoding = parts["config"], parts["classes"], parts["decoding"]
+        self.familiarity = Familiarity.from_json(parts["familiarity"])
         inputs = self.session.get_inputs()
         names = {"begin", "images", "tokens"}
         self.outputs = [one.name for one in self.session.get_outputs()]
         self.has_attention = ATTENTION in self.outputs
+        if self.familiarity and DESCRIPTION not in self.outputs:
+            raise ValueError(f"{path}: its graph has no output {DESCRIPTION!r}, which its 'familiarity' needs")
         self.state_names = [one.name for one in inputs if one.name.startswith(STATE)]
         if not self.state_names or {one.name for one in inputs} != names | set(self.state_names):
             raise ValueError(f"{path}: its inputs are not those of a captioner of this project")
@@ -66,7 +73,7 @@ class OnnxModel:
                 one.name: np.zeros([size if isinstance(size, int) else 0 for size in one.shape], TYPES[one.type])
                 for one in inputs
             }
-            state = self.encode(np.zeros((1, 3, side, side), np.float32))
+            state, _ = self.encode(np.zeros((1, 3, side, side), np.float32))
             found, _ = self.advance(np.zeros(1, np.int64), state)
         except Exception as error:  # of a type or a size without end, or onnxruntime's
             reason = one_line(error, 160)
@@ -77,12 +84,14 @@ class OnnxModel:
             raise ValueError(f"{path}: its graph chooses among {words}")
 
     def search(self, images, options, *, start, end, banned):
-        """Caption images (B, 3, S, S) float32: B lists of Hypothesis, as captioning.search.beam.beam_search."""
-        return beam_search(self.step, self.encode(images), options, start=start, end=end, banned=banned)
+        """Caption images (B, 3, S, S) float32: B lists of Hypothesis, and (B,) familiarity, None = not known."""
+        state, familiarity = self.encode(images)
+        return beam_search(self.step, state, options, start=start, end=end, banned=banned), familiarity
 
     def encode(self, images):
-        """(B, 3, S, S) float32 -> the decoder's state before the first word."""
-        return self.run(begin=np.array(True), images=images)[1]
+        """(B, 3, S, S) float32 -> the decoder's state before the first word, and (B,) familiarity, None = not known."""
+        found, state = self.run(begin=np.array(True), images=images)
+        return state, self.familiarity(found[DESCRIPTION]) if self.familiarity else None
 
     def step(self, tokens, state):
         """(N,) tokens and a state -> (N, V) log-probabilities of the next token, and the next state."""
@@ -93,7 +102,7 @@ class OnnxModel:
         """Return where it looked for each word of its captions of images (B, 3, S, S): arrays (words, h, w), square."""
         maps = []
         for image, caption in zip(images, captions, strict=True):
-            state, looked = self.encode(image[None]), []
+            (state, _), looked = self.encode(image[None]), []
             for token in vocabulary.encode(caption)[:-2]:  # <start> w1 ... , each read before the next is said
                 found, state = self.advance(np.array([token]), state)
                 looked.append(found[ATTENTION][0])

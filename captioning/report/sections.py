@@ -31,7 +31,8 @@ FILES = {  # every file of a report -> what it holds; some are there only where 
         "` | `, `named` is the class that the caption names first, `correct` whether it is the true one, `mentions` "
         "all the classes named, `case` how they stand to the true one (alone, first, later, other, none); "
         "`sentence_bleu4`, `rouge_l` and `cider_d` are the caption's own scores, `log_prob` is in nats, `confidence` "
-        "the geometric mean of the probabilities of its tokens"
+        "the geometric mean of the probabilities of its tokens, `familiarity` the share of the model's validation "
+        "pictures that are less like its training pictures"
     ),
     "classes.csv": (
         "one row per class: `bleu4` is the corpus BLEU-4 of its images, `sentence_bleu4` and `cider_d` are "

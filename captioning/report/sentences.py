@@ -9,6 +9,7 @@ import numpy as np
 
 from captioning.cli import counted
 from captioning.evaluation import FEWEST_FOR_CIDER
+from captioning.familiarity import UNLIKE
 from captioning.report.tables import (
     FEWEST_IN_CLASS,
     JAVA_METRICS,
@@ -71,6 +72,21 @@ def findings(tables, subject):
         f"reference captions {reference_accuracy:.1%} do."
     )
     return [*facts, *class_range(tables["classes"]), *frequent_mistake(tables["mistakes"])]
+
+
+def familiarity_findings(images):
+    """Return a sentence on how many pictures are unlike the training pictures, and how they do; [] = not known."""
+    if "familiarity" not in images:
+        return []
+    unlike = images["familiarity"] < UNLIKE
+    sentence = (
+        f"{unlike.mean():.1%} of the images are unlike the model's training pictures, as {UNLIKE:.0%} of its "
+        "validation split are"
+    )
+    if min(unlike.sum(), (~unlike).sum()) >= FEWEST_IN_CLASS:
+        scores = [images.loc[rows, "cider_d"].mean() for rows in (unlike, ~unlike)]
+        sentence += f"; the mean CIDEr-D of their captions is {scores[0]:.2f}, that of the others {scores[1]:.2f}"
+    return [f"{sentence}."]
 
 
 def class_range(classes):
@@ -431,7 +447,7 @@ def build_texts(tables, subject, scored, *, skipped, about_yardsticks, about_dat
     same = sameness(tables["images"]["caption"].tolist())
     return {
         "warnings": [same[0].upper() + same[1:]] if same else [],
-        "facts": findings(tables, subject),
+        "facts": [*findings(tables, subject), *familiarity_findings(tables["images"])],
         "notes": [*reservations(tables, subject, scored, skipped), *(about_data or [])],
         "yardsticks": about_yardsticks,
         "bleu": bleu_and_accuracy(tables) if classed else [],

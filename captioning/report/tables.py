@@ -162,6 +162,8 @@ def image_table(scored, root):
         table[name] = values
     table["log_prob"] = [prediction.log_prob for prediction in scored.predictions]
     table["confidence"] = [prediction.confidence for prediction in scored.predictions]
+    if all(prediction.familiarity is not None for prediction in scored.predictions):
+        table["familiarity"] = [prediction.familiarity for prediction in scored.predictions]
     return table
 
 

@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 
 from captioning.cli import one_line
 from captioning.evaluation import encode_images
+from captioning.familiarity import fit_familiarity
 from captioning.files import hold_lock, remove_unfinished, replace_file
 
 FORMAT = 2  # of the cached files; format 1 was named by the repr of the transforms, which hides some settings
@@ -25,6 +26,7 @@ FEATURES_DIR = "runs/features"  # what frozen encoders computed, to be read agai
 MAX_VIEWS_BYTES = 8 * 10**9  # of them in memory, one split; pooled features of COCO's train split in 4 views are 2.4
 MAX_BYTES = 8 * 10**9  # pooled features of COCO's train split in four views are 2.4 GB
 CHECKSUM = "sha256"  # key in the metadata of a file
+DESCRIBED_IMAGES = 2000  # of a split, to learn what training pictures look like
 HEADER_BYTES = 4096  # more than the names and shapes of a few tensors take
 
 
@@ -183,6 +185,34 @@ def compute_views(trunk, paths, views, machine, seed, what):
     key = fingerprint(trunk.state_dict(), described, paths)
     tensors = cached(FEATURES_DIR, key, compute)
     return tensors["kept"], tensors["views"]
+
+
+class Descriptions(torch.nn.Module):
+    """(B, 3, S, S) images -> (B, W), the descriptions that an encoder makes of them, block after block."""
+
+    def __init__(self, encoder):
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, images):
+        return torch.cat(self.encoder.describe(images)[1], dim=1)
+
+
+def learn_familiarity(model, train_paths, val_paths, transform, machine):
+    """Return what the training pictures of a model look like, as a checkpoint keeps it; {} = there are too few.
+
+    Of a large split DESCRIBED_IMAGES are read, evenly spread. In float32, as the captioner computes it.
+    """
+    machine = dataclasses.replace(machine, dtype=torch.float32)
+    network, found = Descriptions(model.encoder).to(machine.device).eval(), []
+    for split, paths in (("train", train_paths), ("val", val_paths)):
+        few = [paths[int(i)] for i in torch.linspace(0, len(paths) - 1, min(len(paths), DESCRIBED_IMAGES))]
+        found.append(encode_images(network, few, transform, machine, bar=f"familiarity, {split} images")[1].numpy())
+    with torch.inference_mode():
+        image = transform(Image.new("RGB", (256, 256)))[None].to(machine.device)
+        widths = [part.shape[1] for part in model.encoder.describe(image)[1]]
+    familiarity = fit_familiarity(*found, widths)
+    return familiarity.to_json() if familiarity else {}
 
 
 def as_input(inputs, device):

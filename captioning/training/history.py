@@ -185,9 +185,9 @@ class Record:
             return 0
         return min(num_epochs, len(self.history) - self.best["epoch"])
 
-    def keep_decoding(self, decoding):
-        """Write the decoding that was chosen for the best epoch into the checkpoint."""
-        self.fixed = self.fixed | {"decoding": decoding}
+    def keep(self, **parts):
+        """Write what was found out about the best epoch, `decoding` and `familiarity`, into the checkpoint."""
+        self.fixed = self.fixed | parts
         self.save_best()
 
     def save_last(self, state, next_stage):

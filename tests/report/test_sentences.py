@@ -179,3 +179,13 @@ def test_the_number_of_classes_in_a_group_decides_the_verb():
     assert fact.startswith("The 2 classes with the best BLEU-4 have the accuracy 0.0%, the 2 with the worst 0.0%")
     (fact,) = [f for f in study(repeated(HAND_MADE)).texts()["bleu"] if "with the best" in f]
     assert fact.startswith("The class with the best BLEU-4 has the accuracy 50.0%, that with the worst 50.0%")
+
+
+def test_familiarity_is_reported_with_the_scores_of_either_kind():
+    images = pd.DataFrame({"familiarity": [0.01] * 5 + [0.5] * 15, "cider_d": [0.5] * 5 + [1.5] * 15})
+    (sentence,) = sentences.familiarity_findings(images)
+    assert "25.0% of the images are unlike" in sentence
+    assert "captions is 0.50, that of the others 1.50" in sentence
+    (sentence,) = sentences.familiarity_findings(images.iloc[3:])  # two pictures judge nothing
+    assert "CIDEr-D" not in sentence
+    assert sentences.familiarity_findings(images[["cider_d"]]) == []
