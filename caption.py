@@ -6,9 +6,12 @@
     find . -name '*.jpg' | python caption.py - --format jsonl --output captions.jsonl
     python caption.py photo.jpg --model_path pictograms.onnx        # what export.py wrote; runs without torch
     python caption.py photo.jpg --model_path hf://owner/name        # or https://host/model.safetensors#sha256=...
+    python caption.py photos/ --format txt                          # photo.txt beside photo.jpg
+    python caption.py 'data/{00000..00099}.tar' --output captions/ --format parquet    # millions, see docs/scale.md
 
 Reads   the checkpoint (.safetensors or .onnx; see captioning/deploy/downloads.py for addresses) and the pictures
-Writes  standard output or `output`; a picture that cannot be read is named on standard error and skipped
+Writes  standard output or `output`; a picture that cannot be read is named on standard error and skipped. The same
+        command goes on where a run was stopped, but for text: JSON lines and CSV grow
 
     from caption import Captioner
     captioner = Captioner.load("photos")
@@ -25,8 +28,10 @@ import glob
 import itertools
 import os
 import sys
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -34,9 +39,10 @@ import numpy as np
 from captioning import cli
 from captioning.data.annotations import IMAGE_SUFFIXES, is_image_name
 from captioning.data.images import MAX_PIXELS, read_image, to_pixels
+from captioning.data.tars import find_shards, is_shards
 from captioning.deploy.downloads import fetch_model
 from captioning.deploy.onnx_model import OnnxModel
-from captioning.deploy.writers import WRITERS, open_output
+from captioning.deploy.writers import EXISTING, FORMATS, identify, open_writer
 from captioning.familiarity import Familiarity, is_unlike, unlike_warning
 from captioning.search import options as search_options
 from captioning.search.options import SETTINGS, SamplingOptions, confidence
@@ -46,8 +52,9 @@ CONFIG = {
     # what
     "images": ["-"],  # files, folders or globs; - = paths on standard input, one per line
     "model_path": "photos",  # photos | aerial | pictograms | .safetensors (a,b = ensemble) | .onnx | https://... | hf://...
-    "output": "",  # file; "" = standard output
-    "format": "text",  # text: path, tab, caption | jsonl: one object per image | csv: one row per caption
+    "output": "",  # file, for parquet a folder; "" = standard output
+    "format": "text",  # text | jsonl | csv | txt: a file beside each image | parquet: a file for each tar shard
+    "existing": "skip",  # of jsonl, csv and txt: skip images that have captions | overwrite
     # decoding, see captioning/search/options.py
     **SETTINGS,
     "num_best": 1,  # captions per image, at most beam_size
@@ -64,6 +71,11 @@ CONFIG = {
     "num_workers": 2,  # threads that read images
     "num_threads": 0,  # threads of onnxruntime; 0 = one per core
     "device": "",  # cuda | mps | cpu, for PyTorch; "" = the first of these that is available
+    # several processes and machines, see docs/scale.md
+    "num_processes": 0,  # that caption tar shards, with one thread each; 0 = one per core
+    "num_shards": 1,  # jobs that the shards, or the images, are shared out to
+    "shard_index": 0,  # which of these jobs this is, from 0
+    "engine": "processes",  # of tar shards: processes, on this machine | ray
 }
 
 LIMITS = search_options.LIMITS | {
@@ -78,7 +90,11 @@ LIMITS = search_options.LIMITS | {
     "batch_size": (1, 65536),
     "num_workers": (1, 256),
     "num_threads": (0, 256),
+    "num_processes": (0, 1024),
+    "num_shards": (1, 10_000_000),
+    "shard_index": (0, 10_000_000),
 }
+LISTED = 100_000  # images that are listed beforehand, so that the progress bar has an end
 
 
 @dataclass(frozen=True)
@@ -237,7 +253,7 @@ class Captioner:
         Several .safetensors, with commas between, caption as one.
         Raises ValueError, one line, if one cannot be had or is not a captioner.
         """
-        paths = [fetch_model(part) for part in split_sources(source)]
+        paths = model_paths(source)
         if len(paths) == 1 and paths[0].suffix == ".onnx":
             models = [OnnxModel(paths[0], num_threads)]
         else:
@@ -345,6 +361,11 @@ def split_sources(source):
     return [source] if Path(source).exists() else str(source).split(",")
 
 
+def model_paths(source):
+    """Return the Paths of the files of a model, downloaded if need be."""
+    return [fetch_model(part) for part in split_sources(source)]
+
+
 def model_name(source):
     """Return what a report calls the model: the file's name without its ending, a + b for several."""
     return "+".join(Path(part).stem for part in split_sources(source))
@@ -372,9 +393,10 @@ def find_images(names):
             yield from (line for line in (line.removeprefix("\ufeff").rstrip() for line in sys.stdin) if line)
         elif path.is_dir():
             paths = pictures_below(path)
-            if not paths:
+            first = next(paths, None)
+            if not first:
                 raise ValueError(f"{name}: no picture in this folder (looked for {', '.join(IMAGE_SUFFIXES)})")
-            yield from map(str, paths)
+            yield from itertools.chain([first], paths)
         elif glob.has_magic(name) and not path.exists():
             paths = sorted(glob.glob(name, recursive=True))
             if not paths:
@@ -385,14 +407,18 @@ def find_images(names):
 
 
 def pictures_below(folder):
-    """Return the paths of the pictures below a folder, sorted; what cannot be listed is named on standard error."""
-
-    def warn(error):
+    """Yield the paths of the pictures below a folder, sorted; what cannot be listed is named on standard error."""
+    try:
+        with os.scandir(folder) as entries:
+            found = sorted((entry.name, entry.is_dir(follow_symlinks=False), entry.is_file()) for entry in entries)
+    except OSError as error:
         print(f"warning: {cli.message(error)}; skipped", file=sys.stderr)
-
-    walk = os.walk(folder, onerror=warn)
-    paths = [Path(parent, name) for parent, _, names in walk for name in names if is_image_name(name)]
-    return sorted(path for path in paths if path.is_file())  # a pipe would be waited for
+        return
+    for name, is_folder, is_file in found:
+        if is_folder:
+            yield from pictures_below(os.path.join(folder, name))
+        elif is_file and is_image_name(name):  # a pipe would be waited for
+            yield os.path.join(folder, name)
 
 
 def decoding_options(config, decoding):
@@ -407,45 +433,111 @@ def decoding_options(config, decoding):
     return SamplingOptions(num_samples=config["sample"], **{name: config[name] for name in names})
 
 
-def main(config):
-    """Caption the pictures and write the captions as they come."""
-    config = config["caption"]
-    if config["format"] not in WRITERS:
-        raise ValueError(f"--format: got {config['format']!r}, allowed are {', '.join(WRITERS)}")
-    if config["images"] == ["-"] and sys.stdin.isatty():
-        raise ValueError("no pictures given: name files, folders or globs, or - for paths on standard input")
-    decoding_options(config, {})  # what is impossible is refused before the model is read
-    images = find_images(config["images"])
-    if "-" not in config["images"]:
-        images = list(images)
-    captioner = Captioner.load(config["model_path"], device=config["device"], num_threads=config["num_threads"])
-    options = decoding_options(config, captioner.model.decoding)
+def decoding_settings(config):
+    """Return the settings of a CONFIG that decide the captions of a model."""
+    names = (*SETTINGS, "num_best", "groups", "diversity", "sample", "temperature", "top_k", "top_p", "seed")
+    return {name: config[name] for name in names}
 
+
+def load_alone(config):
+    """Return the (Captioner, options) of a process that is one of many."""
+    captioner = Captioner.load(config["model_path"], device=config["device"], num_threads=1)
+    return captioner, decoding_options(config, captioner.model.decoding)
+
+
+def caption_tars(config):
+    """Caption tar shards, each to files of its own; see captioning.deploy.shards."""
+    from captioning.deploy import shards
+
+    if not config["output"]:
+        raise ValueError("--output: got none, --format parquet needs a folder")
+    if config["existing"] != "skip":
+        raise ValueError(f"--existing: got {config['existing']!r}, allowed is skip with --format parquet")
+    if config["engine"] not in shards.ENGINES:
+        raise ValueError(f"--engine: got {config['engine']!r}, allowed are {', '.join(shards.ENGINES)}")
+    shards.import_parquet()
+    everything = find_shards(config["images"])
+    chosen = shards.share(everything, config["shard_index"], config["num_shards"])
+    model_files = model_paths(config["model_path"])
+    identity = identify(model_name(config["model_path"]), model_files, decoding_settings(config))
+    output = Path(config["output"])
+    shards.check_output(output, everything, identity)
+    load = partial(load_alone, config | {"model_path": ",".join(map(str, model_files))})
+    job = shards.Job(load, output, identity, Caption("", 0.0, ()).record(), config["batch_size"])
+    os.environ["OMP_NUM_THREADS"] = "1"  # of the processes: they are as many as cores
+    shards.caption_shards(job, chosen, config["engine"], config["num_processes"] or os.cpu_count() or 1)
+
+
+def without_captions(images, writer, counts):
+    """Yield the images that `writer` has no captions of, and count the others."""
+    for image in images:
+        if writer.has(image):
+            counts["before"] += 1
+        else:
+            yield image
+
+
+def caption_files(config):
+    """Caption the pictures and write the captions as they come."""
     from captioning.progress import Progress  # needs tqdm; the class Captioner needs numpy and Pillow alone
 
-    results = captioner.stream(images, options, batch_size=config["batch_size"], num_workers=config["num_workers"])
-    total = len(images) if isinstance(images, list) else None
-    # On a terminal the captions themselves show how far it is.
-    hidden = sys.stdout.isatty() and not config["output"]
-    num_captioned = num_skipped = num_unlike = 0
-    with open_output(config["output"]) as file:
-        writer = WRITERS[config["format"]](file)
+    counts, total = Counter(), None
+    images = itertools.islice(find_images(config["images"]), config["shard_index"], None, config["num_shards"])
+    files = model_paths(config["model_path"])
+    identity = identify(model_name(config["model_path"]), files, decoding_settings(config))
+    with open_writer(config["format"], config["output"], config["existing"], identity) as writer:
+        images = without_captions(images, writer, counts)
+        if "-" not in config["images"]:
+            listed = list(itertools.islice(images, LISTED))
+            total = len(listed) if len(listed) < LISTED else None
+            images = itertools.chain(listed, images)
+        captioner = Captioner.load(config["model_path"], device=config["device"], num_threads=config["num_threads"])
+        options = decoding_options(config, captioner.model.decoding)
+        results = captioner.stream(images, options, batch_size=config["batch_size"], num_workers=config["num_workers"])
+        # On a terminal the captions themselves show how far it is.
+        hidden = sys.stdout.isatty() and not config["output"]
         for image, caption in Progress(results, total=total, desc="captioning", unit=" images", disable=hidden):
             if isinstance(caption, ValueError):
                 Progress.write(f"warning: {cli.one_line(caption)}; skipped", file=sys.stderr)
-                num_skipped += 1
+                counts["skipped"] += 1
             else:
                 writer.write(image, [one.record() for one in (caption, *caption.alternatives)])
-                num_captioned += 1
-                num_unlike += caption.unlike
-        if not num_captioned:
-            raise ValueError(f"none of {num_skipped} pictures could be read" if num_skipped else "no pictures given")
-    where = f"; wrote {config['output']}" if config["output"] else ""
-    skipped = f", skipped {num_skipped} that cannot be read" if num_skipped else ""
-    print(f"captioned {cli.counted(num_captioned, 'picture')}{skipped}{where}", file=sys.stderr)
-    warning = unlike_warning(num_unlike, num_captioned, model_name(config["model_path"]))
+                counts["captioned"] += 1
+                counts["unlike"] += caption.unlike
+        if not counts:
+            raise ValueError("no pictures given")
+        if not counts["captioned"] + counts["before"]:
+            raise ValueError(f"none of {counts['skipped']} pictures could be read")
+    told = f"captioned {cli.counted(counts['captioned'], 'picture')}"
+    told += f", skipped {counts['skipped']} that cannot be read" if counts["skipped"] else ""
+    told += f", left out {counts['before']} that have captions (--existing)" if counts["before"] else ""
+    told += f"; wrote {config['output']}" if config["output"] else ""
+    print(told, file=sys.stderr)
+    warning = unlike_warning(counts["unlike"], counts["captioned"], model_name(config["model_path"]))
     if warning:
         print(f"warning: {warning}", file=sys.stderr)
+
+
+def main(config):
+    """Caption pictures, or shards of pictures."""
+    config = config["caption"]
+    for name, allowed in (("format", FORMATS), ("existing", EXISTING)):
+        if config[name] not in allowed:
+            raise ValueError(f"--{name}: got {config[name]!r}, allowed are {', '.join(allowed)}")
+    if config["shard_index"] >= config["num_shards"]:
+        most = config["num_shards"] - 1
+        raise ValueError(f"--shard_index: got {config['shard_index']}, allowed is 0 to {most}: --num_shards less 1")
+    decoding_options(config, {})  # what is impossible is refused before the model is read
+    if config["format"] == "parquet":
+        caption_tars(config)
+        return
+    if config["images"] == ["-"] and sys.stdin.isatty():
+        raise ValueError("no pictures given: name files, folders or globs, or - for paths on standard input")
+    if any(map(is_shards, config["images"])):
+        raise ValueError(f"--format: got {config['format']!r}, allowed is parquet for tar shards")
+    if config["format"] == "txt" and config["output"]:
+        raise ValueError("--output: --format txt writes beside each picture; leave it out")
+    caption_files(config)
 
 
 if __name__ == "__main__":

@@ -89,11 +89,11 @@ def test_importing_a_script_does_nothing(name, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-LIGHT = [f"captioning.data.{name}" for name in ("annotations", "tokenizer", "pictograms", "images")]
+LIGHT = [f"captioning.data.{name}" for name in ("annotations", "tokenizer", "pictograms", "images", "tars")]
 LIGHT += [
     f"captioning.{name}" for name in ("scores.metrics", "scores.grounding", "search.numpy_beam", "search.options")
 ]
-LIGHT += [f"captioning.deploy.{name}" for name in ("downloads", "hub", "onnx_model", "writers")]
+LIGHT += [f"captioning.deploy.{name}" for name in ("downloads", "hub", "onnx_model", "shards", "writers")]
 LIGHT += ["captioning.cli", "captioning.metadata", "vocab", "caption", "app"]
 
 

@@ -1,70 +1,251 @@
-"""The files that captions of pictures are written to: text, JSON lines, CSV.
+"""The files that captions of pictures are written to: text, JSON lines, CSV, or a text file beside each picture.
 
-A writer takes the records of a picture, dicts of name -> value: that of its caption first, then the alternatives.
+A writer takes the records of a picture, dicts of name -> value: that of its caption first, then the alternatives. JSON
+lines and CSV grow picture by picture, and a run that was stopped goes on where it ended: what its file has already is
+not captioned again.
 """
 
 import contextlib
 import csv
+import hashlib
 import json
+import os
 import sys
+from array import array
+from bisect import bisect_left
+from pathlib import Path
 
-from captioning.files import replace_file
+import numpy as np
+
+from captioning.data.annotations import IMAGE_SUFFIXES
+from captioning.files import check_kind, hold_lock, replace_file
 from captioning.untrusted import on_one_line
 
+EXISTING = ("skip", "overwrite")
+ENCODING = {"encoding": "utf-8", "errors": "backslashreplace"}  # a byte of a name that is no UTF-8 becomes \udcff
+BUFFER = 2**20  # bytes; all captions of a picture go to the disk in one piece
+MAX_RECORD = 2**24  # bytes of a line; a longer one is of another program
 
-class TextWriter:
+
+class Writer:
+    """What the writers of one file share.
+
+    names: Names of the pictures that stand in it; header: its first row; begin: called before the first caption
+    """
+
+    def __init__(self, file, names=(), header=(), begin=lambda: None):
+        self.file, self.names, self.header, self.begin = file, names, list(header), begin
+
+    def has(self, image):
+        """True if a picture was captioned before."""
+        return image in self.names
+
+
+class TextWriter(Writer):
     """path, tab, caption; one line for each caption of a picture. A tab or the end of a line in a name is spelt out."""
-
-    def __init__(self, file):
-        self.file = file
 
     def write(self, image, records):
         """Write the captions of a picture."""
         self.file.writelines(f"{on_one_line(image)}\t{record['caption']}\n" for record in records)
 
 
-class JsonLinesWriter:
+class JsonLinesWriter(Writer):
     """One object a line: image, what the record of its caption holds, alternatives (their records)."""
 
-    def __init__(self, file):
-        self.file = file
-
     def write(self, image, records):
         """Write the captions of a picture."""
+        self.begin()
         best, *others = records
         print(json.dumps({"image": image, **best, "alternatives": others}, ensure_ascii=False), file=self.file)
+        self.file.flush()
 
 
-class CsvWriter:
+class CsvWriter(Writer):
     """A header, then a row for each caption of a picture: image, rank, what its record holds."""
 
-    def __init__(self, file):
-        self.rows, self.has_header = csv.writer(file, lineterminator="\n"), False
+    def write(self, image, records):
+        """Write the captions of a picture. Raises ValueError if the file has other columns."""
+        rows, header = csv.writer(self.file, lineterminator="\n"), ["image", "rank", *records[0]]
+        if self.header and self.header != header:
+            got = ",".join(self.header)
+            raise ValueError(f"{self.file.name}: has the columns {got}, not {','.join(header)}; give another --output")
+        self.begin()
+        if not self.header:
+            rows.writerow(header)
+            self.header = header
+        rows.writerows([image, rank, *record.values()] for rank, record in enumerate(records, start=1))
+        self.file.flush()
+
+
+class SidecarWriter:
+    """A text file beside each picture, photo.txt beside photo.jpg: a line for each caption of it.
+
+    existing: skip = a picture that has such a file is not captioned | overwrite
+    """
+
+    def __init__(self, existing):
+        self.existing = existing
+
+    def has(self, image):
+        """True if a picture has its text file, or shares it with another picture, which is told."""
+        path = Path(image)
+        for suffix in (*IMAGE_SUFFIXES, *map(str.upper, IMAGE_SUFFIXES)):
+            twin = path.with_suffix(suffix)
+            if str(twin) < str(path) and twin.exists() and path.exists() and not twin.samefile(path):
+                print(f"warning: {image}: shares {path.stem}.txt with {twin.name}; skipped", file=sys.stderr)
+                return True
+        return self.existing == "skip" and path.with_suffix(".txt").exists()
 
     def write(self, image, records):
         """Write the captions of a picture."""
-        if not self.has_header:
-            self.rows.writerow(["image", "rank", *records[0]])
-            self.has_header = True
-        for rank, record in enumerate(records, start=1):
-            self.rows.writerow([image, rank, *record.values()])
+        with replace_file(Path(image).with_suffix(".txt")) as temporary:
+            temporary.write_text("".join(f"{record['caption']}\n" for record in records), **ENCODING)
+
+
+def identify(model, paths, options):
+    """Return what decides the captions of a run: {"model", "model_sha256", "options"}.
+
+    model: its name, for messages; paths: of its files, one that is missing counts as empty; options: name -> value
+    """
+    digests = []
+    for path in paths:
+        with open(path if path.is_file() else os.devnull, "rb") as file:
+            digests.append(hashlib.file_digest(file, "sha256").hexdigest())
+    return {"model": model, "model_sha256": "+".join(digests), "options": options}
 
 
 WRITERS = {"text": TextWriter, "jsonl": JsonLinesWriter, "csv": CsvWriter}
+FORMATS = (*WRITERS, "txt", "parquet")  # parquet: captioning.deploy.shards
 
 
 @contextlib.contextmanager
-def open_output(path):
-    """Give the text file to write: standard output, or a file that is there when it is complete.
+def open_writer(form, path, existing, identity):
+    """Give the writer of a format.
 
-    What its encoding lacks, as a byte of a name that is no UTF-8, is escaped: \\udcff, which JSON reads as it was.
+    path:     file; "" = standard output. A text is there when it is complete; JSON lines and CSV grow
+    existing: of JSON lines, CSV and the files beside pictures: skip what is captioned already | overwrite
+    identity: of `identify`; captions of JSON lines and CSV by another model or with other options are replaced
+
+    Raises ValueError if the file is no earlier one of this program, or is being written by another process.
     """
-    if not path:
-        sys.stdout.reconfigure(errors="backslashreplace")
-        yield sys.stdout
-        return
-    with (
-        replace_file(path) as temporary,
-        open(temporary, "w", encoding="utf-8", errors="backslashreplace", newline="") as file,
-    ):
-        yield file
+    if form == "txt":
+        yield SidecarWriter(existing)
+    elif not path:
+        sys.stdout.reconfigure(errors=ENCODING["errors"])
+        yield WRITERS[form](sys.stdout)
+    elif form == "text" or existing == "overwrite":
+        with replace_file(path) as temporary, open(temporary, "w", newline="", **ENCODING) as file:
+            yield WRITERS[form](file)
+    else:
+        path = Path(path)
+        check_kind(path)
+        with (
+            hold_lock(path.with_name(f".{path.name}.lock"), f"{path}: is being written by"),
+            go_on(form, path, identity) as writer,
+        ):
+            yield writer
+
+
+@contextlib.contextmanager
+def go_on(form, path, identity):
+    """Give the writer of a file that grows: it goes on behind what is complete in it, if that is of the same run.
+
+    The hidden file .<name>.run beside it holds the identity of the run.
+    """
+    kept = path.with_name(f".{path.name}.run")
+    scan = Scan(form, path)
+    names = Names(scan.images() if same_run(kept, identity) else ())
+    try:
+        with open(path, "a", buffering=BUFFER, newline="", **ENCODING) as file:
+
+            def begin():
+                writer.begin = lambda: None
+                file.truncate(scan.end)
+                with replace_file(kept) as temporary:
+                    temporary.write_text(json.dumps(identity), encoding="utf-8")
+
+            writer = WRITERS[form](file, names, scan.header, begin)
+            yield writer
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        if error.errno and not error.filename:
+            error.filename = str(path)
+        raise
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            if not path.stat().st_size:
+                path.unlink()
+                kept.unlink(missing_ok=True)
+
+
+def same_run(path, identity):
+    """True unless the file `path` holds another identity; where there is none, a file of captions may still be ours."""
+    try:
+        kept = json.loads(path.read_bytes())
+    except (FileNotFoundError, ValueError, RecursionError):
+        return True
+    return not isinstance(kept, dict) or {**kept, "model": ""} == {**identity, "model": ""}
+
+
+class Scan:
+    """Reads what an earlier run wrote. end: bytes of its complete records; header: its first row, of a CSV."""
+
+    def __init__(self, form, path):
+        self.form, self.path = form, path
+        self.end, self.header = 0, []
+
+    def images(self):
+        """Yield the picture of each record. Raises ValueError for one that this program did not write."""
+        for number, record in enumerate(self.records(), start=1):
+            try:
+                if self.form == "jsonl":
+                    yield json.loads(record)["image"]
+                    continue
+                (row,) = csv.reader([record.decode()], strict=True)
+                if number == 1:
+                    self.header = row
+                if self.header[:2] != ["image", "rank"] or len(row) != len(self.header):
+                    raise ValueError("other columns")
+                if number > 1 and row[1] == "1":
+                    yield row[0]
+            except (ValueError, KeyError, TypeError, AttributeError, RecursionError, csv.Error):
+                raise ValueError(
+                    f"{self.path}: record {number} is not of this program; give another --output"
+                ) from None
+
+    def records(self):
+        """Yield the complete records of the file, as bytes; a quoted field of a CSV may have several lines."""
+        if not self.path.exists():
+            return
+        record = b""
+        with open(self.path, "rb") as file:
+            while line := file.readline(MAX_RECORD):
+                record += line
+                if len(record) >= MAX_RECORD:
+                    raise ValueError(f"{self.path}: has a line of {MAX_RECORD:,} bytes; give another --output")
+                if line.endswith(b"\n") and (self.form == "jsonl" or record.count(b'"') % 2 == 0):
+                    self.end += len(record)
+                    yield record
+                    record = b""
+
+
+class Names:
+    """The names of any number of pictures, 8 bytes each: `name in names`.
+
+    Of ten million names and as many others, one is mistaken for another with a probability of 5 in a million.
+    """
+
+    def __init__(self, names):
+        self.digests = np.asarray(array("Q", map(digest, names)), dtype=np.uint64)
+        self.digests.sort()
+
+    def __contains__(self, name):
+        found = digest(name)
+        place = bisect_left(self.digests, found)
+        return place < len(self.digests) and int(self.digests[place]) == found
+
+
+def digest(name):
+    """Return 64 bits of a name; a byte that is no UTF-8 counts as what the files have in its place."""
+    return int.from_bytes(hashlib.blake2b(name.encode(**ENCODING), digest_size=8).digest(), "little")

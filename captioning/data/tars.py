@@ -1,0 +1,225 @@
+"""Tar shards: plain tar files of pictures with their captions, as webdataset reads and img2dataset writes them.
+
+    00042.tar
+        000420001.jpg     the picture
+        000420001.txt     its caption
+        000420001.json    what else is known: {"url": ..., "sha256": ...}; of this project "captions" and "label"
+        000420002.jpg ...
+
+A key is a member's name up to the first dot of its last part; what follows is its suffix. Members of a key stand side
+by side. Nothing is unpacked: a member is read from its place in the shard, and its name is never taken for a path.
+"""
+
+import io
+import itertools
+import json
+import posixpath
+import re
+import tarfile
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from captioning.cli import one_line
+from captioning.data.annotations import IMAGE_SUFFIXES
+from captioning.files import check_regular, replace_file
+
+SUFFIX = ".tar"
+PICTURES = frozenset(suffix.removeprefix(".") for suffix in IMAGE_SUFFIXES)
+TEXTS = frozenset(("txt", "json"))
+MAX_PICTURE_BYTES = 2**28  # of a member: 100 megapixels take 300 MB as they are, and a third of it in any format
+MAX_TEXT_BYTES = 2**20
+MAX_SHARDS = 10_000_000  # that braces may stand for
+_RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
+_END = bytes(tarfile.BLOCKSIZE)  # a tar ends with blocks of zeros
+
+
+@dataclass
+class Sample:
+    """The members of one key.
+
+    members:  suffix ("jpg", "txt") -> bytes, of the members that were asked for
+    names:    all its members, by their names in the shard
+    problem:  why a member that was asked for is not there, one line; "" = nothing is missing
+    repeated: the key stood in the shard before
+    """
+
+    key: str
+    members: dict[str, bytes] = field(default_factory=dict)
+    names: list[str] = field(default_factory=list)
+    problem: str = ""
+    repeated: bool = False
+
+    @property
+    def picture(self):
+        """The bytes of its picture, None if it has none."""
+        return next((content for suffix, content in self.members.items() if suffix in PICTURES), None)
+
+    @property
+    def info(self):
+        """The object in its .json; {} where there is none, or it cannot be read."""
+        try:
+            found = json.loads(self.members.get("json", b"{}"))
+        except (ValueError, RecursionError):
+            return {}
+        return found if isinstance(found, dict) else {}
+
+    @property
+    def captions(self):
+        """Its captions: the list "captions" in its .json, else the text of its .txt as one."""
+        listed = self.info.get("captions")
+        if isinstance(listed, list) and all(isinstance(text, str) for text in listed):
+            return listed
+        text = " ".join(self.members.get("txt", b"").decode("utf-8-sig", errors="replace").split())
+        return [text] if text else []
+
+
+# ---- which shards ----------------------------------------------------------------------------------
+
+
+def is_shards(name):
+    """True if a name, with braces or a pattern perhaps, is that of tar shards."""
+    return str(name).endswith(SUFFIX)
+
+
+def find_shards(names):
+    """Return the Paths of shards in order: names, globs, and braces as in {00000..00099}.tar.
+
+    Raises ValueError if a name is no shard's, or if nothing is there. One of many that is missing is not looked for.
+    """
+    found = []
+    for name in names:
+        if not is_shards(name):
+            raise ValueError(f"{name}: the name of a tar shard ends in {SUFFIX}")
+        if any(mark in name for mark in "*?["):
+            folder, _, pattern = name.rpartition("/")
+            paths = sorted(Path(folder or ("/" if name.startswith("/") else ".")).glob(pattern))
+        else:
+            paths = [Path(one) for one in expand_braces(name)]
+        if not any(path.exists() for path in paths):
+            first = f" (looked for {paths[0]} and so on)" if len(paths) > 1 else ""
+            raise ValueError(f"{name}: no such shard{first}")
+        found += paths
+    return found
+
+
+def expand_braces(name):
+    """Yield the names that a text with {00000..00099} stands for, in order; both ends have the same zeros before them.
+
+    Raises ValueError if they are more than MAX_SHARDS, or a range runs backwards.
+    """
+    ranges = [(int(first), int(last), len(first)) for first, last in _RANGE.findall(name)]
+    total = 1
+    for first, last, _ in ranges:
+        if last < first:
+            raise ValueError(f"{name}: the range from {first} to {last} runs backwards")
+        total *= last - first + 1
+    if total > MAX_SHARDS:
+        raise ValueError(f"{name}: stands for {total:,} shards, allowed are {MAX_SHARDS:,}")
+    frame = _RANGE.sub("\0", name).split("\0")
+    for numbers in itertools.product(*(range(first, last + 1) for first, last, _ in ranges)):
+        texts = [f"{number:0{width}}" for number, (_, _, width) in zip(numbers, ranges, strict=True)]
+        yield "".join(itertools.chain.from_iterable(itertools.zip_longest(frame, texts, fillvalue="")))
+
+
+# ---- reading -----------------------------------------------------------------------------------------
+
+
+class ShardFile(io.BufferedReader):
+    """A shard on disk; no more of it is read at a time than a member may have, whatever a header claims."""
+
+    def __init__(self, path):
+        check_regular(path)
+        super().__init__(io.FileIO(path))
+
+    def read(self, size=-1):
+        """Return the next `size` bytes. Raises tarfile.ReadError if that is more than a member may have."""
+        if not 0 <= size <= MAX_PICTURE_BYTES:
+            raise tarfile.ReadError(f"a header claims {size} bytes")
+        return super().read(size)
+
+
+def read_samples(path, suffixes):
+    """Yield the Samples of a shard in order.
+
+    suffixes: of the members to read, as PICTURES or TEXTS; the others are passed over
+
+    Raises ValueError naming the shard where it is missing, cut, or no tar; what stood before the damage was yielded.
+    """
+    seen = set()
+    try:
+        with ShardFile(path) as file:
+            for key, group in itertools.groupby(walk(file), key=lambda info: split_name(info.name)[0]):
+                sample = Sample(key, repeated=key in seen)
+                seen.add(key)
+                for info in group:
+                    add_member(sample, info, file, suffixes)
+                yield sample
+    except tarfile.TarError as error:
+        raise ValueError(f"{path}: not a whole tar ({one_line(error)})") from None
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be read ({error.strerror})") from None
+
+
+def walk(file):
+    """Yield the TarInfo of each member that has a key. Raises tarfile.ReadError where the tar is damaged."""
+    with tarfile.TarFile(fileobj=file, mode="r") as tar:
+        before = -1
+        while (info := tar.next()) is not None:
+            if info.size < 0 or tar.offset <= before:  # a negative size would lead back for ever
+                raise tarfile.ReadError(f"a member of {info.size} bytes")
+            before = tar.offset
+            tar.members.clear()  # else it keeps them all
+            if split_name(info.name)[0] and not info.isdir():
+                yield info
+        # tarfile takes a damaged header for the end, and a file without an end for a whole one.
+        file.seek(tar.offset)
+        if file.read(len(_END)) != _END:
+            raise tarfile.ReadError(f"cut or damaged at byte {tar.offset:,}")
+
+
+def split_name(name):
+    """Return (key, suffix in small letters) of a member; ("", "") for a hidden one and one without a suffix."""
+    folder, base = posixpath.split(name.removeprefix("./"))
+    stem, _, suffix = base.partition(".")
+    return (posixpath.join(folder, stem), suffix.lower()) if stem and suffix else ("", "")
+
+
+def add_member(sample, info, file, suffixes):
+    """Read a member into its sample if its suffix is among those wanted, and note why if that cannot be done."""
+    _, suffix = split_name(info.name)
+    sample.names.append(info.name)
+    if suffix not in suffixes:
+        return
+    problem = ""
+    most = MAX_PICTURE_BYTES if suffix in PICTURES else MAX_TEXT_BYTES
+    if suffix in sample.members or (suffix in PICTURES and sample.picture is not None):
+        problem = f"two members of one key: {sample.names[0]} and {info.name}"
+    elif info.name.startswith("/") or ".." in info.name.split("/"):
+        problem = f"{info.name}: its name leads out of the shard"
+    elif not info.isreg() or info.sparse is not None:
+        problem = f"{info.name}: is a link, a device or a pipe, not a file"
+    elif info.size > most:
+        problem = f"{info.name}: {info.size:,} bytes, at most {most:,} are read"
+    else:
+        file.seek(info.offset_data)
+        content = file.read(info.size)
+        if len(content) < info.size:
+            raise tarfile.ReadError(f"cut at byte {info.offset_data + len(content):,}")
+        sample.members[suffix] = content
+    sample.problem = sample.problem or problem
+
+
+# ---- writing -------------------------------------------------------------------------------------------
+
+
+def write_shard(path, samples):
+    """Write a shard, whole or not at all; the same samples give the same bytes.
+
+    samples: of (key, {suffix: bytes})
+    """
+    with replace_file(path) as temporary, tarfile.open(temporary, "w", format=tarfile.GNU_FORMAT) as tar:
+        for key, members in samples:
+            for suffix, content in members.items():
+                info = tarfile.TarInfo(f"{key}.{suffix}")
+                info.size, info.mode = len(content), 0o644
+                tar.addfile(info, io.BytesIO(content))
