@@ -54,6 +54,10 @@ def test_commands_name_scripts_and_flags_that_are_there(name):
             assert all(f'"{word[2:]}"' in (ROOT / script).read_text() for word in words if word.startswith("--")), words
             continue
         configs, _ = shared_configs(script)
+        numbers = (words[place - 1].startswith("--") for place in range(len(words)))
+        words = [
+            "1" if is_value and word.startswith("$") else word for is_value, word in zip(numbers, words, strict=True)
+        ]
         words = [word for word in words if not word.startswith("$") and word != "--help"]
         cli.normalise_arguments(words, configs, positionals[script])  # raises ValueError for what is not there
 

@@ -25,11 +25,12 @@ from pathlib import Path
 
 from captioning.cli import counted, one_line
 from captioning.data.tars import PICTURES, read_samples
+from captioning.familiarity import unlike_warning
 from captioning.files import check_folder, hold_lock, remove_unfinished, replace_file
 
 ROWS = 1000  # of a row group: what is held in memory of a shard
 SUCCESS, ERROR = "success", "error"  # of the column status
-COUNTS = ("pictures", "captioned", "failed", "repeated_keys")  # of a stats file
+COUNTS = ("pictures", "captioned", "failed", "repeated_keys", "unlike")  # of a stats file
 ATTEMPTS = 2  # at a shard whose process dies
 WAITING = 4  # shards for each processor that Ray is handed ahead
 REQUIREMENTS = "pip install -r requirements-scale.txt"
@@ -309,6 +310,7 @@ def write_rows(job, shard, captioner, options):
                 fail(picture.key, picture.info, one_line(found))
             else:
                 counts["captioned"] += 1
+                counts["unlike"] += found.unlike
                 rows.add(picture.key, picture.info, [one.record() for one in (found, *found.alternatives)])
     return counts | {"seconds": round(time.perf_counter() - began, 3)}
 
@@ -467,6 +469,9 @@ def caption_shards(job, shards, engine, num_processes):
     told += [f"{done:,} shards were done before"] * bool(done)
     told += [f"{counts['captioned'] / seconds:.1f} pictures/s"] * bool(counts["captioned"])
     print(f"{', '.join(told)}; wrote {job.output}", file=sys.stderr)
+    warning = unlike_warning(counts["unlike"], counts["captioned"], job.identity["model"])
+    if warning:
+        print(f"warning: {warning}", file=sys.stderr)
     if errors:
         raise ValueError(
             f"{len(errors)} of {counted(len(shards), 'shard')} are not captioned, the same command tries them again; "

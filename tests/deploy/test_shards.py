@@ -106,6 +106,7 @@ def test_each_shard_becomes_a_file_with_a_row_for_each_key(model_files, tars, pi
     assert missing["error"] == "no picture; members 000010004.txt, 000010004.json"
     stats = json.loads((tmp_path / "out" / "00001_stats.json").read_text())
     assert [stats[name] for name in ("pictures", "captioned", "failed", "repeated_keys")] == [12, 10, 2, 0]
+    assert 0 <= stats["unlike"] <= 10
     assert stats["seconds"] > 0
     assert stats["options"]["num_best"] == 2
     assert re.fullmatch("[0-9a-f]{64}", stats["model_sha256"])
