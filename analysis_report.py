@@ -22,6 +22,7 @@ if __name__ == "__main__":
 
 import os
 import tempfile
+import time
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -29,16 +30,17 @@ from typing import NamedTuple
 
 import numpy as np
 
-from caption import Captioner, TorchModel, model_name
+from caption import Captioner, TorchModel, model_name, split_sources
 from captioning import cli, plots
 from captioning.cli import counted
 from captioning.data import audit
 from captioning.data.annotations import check_split, load_dataset
 from captioning.data.images import load_image
 from captioning.data.tokenizer import Tokens
+from captioning.deploy.downloads import fetch_model
 from captioning.evaluation import caption_examples, encode_images
 from captioning.files import check_folder
-from captioning.report import comparison, document, sections, sentences, tables, yardsticks
+from captioning.report import comparison, document, provenance, results, sections, sentences, tables, yardsticks
 from captioning.runtime import Machine, pick_device, pick_workers
 from captioning.scores.grounding import build_grounders
 from captioning.scores.recipes import java_scores
@@ -72,19 +74,26 @@ CONFIG = {
 
 
 class Captioned(NamedTuple):
-    """What a model says about a split."""
+    """What a model says about a split, its files as provenance.describe_models tells, and the captioning's seconds."""
 
     subject: tables.Subject
     captioner: Captioner
     predictions: list
+    models: list
+    seconds: float
 
 
 class Report(NamedTuple):
-    """What a report shows: DataFrames, sentences and document.Gallery by name."""
+    """What a report shows: DataFrames, sentences and document.Gallery by name, and where it comes from.
+
+    history: the rows of the training's epochs; [] = none is known
+    """
 
     tables: dict
     texts: dict
     galleries: dict
+    provenance: dict
+    history: list
 
 
 def report_folder(output, run, split):
@@ -101,6 +110,7 @@ def report_folder(output, run, split):
 def caption_split(model_path, dataset, config):
     """Caption one split of a Dataset with one model."""
     run, captioner = model_name(model_path), Captioner.load(model_path, device=config["device"])
+    began = time.monotonic()
     options = captioner.search_options(**{name: config[name] for name in SETTINGS})
     predictions = caption_examples(
         captioner,
@@ -111,7 +121,10 @@ def caption_split(model_path, dataset, config):
     )
     words = frozenset(captioner.vocabulary.itos[len(SPECIALS) :])
     subject = tables.Subject(run, dataset, config["split"], options, words, captioner.model.classes)
-    return Captioned(subject, captioner, predictions)
+    seconds = time.monotonic() - began
+    files = [fetch_model(part) for part in split_sources(model_path)]
+    models = provenance.describe_models(model_path, files, getattr(captioner.model, "models", [captioner.model]))
+    return Captioned(subject, captioner, predictions, models, seconds)
 
 
 def score_captions(captioned, tokens):
@@ -133,7 +146,7 @@ def score_captions(captioned, tokens):
 
 def tell(captioned, scored, grounder, tokens, config):
     """Return the Report on one model's captions."""
-    subject, dataset = captioned.subject, captioned.subject.dataset
+    began, subject, dataset = time.monotonic(), captioned.subject, captioned.subject.dataset
     train = dataset.splits.get("train", [])
     java, skipped = java_scores(scored.hypotheses, scored.references) if config["java_metrics"] else ({}, {})
     probed, rows, about_yardsticks = ask_classifiers(captioned, scored, grounder, config)
@@ -155,7 +168,12 @@ def tell(captioned, scored, grounder, tokens, config):
     texts = sentences.build_texts(
         built, subject, scored, skipped=skipped, about_yardsticks=about_yardsticks, about_data=about_data
     )
-    return Report(built, texts, sections.build_galleries(built, [example.image for example in scored.examples]))
+    galleries = sections.build_galleries(built, [example.image for example in scored.examples])
+    seconds = {"captioning": captioned.seconds, "scores and baselines": time.monotonic() - began}
+    device = pick_device(config["device"])
+    came_from = provenance.build_provenance(subject, captioned.models, device, seconds)
+    first, *_ = getattr(captioned.captioner.model, "models", [captioned.captioner.model])
+    return Report(built, texts, galleries, came_from, first.origin.get("history", []))
 
 
 def ask_classifiers(captioned, scored, grounder, config):
@@ -215,8 +233,11 @@ def write_report(folder, title, report, scored):
     with replaced_files(folder, sections.FILES) as new:
         write_tables(new, report.tables)
         draw_figures(new, title, report, scored)
+        chosen = sections.chosen_rows(report.tables["images"])
+        text = results.results_text(title, report.provenance, report.tables, report.texts, chosen)
+        (new / "report.json").write_text(text, encoding="utf-8")
         names = {path.name for path in new.iterdir()} | {"report.md", "report.html"}
-        parts = sections.build_sections(report.tables, report.texts, report.galleries)
+        parts = sections.build_sections(report.tables, report.texts, report.galleries, report.provenance)
         write_document(new, title, [*parts, sections.file_section(names)])
 
 
@@ -237,6 +258,9 @@ def draw_figures(folder, title, report, scored):
     theirs = [len(tokens) for group in scored.references for tokens in group]
     lengths = {"the model's": [len(tokens) for tokens in scored.hypotheses], "the references'": theirs}
     plots.length_figure(lengths, folder / "lengths.png", title=title)
+    if report.history:
+        best = report.provenance["models"][0]["best"].get("epoch", 0)
+        plots.training_figure(report.history, folder / "training.png", title=f"Training: {title}", best=best)
     for gallery in report.galleries.values():
         pictures = [load_image(path, 2 * document.THUMBNAIL) for path in gallery.images]
         plots.caption_grid(pictures, gallery.lines, folder / gallery.file, columns=5, title=f"{gallery.text}: {title}")

@@ -44,6 +44,7 @@ from captioning.deploy.downloads import fetch_model
 from captioning.deploy.onnx_model import OnnxModel
 from captioning.deploy.writers import EXISTING, FORMATS, identify, open_writer
 from captioning.familiarity import Familiarity, is_unlike, unlike_warning
+from captioning.metadata import ORIGIN
 from captioning.search import options as search_options
 from captioning.search.options import SETTINGS, SamplingOptions, confidence
 from vocab import Vocabulary
@@ -148,6 +149,7 @@ class TorchModel:
             self.step = network.decoder.make_step()
         self.vocab, self.transform, self.config, self.classes = vocab, transform, config, list(classes)
         self.decoding, self.familiarity = decoding or {}, Familiarity.from_json(familiarity)
+        self.origin = {}  # its history, best, versions and data; {} = not from a file
 
     @classmethod
     def load(cls, path, device=""):
@@ -159,8 +161,9 @@ class TorchModel:
             raise ValueError(f"{path}: needs torch ({error}); an .onnx model does not") from None
         network, vocabulary, checkpoint = load_captioner(path, pick_device(device))
         names = ("transform", "config", "classes", "decoding", "familiarity")
-        parts = (getattr(checkpoint, name) for name in names)
-        return cls(network, vocabulary.itos, *parts)
+        model = cls(network, vocabulary.itos, *(getattr(checkpoint, name) for name in names))
+        model.origin = {name: getattr(checkpoint, name) for name in ORIGIN}
+        return model
 
     def search(self, images, options, *, start, end, banned):
         """Caption images (B, 3, S, S) float32: B lists of Hypothesis, and (B,) familiarity, None = not known."""

@@ -48,7 +48,7 @@ from captioning.data.images import check_unreadable
 from captioning.data.sequences import PAD_ID, Captions
 from captioning.deploy.downloads import CHECKPOINTS, SHIPPED, fetch_model
 from captioning.evaluation import FEWEST_FOR_CIDER, encode_images
-from captioning.files import check_file, check_folder
+from captioning.files import check_file, check_folder, file_digest
 from captioning.progress import Progress
 from captioning.runtime import (
     TRACKER_MODES,
@@ -68,7 +68,7 @@ from captioning.scores.grounding import Grounder, remember_named
 from captioning.scores.variety import sameness
 from captioning.search.options import SamplingOptions, SearchOptions
 from captioning.training.features import as_input, compute_views, learn_familiarity
-from captioning.training.history import Record, best_path, check_identity, file_digest, hold_run, last_path, load_run
+from captioning.training.history import Record, best_path, check_identity, hold_run, last_path, load_run
 from captioning.training.losses import CaptionLoss, LossTerms, SelfCritical
 from captioning.training.optimisation import Tally, start_run
 from captioning.training.presets import Task, is_unset, pick_batch_size, preset

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import hashlib
 import os
 import re
 import socket
@@ -137,3 +138,11 @@ def check_kind(path):
     if path.exists() and not path.is_file():
         kind = "folder" if path.is_dir() else "device or a pipe"
         raise ValueError(f"{path}: is a {kind}, the name of a file is needed")
+
+
+def file_digest(path):
+    """Return the sha256 of a file as hex digits; "" where there is none."""
+    if not Path(path).is_file():
+        return ""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

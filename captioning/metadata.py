@@ -14,6 +14,7 @@ MAX_IMAGE_SIZE = 1024  # pixels a side
 PARTS = {"config": dict, "vocab": list, "transform": dict, "classes": list, "history": list, "best": dict}
 PARTS |= {"versions": dict, "data": dict, "decoding": dict, "familiarity": dict}
 SINCE_FORMAT_2 = ("decoding", "familiarity")
+ORIGIN = ("history", "best", "versions", "data")  # the parts that tell where a model comes from
 DECODING = {"length_penalty": (0, 10), "consensus": (0, 10)}  # key -> (least, most)
 
 

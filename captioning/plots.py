@@ -118,6 +118,37 @@ def curve(values, path, *, title, ylabel, xlabel="epoch"):
             axes.legend()
 
 
+def training_figure(history, path, *, title, best):
+    """Draw the losses (left) and the validation scores (right) over the epochs of a training.
+
+    history: one dict per epoch: epoch, train_loss, val_loss, and where known cider_d, bleu4, class_accuracy, stage
+    best:    the epoch that was kept, 0 = unknown; a line marks it, thin ones the beginnings of stages
+    """
+    epochs = [row["epoch"] for row in history]
+    losses = {"train": "train_loss", "validation": "val_loss"}
+    scores = {"CIDEr-D": "cider_d", "BLEU-4": "bleu4", "class accuracy": "class_accuracy"}
+    stages = [row.get("stage", "") for row in history]
+    begins = [place for place in range(1, len(history)) if stages[place] != stages[place - 1]]
+    with new_figure(path, 9, 3.6) as figure:
+        figure.suptitle(title)
+        panels = (("loss, nats per token", losses), ("score on the validation split", scores))
+        for axes, (label, lines) in zip(figure.subplots(1, 2), panels, strict=True):
+            drawn = [(name, key) for name, key in lines.items() if any(key in row for row in history)]
+            for index, (name, key) in enumerate(drawn):
+                values = [row.get(key, math.nan) for row in history]
+                style = {"color": COLORS[index], "marker": MARKERS[index], "ms": 4 if len(epochs) <= 40 else 2}
+                axes.plot(epochs, values, DASHES[index], label=name, **style)
+            for place in begins:
+                axes.axvline(epochs[place] - 0.5, color="#999999", linewidth=0.8)
+                where = {"xy": (epochs[place] - 0.4, 1), "xycoords": ("data", "axes fraction"), "va": "top"}
+                axes.annotate(stages[place], size=7, **where)
+            if best:
+                axes.axvline(best, color=BLACK, linewidth=1, linestyle=":", label="epoch kept")
+            axes.set(xlabel="epoch", ylabel=label)
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+            axes.legend(fontsize=8)
+
+
 def vocabulary_figure(lengths, counts, path, *, min_count=0, num_words=12):
     """Draw the histogram of caption lengths (left) and the frequency of each word by rank (right).
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from captioning import __version__
 from captioning.cli import one_line
 
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
@@ -213,10 +214,11 @@ def name_workers(batches):
 
 
 def versions():
-    """Return the versions that a result depends on."""
+    """Return the versions that a result depends on, that of this project among them."""
     import torchvision  # slow to import, and needed by training alone
 
     return {
+        "captioning": __version__,
         "python": platform.python_version(),
         "torch": torch.__version__,
         "torchvision": torchvision.__version__,

@@ -5,9 +5,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
+
 from captioning.data.annotations import Dataset, Example
 from captioning.evaluation import Prediction
-from captioning.report import document, sections, sentences, yardsticks
+from captioning.report import document, provenance, sections, sentences, yardsticks
 from captioning.report import tables as report
 from captioning.scores.grounding import build_grounders
 from captioning.scores.scored import Scored, score
@@ -85,7 +87,12 @@ CANNON = [  # no caption names the cannon, whose references hardly do either; th
 ]
 
 
+def provenance_of(studied):
+    """The provenance of a report by a model without a file."""
+    return provenance.build_provenance(studied.subject, [], torch.device("cpu"), {"captioning": 1.25})
+
+
 def text_of(studied):
     galleries = sections.build_galleries(studied.tables, [Path("1.jpg")] * len(studied.tables["images"]))
-    parts = sections.build_sections(studied.tables, studied.texts(), galleries)
+    parts = sections.build_sections(studied.tables, studied.texts(), galleries, provenance_of(studied))
     return document.markdown("mobile on data", [*parts, sections.file_section(sections.FILES)])

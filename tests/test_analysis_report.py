@@ -1,16 +1,19 @@
 """The files of a report read back, and the script on a tiny model."""
 
+import hashlib
+import json
+import re
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import torch
 from PIL import Image
-from studies import HAND_MADE, study
+from studies import HAND_MADE, provenance_of, repeated, study
 
 import analysis_report
 import model as model_script
-from captioning import plots
+from captioning import __version__, plots
 from captioning.checkpoint import Checkpoint, save_checkpoint
 from captioning.report import comparison, sections
 from vocab import SPECIALS
@@ -21,7 +24,7 @@ def write(folder, studied):
     picture = folder.parent / "grey.png"
     Image.new("RGB", (40, 30), "grey").save(picture)
     galleries = sections.build_galleries(studied.tables, [picture] * len(studied.tables["images"]))
-    shown = analysis_report.Report(studied.tables, studied.texts(), galleries)
+    shown = analysis_report.Report(studied.tables, studied.texts(), galleries, provenance_of(studied), [])
     analysis_report.write_report(folder, "mobile on data", shown, studied.scored)
 
 
@@ -32,7 +35,7 @@ def test_csv_files_read_back(tmp_path):
     studied = study(HAND_MADE)
     tables = studied.tables
     write(tmp_path / "r", studied)
-    absent = {"audit.csv", "copies.csv"}  # no dataset was looked through
+    absent = {"audit.csv", "copies.csv", "training.png"}  # no dataset was looked through, no training is known
     assert {path.name for path in (tmp_path / "r").iterdir()} == set(sections.FILES) - absent
     images = pd.read_csv(tmp_path / "r/images.csv", keep_default_na=False)
     assert images["caption"].tolist() == [p.caption for p in HAND_MADE]
@@ -40,14 +43,48 @@ def test_csv_files_read_back(tmp_path):
     for name in (path.stem for path in (tmp_path / "r").glob("*.csv") if path.stem not in ("images", "confusion")):
         read = pd.read_csv(tmp_path / f"r/{name}.csv")
         for column in tables[name].select_dtypes(exclude="number"):
-            read[column] = read[column].fillna("")
+            read[column] = read[column].fillna("") if name != "language" else read[column].astype(object)
         pd.testing.assert_frame_equal(read, tables[name], atol=1e-6, check_dtype=False)
     confusion = pd.read_csv(tmp_path / "r/confusion.csv", index_col="class")
     assert (confusion.to_numpy() == tables["confusion"].to_numpy()).all()
     assert confusion.columns.tolist() == ["cat", "dog", "(none)"]
-    for name in (name for name in sections.FILES if name.endswith(".png")):
-        with Image.open(tmp_path / "r" / name) as image:
+    for path in (tmp_path / "r").glob("*.png"):
+        with Image.open(path) as image:
             assert min(image.size) > 150
+
+
+def test_the_json_file_has_every_number_with_its_interval_and_recipe(tmp_path):
+    studied = study(repeated(HAND_MADE), probed=["cat", "dog"] * 10)
+    write(tmp_path / "r", studied)
+    read = json.loads((tmp_path / "r/report.json").read_text(encoding="utf-8"))
+    assert list(read) == ["format", "title", "provenance", "sentences", "tables", "captions"]
+    assert read["format"] == 1
+    assert set(read["tables"]) == studied.tables.keys() - {"images"}
+    for name, table in studied.tables.items():
+        if name in ("images", "confusion"):
+            continue
+        rows = pd.DataFrame(read["tables"][name]["rows"], columns=list(read["tables"][name]["columns"]))
+        pd.testing.assert_frame_equal(rows, table, check_dtype=False, rtol=0, atol=0)
+        assert all(column["text"] for column in read["tables"][name]["columns"].values()), "a column without meaning"
+    (bleu,) = [row for row in read["tables"]["summary"]["rows"] if row["metric"] == "BLEU-4"]
+    assert bleu["low"] < bleu["value"] < bleu["high"]
+    columns = read["tables"]["classes"]["columns"]
+    assert columns["bleu4"] == {
+        "name": "BLEU-4",
+        "text": "corpus BLEU up to 4-grams, as COCO computes it, 0 to 1",
+        "recipe": bleu["recipe"].replace("|n:20", ""),
+    }
+    assert read["tables"]["confusion"]["rows"][0] == {"class": "cat", "cat": 5, "dog": 5, "(none)": 0}
+    assert [row["caption"] for row in read["captions"]["worst"]]
+    assert "NaN" not in (tmp_path / "r/report.json").read_text(encoding="utf-8")
+
+
+def test_the_json_file_of_the_same_data_is_the_same(tmp_path):
+    texts = []
+    for folder in ("r", "s"):
+        write(tmp_path / folder, study(HAND_MADE))
+        texts.append(re.sub(r'"date": ".*"', "", (tmp_path / folder / "report.json").read_text(encoding="utf-8")))
+    assert texts[0] == texts[1]
 
 
 def test_an_interrupted_report_leaves_the_old_one(tmp_path, monkeypatch):
@@ -71,7 +108,7 @@ def test_a_report_without_classes_removes_the_tables_of_an_earlier_one(tmp_path)
     write(tmp_path / "r", study(HAND_MADE))
     write(tmp_path / "r", study(HAND_MADE, classes=()))
     left = {path.name for path in (tmp_path / "r").iterdir()}
-    kept = {"report.md", "report.html", "test_inference.png", "best.png", "worst.png", "sample.png"}
+    kept = {"report.md", "report.json", "report.html", "test_inference.png", "best.png", "worst.png", "sample.png"}
     kept |= {"references.png", "calibration.png", "lengths.png"}
     assert left == kept | {f"{name}.csv" for name in ("summary", "images", "references", "language", "calibration")}
 
@@ -126,6 +163,46 @@ def test_script_writes_a_report(tiny, capsys):
     assert "33.3% of the references' words are not in the model's vocabulary" in text
 
 
+def test_a_report_says_where_it_comes_from(tiny, monkeypatch):
+    path = Path("checkpoints/mobile.safetensors")
+    network, _, checkpoint = model_script.load_captioner(path)
+    checkpoint.weights = network.state_dict()
+    checkpoint.history = [
+        {"epoch": 1, "stage": "decoder", "train_loss": 2.0, "val_loss": 2.5, "cider_d": 0.5, "bleu4": 0.1},
+        {"epoch": 2, "stage": "finetune", "train_loss": 1.0, "val_loss": 2.0, "cider_d": 0.7, "bleu4": 0.2},
+    ]
+    checkpoint.best = {"metric": "cider_d", "value": 0.7, "epoch": 2}
+    checkpoint.data = {"name": "tiny", "fingerprint": "0123456789ab"}
+    save_checkpoint(path, checkpoint)
+    monkeypatch.setattr("sys.argv", ["somewhere/analysis_report.py", "--split", "test", "--data_dir", "data/ti ny"])
+    analysis_report.main({"report": {**tiny, "split": "test", "beam_size": 1}})
+    found = json.loads(Path("reports/mobile_test/report.json").read_text(encoding="utf-8"))["provenance"]
+    assert found["command"] == "python analysis_report.py --split test --data_dir 'data/ti ny'"
+    (model,) = found["models"]
+    assert model["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert model["architecture"]["embed_size"] == 8
+    assert (model["data"], model["best"], model["epochs"]) == (checkpoint.data, checkpoint.best, 2)
+    assert found["decoding"]["beam_size"] == 1
+    assert (found["data"]["split"], found["data"]["images"]) == ("test", 4)
+    assert re.fullmatch(r"[0-9a-f]{12}", found["data"]["fingerprint"])
+    assert found["versions"]["captioning"] == __version__
+    assert found["seconds"].keys() == {"captioning", "scores and baselines"}
+    text = Path("reports/mobile_test/report.md").read_text(encoding="utf-8")
+    first_page = text[text.index("## Where this comes from") : text.index("## Results")]
+    for part in (
+        found["command"],
+        model["sha256"],
+        "0123456789ab",
+        found["date"],
+        "2 of 2",
+        found["versions"]["torch"],
+    ):
+        assert part in first_page
+    with Image.open("reports/mobile_test/training.png") as image:
+        assert min(image.size) > 150
+    assert "training.png)" in text.split("## Files")[0]
+
+
 def test_script_reports_the_test_split_beside(tiny):
     analysis_report.main({"report": {**tiny, "split": "test", "beam_size": 1}})
     assert "test split" in Path("reports/mobile_test/report.md").read_text(encoding="utf-8")
@@ -135,7 +212,7 @@ def test_script_reports_the_test_split_beside(tiny):
 def test_script_writes_every_file_that_it_names(tiny):
     analysis_report.main({"report": tiny})
     files = {path.name for path in Path("reports/mobile").iterdir()}
-    assert files == set(sections.FILES) - {"best.png", "worst.png"}, "all captions are empty"
+    assert files == set(sections.FILES) - {"best.png", "worst.png", "training.png"}, "all captions are empty"
     text = Path("reports/mobile/report.md").read_text(encoding="utf-8")
     assert "The plain classifier learned from 4 images of train" in text
     assert "checkpoints do not hold it, and imagenet_weights is empty" in text

@@ -126,14 +126,12 @@ def audit_examples(examples, silent=(), *, num_workers=1, progress=True, tokens=
             for kind in ("exact", "near"):
                 rows[split][f"{kind}_copies"] = int(((copies["kind"] == kind) & (copies["split"] == split)).sum())
     table = [
-        (measure, split, float(rows[split][measure]))
-        for measure in MEASURES
-        for split in splits
-        if measure in rows[split]
+        (measure, split, rows[split][measure]) for measure in MEASURES for split in splits if measure in rows[split]
     ]
     if silent:
-        table.insert(0, ("silent", "", float(len(silent))))
-    return Audit(pd.DataFrame(table, columns=["measure", "split", "value"]), copies, list(silent))
+        table.insert(0, ("silent", "", len(silent)))
+    # As objects: counts stay whole numbers beside shares.
+    return Audit(pd.DataFrame(table, columns=["measure", "split", "value"], dtype=object), copies, list(silent))
 
 
 def overview(table):

@@ -15,7 +15,7 @@ import numpy as np
 
 from captioning.cli import one_line
 from captioning.familiarity import Familiarity
-from captioning.metadata import parse_metadata
+from captioning.metadata import ORIGIN, parse_metadata
 from captioning.search.numpy_beam import beam_search
 
 MAX_MODEL_BYTES = 2**30  # the largest of this project's models has under 100 MB
@@ -30,6 +30,7 @@ class OnnxModel:
 
     vocab, transform, config, classes, decoding: as in captioning.checkpoint.Checkpoint
     familiarity: Familiarity of its training pictures, None = not known
+    origin: its history, best, versions and data
     """
 
     def __init__(self, path, num_threads=0):
@@ -58,6 +59,7 @@ class OnnxModel:
         self.vocab, self.transform = parts["vocab"], parts["transform"]
         self.config, self.classes, self.decoding = parts["config"], parts["classes"], parts["decoding"]
         self.familiarity = Familiarity.from_json(parts["familiarity"])
+        self.origin = {name: parts[name] for name in ORIGIN}
         inputs = self.session.get_inputs()
         names = {"begin", "images", "tokens"}
         self.outputs = [one.name for one in self.session.get_outputs()]

@@ -1,12 +1,14 @@
 """A report as sections of text, tables, figures and galleries; written as Markdown, and as one HTML page.
 
 The page is a single file that needs no network: pictures are embedded, tables are sorted by a click on a column's
-head, and a picture is decoded when it comes near the window. Both forms have the same sections in the same order,
+head, which says what it holds, and a picture is decoded when it comes near the window. It follows the light or dark
+style of the system, and prints on A4. Both forms have the same sections in the same order,
 so that two reports can be laid side by side.
 """
 
 import base64
 import io
+import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,9 +18,14 @@ import pandas as pd
 
 from captioning.data.images import load_image
 from captioning.markup import markdown_table
+from captioning.report.columns import column_of
 
 THUMBNAIL = 192  # pixels of a gallery's pictures
 JPEG_QUALITY = 80
+CELL = 16  # pixels a side of a matrix's cells
+LETTER = 6.3  # pixels of a letter of its labels, roughly
+LONGEST_LABEL = 24  # letters
+MOST_CLASSES = 150  # a larger matrix is shown as its figure alone
 
 
 @dataclass(frozen=True)
@@ -35,17 +42,35 @@ class Table:
     """A DataFrame; numbers that are not whole get `digits` digits.
 
     foot: rows below the others, which stay there however the others are sorted: values by column, the rest is blank
+    name: of the table in columns.COLUMNS, where its columns are called otherwise than in other tables
     """
 
     frame: pd.DataFrame
     digits: int = 3
     foot: tuple = ()
+    name: str = ""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Pairs of a name and a text; Markdown's `code` is allowed in the text."""
+
+    rows: list
 
 
 @dataclass(frozen=True)
 class Figure:
     """A PNG in the report's folder, and what it shows in words."""
 
+    file: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """A DataFrame of counts, true classes in rows; `file` is the PNG that shows the same, `text` what it shows."""
+
+    frame: pd.DataFrame
     file: str
     text: str
 
@@ -62,7 +87,7 @@ class Gallery:
 
 @dataclass(frozen=True)
 class Section:
-    """A title and its blocks: Text, Table, Figure or Gallery."""
+    """A title and its blocks: Text, Table, Facts, Figure, Matrix or Gallery."""
 
     title: str
     blocks: list
@@ -91,8 +116,14 @@ def foot_of(table):
 
 
 def is_number(frame, name):
-    """True if a column of a DataFrame holds numbers, which are set to the right."""
-    return pd.api.types.is_numeric_dtype(frame[name]) and not pd.api.types.is_bool_dtype(frame[name])
+    """True if a column of a DataFrame holds numbers alone, which are set to the right."""
+    values = frame[name].tolist()
+    return bool(values) and all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
+
+
+def heads_of(table):
+    """Return the columns.Column of each column of a Table."""
+    return [column_of(table.name, name) for name in table.frame.columns]
 
 
 # ---- Markdown --------------------------------------------------------------------------------------------
@@ -100,10 +131,10 @@ def is_number(frame, name):
 
 def table_markdown(table):
     """Return a Table as Markdown."""
-    names = list(table.frame.columns)
+    names = [head.name for head in heads_of(table)]
     rows = [[text for _, text in row] for row in rows_of(table)]
     rows += [[f"**{text}**" if text else "" for _, text in row] for row in foot_of(table)]
-    numeric = [name for name in names if is_number(table.frame, name)]
+    numeric = {head for head, name in zip(names, table.frame.columns, strict=True) if is_number(table.frame, name)}
     return markdown_table([cell_text(name) for name in names], rows, numeric)
 
 
@@ -122,7 +153,9 @@ def markdown(title, sections):
                     parts.append("\n".join(f"- {line}" for line in lines) if points else "\n\n".join(lines))
                 case Table():
                     parts.append(table_markdown(block))
-                case Figure(file, text) | Gallery(file, text):
+                case Facts(rows):
+                    parts.append("\n".join(f"- {name}: {text}" for name, text in rows))
+                case Figure(file, text) | Gallery(file, text) | Matrix(_, file, text):
                     parts.append(f"![{text}]({file})")
     return "\n\n".join(parts) + "\n"
 
@@ -154,14 +187,55 @@ def page_section(section, folder):
                 kind = "warning" if block.warning else "points" if points else "text"
                 blocks.append({"kind": kind, "lines": [code_split(line) for line in lines]})
             case Table(frame):
-                names = [(name, is_number(frame, name)) for name in frame.columns]
-                blocks.append({"kind": "table", "names": names, "rows": rows_of(block), "foot": foot_of(block)})
-            case Figure(file, text):
+                heads = [
+                    head._asdict() | {"number": is_number(frame, name)}
+                    for head, name in zip(heads_of(block), frame.columns, strict=True)
+                ]
+                blocks.append({"kind": "table", "heads": heads, "rows": rows_of(block), "foot": foot_of(block)})
+            case Facts(rows):
+                blocks.append({"kind": "facts", "rows": [(name, code_split(text)) for name, text in rows]})
+            case Matrix(frame, _, text) if len(frame) <= MOST_CLASSES:
+                blocks.append({"kind": "matrix", "text": text, **matrix_parts(frame)})
+            case Figure(file, text) | Matrix(_, file, text):
                 blocks.append({"kind": "figure", "source": data_uri((folder / file).read_bytes(), "png"), "text": text})
             case Gallery(_, text, images, lines):
                 cards = [{"source": thumbnail(path), "lines": those} for path, those in zip(images, lines, strict=True)]
                 blocks.append({"kind": "gallery", "text": text, "cards": cards})
     return {"title": section.title, "blocks": blocks}
+
+
+def matrix_parts(frame):
+    """Return what the template draws of a matrix of counts: places in pixels, labels, and the cells that are not 0."""
+    rows, columns = ([str(name)[:LONGEST_LABEL] for name in names] for names in (frame.index, frame.columns))
+    left, top = (round(LETTER * max(map(len, names)) + 10) for names in (rows, columns))
+    width, height = CELL * len(columns), CELL * len(rows)
+    lines = [f"M{left} {top + CELL * place}h{width}" for place in range(len(rows) + 1)]
+    lines += [f"M{left + CELL * place} {top}v{height}" for place in range(len(columns) + 1)]
+    counts, cells = frame.to_numpy(), []
+    for row, column in zip(*counts.nonzero(), strict=True):
+        count, total = int(counts[row, column]), int(counts[row].sum())
+        cells.append(
+            {
+                "x": left + CELL * int(column),
+                "y": top + CELL * int(row),
+                "count": count,
+                "shade": round(max(0.1, count / total), 2),
+                "strong": count > total / 2,
+                "text": f"true {frame.index[row]}, named {frame.columns[column]}: {count} of {total}",
+            }
+        )
+    return {
+        "cell": CELL,
+        "left": left,
+        "top": top,
+        "width": left + width + 4,
+        "height": top + height + 4,
+        "grid": "".join(lines),
+        "columns": [(left + CELL * place + 12, top - 4, name) for place, name in enumerate(columns)],
+        "rows": [(left - 4, top + CELL * place + 12, name) for place, name in enumerate(rows)],
+        "cells": cells,
+        "counts": json.dumps(counts.tolist()),
+    }
 
 
 def code_split(line):

@@ -8,7 +8,9 @@ import random
 from captioning.cli import counted
 from captioning.data import audit
 from captioning.plots import caption_lines
-from captioning.report.document import Figure, Gallery, Section, Table, Text
+from captioning.report.columns import column_of
+from captioning.report.document import Facts, Figure, Gallery, Matrix, Section, Table, Text
+from captioning.report.provenance import provenance_rows
 from captioning.report.tables import FEWEST_IN_CLASS, extremes
 from captioning.scores.grounding import NONE
 
@@ -20,6 +22,10 @@ NO_CLASSES = Text(["The data has no classes."])
 FILES = {  # every file of a report -> what it holds; some are there only where the data has classes, or mistakes
     "report.md": "the results in words, tables and figures",
     "report.html": "the same as one self-contained page; a click on a column head sorts its table",
+    "report.json": (
+        "every number for programs: where the report comes from (`provenance`), the `sentences`, and each of the "
+        "`tables` with the name, the meaning and the recipe of its columns"
+    ),
     "summary.csv": (
         "one row per metric: `metric`, `value`, `recipe`, what the value depends on, and `low` and `high`, its 95 % "
         "interval over the images: percentiles of 1,000 stratified bootstrap draws (the images of each class are drawn "
@@ -42,6 +48,7 @@ FILES = {  # every file of a report -> what it holds; some are there only where 
         "that name it first, `probe` the plain classifier's accuracy"
     ),
     "classes.png": "the same as a bar chart",
+    "training.png": "losses and validation scores over the epochs of the training",
     "top_bottom.csv": (
         f"the best and the worst classes by `bleu4`, of those with {FEWEST_IN_CLASS} images or more; classes of equal "
         "`bleu4` share a `rank`"
@@ -86,6 +93,7 @@ FILES = {  # every file of a report -> what it holds; some are there only where 
 }
 FIGURES = {
     "classes.png": "Scores of every class with 95 % intervals, best BLEU-4 on top",
+    "training.png": "Losses and validation scores over the epochs of the training",
     "yardsticks.png": "Accuracy of the captions and of the baselines",
     "confusion.png": "Confusion matrix: true class in rows, class named in columns",
     "scatter.png": "BLEU-4 against accuracy, one point for each class",
@@ -142,15 +150,21 @@ def mistake_gallery(mistakes, images, paths):
     return Gallery("mistakes.png", FIGURES["mistakes.png"], chosen, lines) if chosen else None
 
 
+def chosen_rows(images):
+    """Return name of a gallery -> rows of the image_table that it shows; no best and worst where all tie."""
+    best, worst = extreme_rows(images)
+    chosen = {"sample": sample_rows(images), "best": best, "worst": worst}
+    return {name: rows for name, rows in chosen.items() if rows}
+
+
 def build_galleries(tables, paths):
     """Return name -> Gallery: a random sample and, where there are some, the best, the worst, the confused captions.
 
     paths: the picture of each row of the image_table
     """
     images = tables["images"]
-    best, worst = extreme_rows(images)
-    chosen = {"sample": sample_rows(images), "best": best, "worst": worst}
-    galleries = {name: gallery_of(f"{name}.png", images, rows, paths) for name, rows in chosen.items() if rows}
+    chosen = chosen_rows(images).items()
+    galleries = {name: gallery_of(f"{name}.png", images, rows, paths) for name, rows in chosen}
     if len(tables.get("mistakes", ())):
         galleries["mistakes"] = mistake_gallery(tables["mistakes"], images, paths)
     return galleries
@@ -160,13 +174,13 @@ def build_galleries(tables, paths):
 
 
 def interval_cells(frame, names, digits=3):
-    """Return a DataFrame with each score's `_low` and `_high` as one column of text, "0.60–0.69" or "–", behind it."""
+    """Return a DataFrame with each score's `_low` and `_high` as one column of text behind it, "0.6 to 0.7" or "–"."""
     shown = frame.copy()
     for name in names:
         low, high = shown.pop(f"{name}_low" if name else "low"), shown.pop(f"{name}_high" if name else "high")
-        cells = [f"{a:.{digits}f}–{b:.{digits}f}" if a == a else "–" for a, b in zip(low, high, strict=True)]
-        place = shown.columns.get_loc(name or "value") + 1
-        shown.insert(place, f"{name} 95 %".strip(), cells)
+        cells = [f"{a:.{digits}f} to {b:.{digits}f}" if a == a else "–" for a, b in zip(low, high, strict=True)]
+        name = name or "value"
+        shown.insert(shown.columns.get_loc(name) + 1, f"{name} 95 %", cells)
     return shown
 
 
@@ -175,12 +189,13 @@ def figure(file):
     return Figure(file, FIGURES[file])
 
 
-def build_sections(tables, texts, galleries):
+def build_sections(tables, texts, galleries, provenance):
     """Return the Sections of the report.
 
-    tables:    name -> DataFrame, as FILES tells; without classes those about classes are missing
-    texts:     warnings, facts, notes, bleu, diagnoses, references, language, confidence, data, yardsticks -> sentences
-    galleries: name -> Gallery, as of build_galleries
+    tables:     name -> DataFrame, as FILES tells; without classes those about classes are missing
+    texts:      warnings, facts, notes, bleu, diagnoses, references, language, confidence, data, yardsticks -> sentences
+    galleries:  name -> Gallery, as of build_galleries
+    provenance: of provenance.build_provenance
     """
     classed = "classes" in tables
     return [
@@ -192,13 +207,14 @@ def build_sections(tables, texts, galleries):
                 Text(texts["notes"], points=True),
             ],
         ),
+        Section("Where this comes from", [Facts(provenance_rows(provenance))]),
         Section("Results", [Table(interval_cells(tables["summary"], [""], 4), 4)]),
         Section("Classes", class_blocks(tables, texts) if classed else [NO_CLASSES]),
         Section("Which class a caption names", naming_blocks(tables, galleries) if classed else [NO_CLASSES]),
         Section("BLEU-4 and accuracy", relation_blocks(tables, texts) if classed else [NO_CLASSES]),
         Section(
             "Number of references",
-            [Text(texts["references"]), figure("references.png"), Table(tables["references"])],
+            [Text(texts["references"]), figure("references.png"), Table(tables["references"], name="references")],
         ),
         Section("Random, best and worst captions", gallery_blocks(galleries)),
         Section(
@@ -206,6 +222,7 @@ def build_sections(tables, texts, galleries):
             [Text(texts["language"]), figure("lengths.png"), Table(tables["language"])],
         ),
         Section("Confidence", confidence_blocks(tables, texts)),
+        Section("Training", training_blocks(provenance)),
         Section("Data audit", data_blocks(tables, texts)),
     ]
 
@@ -274,7 +291,7 @@ def naming_blocks(tables, galleries):
         blocks += [Text([text]), Table(nested.head(ROWS_SHOWN))]
     else:
         blocks.append(Text(["No caption has a class's name that is part of another's."]))
-    blocks.append(figure("confusion.png"))
+    blocks.append(Matrix(tables["confusion"], "confusion.png", FIGURES["confusion.png"]))
     if not len(mistakes):
         return [*blocks, Text(["Mistakes: none, every caption names the true class first."])]
     return [
@@ -290,9 +307,7 @@ def relation_blocks(tables, texts):
     blocks = [
         Text(texts["bleu"]),
         figure("scatter.png"),
-        Table(
-            interval_cells(tables["relations"].rename(columns={"low": "rho_low", "high": "rho_high"}), ["rho"], 2), 2
-        ),
+        Table(relation_rows(tables["relations"]), 2),
     ]
     if not texts["diagnoses"]:
         return [*blocks, Text([nothing_to_diagnose(tables["classes"])])]
@@ -301,6 +316,12 @@ def relation_blocks(tables, texts):
         Text(["Why the classes with the lowest accuracy are not named:"]),
         Text(texts["diagnoses"], points=True),
     ]
+
+
+def relation_rows(relations):
+    """Return the table of correlations as it is shown, the scores by their names."""
+    shown = relations.assign(**{side: [column_of("classes", name).name for name in relations[side]] for side in "xy"})
+    return interval_cells(shown.rename(columns={"low": "rho_low", "high": "rho_high"}), ["rho"], 2)
 
 
 def nothing_to_diagnose(classes):
@@ -320,6 +341,13 @@ def confidence_blocks(tables, texts):
         figure("calibration.png"),
         Table(interval_cells(calibration, names, 2)),
     ]
+
+
+def training_blocks(provenance):
+    """Return the curves of the training, or that the model has none."""
+    if any(model["epochs"] for model in provenance["models"][:1]):
+        return [figure("training.png")]
+    return [Text(["The model's file holds no history of its training."])]
 
 
 def data_blocks(tables, texts):

@@ -545,8 +545,8 @@ def language_table(hypotheses, references, trained, vocabulary):
     # A different position for each image, because the first reference of all images often follows one pattern.
     theirs = [group[row % len(group)] for row, group in enumerate(references)]
     columns = [language_measures(texts, trained) for texts in (hypotheses, theirs)]
-    table = pd.DataFrame([(name, *(column[name] for column in columns)) for name in columns[0]])
-    table.columns = ["measure", "captions", "references"]
+    rows = [(name, *(column[name] for column in columns)) for name in columns[0]]
+    table = pd.DataFrame(rows, columns=["measure", "captions", "references"], dtype=object)  # counts stay whole
     said = len({word for tokens in hypotheses for word in tokens})
     table.loc[len(table)] = ["share of the model's vocabulary used", said / max(1, len(vocabulary)), np.nan]
     return table
@@ -558,8 +558,8 @@ def language_measures(texts, trained):
     measures = {
         "share that stands word for word in train": float(np.mean([tuple(tokens) in trained for tokens in texts])),
         "share that is said of several images": sum(number for number in times.values() if number > 1) / len(texts),
-        "different captions": float(len(times)),
-        "different words": float(len({word for tokens in texts for word in tokens})),
+        "different captions": len(times),
+        "different words": len({word for tokens in texts for word in tokens}),
     }
     for n in (1, 2):
         ngrams = [tuple(tokens[i : i + n]) for tokens in texts for i in range(len(tokens) - n + 1)]

@@ -1,6 +1,5 @@
 """The history of a run: its table and curves, its best epoch, and the file that --train.resume reads."""
 
-import hashlib
 import time
 from contextlib import contextmanager
 from pathlib import Path
@@ -45,14 +44,6 @@ def hold_run(run):
         for path in written_paths(run) if held else ():
             remove_unfinished(path)
         yield
-
-
-def file_digest(path):
-    """Return the sha256 of a file as hex digits; "" where there is none (random weights, or torchvision's own)."""
-    if not Path(path).is_file():
-        return ""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 # ---- the resume file -----------------------------------------------------------------------------

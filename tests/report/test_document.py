@@ -1,5 +1,7 @@
 """A report as Markdown, and as a page that a browser opens without a network."""
 
+import base64
+import re
 import shutil
 from html.parser import HTMLParser
 
@@ -10,8 +12,10 @@ from PIL import Image
 from studies import HAND_MADE, build, predict
 
 from captioning.report.document import (
+    Facts,
     Figure,
     Gallery,
+    Matrix,
     Section,
     Table,
     Text,
@@ -30,6 +34,8 @@ FRAME = pd.DataFrame(
     }
 )
 
+COUNTS = pd.DataFrame([[9, 0, 1], [0, 4, 0]], index=["rook", "ox"], columns=["rook", "ox", "(none)"])
+
 
 @pytest.fixture
 def sections(tmp_path):
@@ -40,8 +46,15 @@ def sections(tmp_path):
     many = [[("knight", "label"), ("a horse", "wrong")]] * 60
     return [
         Section("Words & numbers", [Text(["Scores of `report.md` are in [`a.csv`](a.csv)."]), Text([], points=True)]),
-        Section("Tables", [Table(FRAME, 2), Text(["one", "two"], points=True)]),
-        Section("Figures", [Figure("figure.png", "What it shows")]),
+        Section(
+            "Tables",
+            [
+                Table(FRAME, 2, foot=({"class": "average", "bleu4": 0.375},)),
+                Text(["one", "two"], points=True),
+                Facts([("date", "2026"), ("command", "`python a.py`")]),
+            ],
+        ),
+        Section("Figures", [Figure("figure.png", "What it shows"), Matrix(COUNTS, "figure.png", "Confusion")]),
         Section("Galleries", [Gallery("figure.png", "All", [tmp_path / "figure.png"] * 61, [lines, *many])]),
     ]
 
@@ -49,7 +62,9 @@ def sections(tmp_path):
 def test_markdown_has_every_block(sections):
     text = markdown("Title", sections)
     assert text.startswith("# Title\n\n## Words & numbers\n\nScores of `report.md`")
+    assert "| class | BLEU-4 | images | right |" in text, "heads are named as in the text"
     assert "| ox 10 | – | 20 | False |" in text
+    assert "- date: 2026" in text
     assert "- one\n- two" in text
     assert "![What it shows](figure.png)" in text
     assert "![All](figure.png)" in text
@@ -143,14 +158,93 @@ def test_a_click_on_a_head_sorts_and_a_second_one_reverses(page):
     buttons[0].click()
     assert column(page, 0) == ["ox 9", "ox 10", "rook"], "numbers in names count as numbers"
     buttons[2].click()
-    assert column(page, 2) == ["3", "20", "100"]
-    buttons[2].click()
     assert column(page, 2) == ["100", "20", "3"]
-    assert [head.get_attribute("aria-sort") for head in heads] == [None, None, "descending", None]
+    buttons[2].click()
+    assert column(page, 2) == ["3", "20", "100"]
+    assert [head.get_attribute("aria-sort") for head in heads] == [None, None, "ascending", None]
     buttons[1].click()
-    assert column(page, 1) == ["0.25", "0.50", "–"]
+    assert column(page, 1) == ["0.50", "0.25", "–"], "the best score first"
     buttons[1].click()
-    assert column(page, 1) == ["0.50", "0.25", "–"], "a cell without a value is the last either way"
+    assert column(page, 1) == ["0.25", "0.50", "–"], "a cell without a value is the last either way"
+    foot = page.find_element("css selector", "tfoot").text
+    assert foot.split() == ["average", "0.38"], "an average is not sorted among what it averages"
+
+
+def test_a_head_says_what_its_column_holds(page):
+    """On hover by its title, to a screen reader by its description, and below the table for touch and print."""
+    button = page.find_elements("css selector", "th button")[1]
+    assert button.text.startswith("BLEU-4")
+    described = page.find_element("id", button.get_attribute("aria-describedby"))
+    assert described.get_attribute("textContent") == button.get_attribute("title")
+    assert "corpus BLEU" in button.get_attribute("title")
+    assert not described.is_displayed()
+    page.find_element("css selector", "details summary").click()
+    assert described.is_displayed()
+    identifiers = page.execute_script("return [...document.querySelectorAll('[id]')].map((one) => one.id)")
+    assert len(identifiers) == len(set(identifiers))
+
+
+def test_the_confusion_matrix_names_the_cell_that_is_pointed_at(page):
+    webdriver = pytest.importorskip("selenium.webdriver")
+    matrix = page.find_element("css selector", "svg.matrix")
+    page.execute_script("arguments[0].scrollIntoView({block: 'center'})", matrix)
+    assert [one.text for one in matrix.find_elements("css selector", ".count")] == ["9", "1", "4"]
+    titles = page.execute_script("return [...document.querySelectorAll('svg title')].map((one) => one.textContent)")
+    assert titles[1] == "true rook, named (none): 1 of 10"
+    left, top, cell = (float(matrix.get_attribute(f"data-{name}")) for name in ("left", "top", "cell"))
+    place = page.execute_script("const r = arguments[0].getBoundingClientRect(); return [r.x, r.y]", matrix)
+    pointer = webdriver.ActionChains(page)
+    pointer.w3c_actions.pointer_action.move_to_location(
+        int(place[0] + left + 0.5 * cell), int(place[1] + top + 1.5 * cell)
+    )
+    pointer.perform()
+    assert page.find_element("css selector", ".pointed").text == "true ox, named rook: 0 of 4", "an empty cell"
+    assert [one.text for one in matrix.find_elements("css selector", ".here")] == ["rook", "ox"]
+
+
+@pytest.mark.parametrize("width", [1000, 390])
+def test_nothing_is_wider_than_the_window(page, width):
+    page.execute_cdp_cmd(
+        "Emulation.setDeviceMetricsOverride", {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": False}
+    )
+    wide = page.execute_script("return document.documentElement.scrollWidth - window.innerWidth")
+    page.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+    assert wide <= 0
+
+
+def luminance(color):
+    """Relative luminance of "rgb(r, g, b)" as WCAG defines it."""
+    parts = [int(part) / 255 for part in re.findall(r"\d+", color)[:3]]
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+    return sum(weight * part for weight, part in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_text_is_legible_in_both_styles(page, scheme):
+    """A contrast of 4.5, which WCAG asks for, between each text and the colour behind it."""
+    page.execute_cdp_cmd(
+        "Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
+    )
+    script = """return [...document.querySelectorAll("p, td, th button, figcaption, .card div, summary, h1, a")].map((one) => {
+        let back = one;
+        while (back && getComputedStyle(back).backgroundColor === "rgba(0, 0, 0, 0)") { back = back.parentElement; }
+        return [getComputedStyle(one).color, getComputedStyle(back || document.body).backgroundColor, one.textContent];
+    })"""
+    found = page.execute_script(script)
+    page.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+    assert len(found) > 10
+    for color, back, text in found:
+        light, dark = sorted([luminance(color), luminance(back)], reverse=True)
+        assert (light + 0.05) / (dark + 0.05) >= 4.5, (color, back, text)
+    assert (luminance(found[0][1]) < 0.1) == (scheme == "dark")
+
+
+def test_the_page_prints_on_a4(page):
+    printed = page.execute_cdp_cmd("Page.printToPDF", {"preferCSSPageSize": True, "printBackground": True})
+    content = base64.b64decode(printed["data"])
+    (box,) = set(re.findall(rb"/MediaBox ?\[([^\]]*)\]", content))
+    width, height = (float(number) for number in box.split()[2:])
+    assert (round(width), round(height)) in {(595, 842), (594, 841), (595, 841), (596, 842)}, "points of A4"
 
 
 def test_pictures_are_shown_when_they_come_near(page):
