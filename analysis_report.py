@@ -173,7 +173,7 @@ def tell(captioned, scored, grounder, tokens, config):
     device = pick_device(config["device"])
     came_from = provenance.build_provenance(subject, captioned.models, device, seconds)
     first, *_ = getattr(captioned.captioner.model, "models", [captioned.captioner.model])
-    return Report(built, texts, galleries, came_from, first.origin.get("history", []))
+    return Report(built, texts, galleries, came_from, provenance.training_history(first.origin))
 
 
 def ask_classifiers(captioned, scored, grounder, config):
@@ -259,7 +259,8 @@ def draw_figures(folder, title, report, scored):
     lengths = {"the model's": [len(tokens) for tokens in scored.hypotheses], "the references'": theirs}
     plots.length_figure(lengths, folder / "lengths.png", title=title)
     if report.history:
-        best = report.provenance["models"][0]["best"].get("epoch", 0)
+        best = report.provenance["models"][0]["best"].get("epoch")
+        best = best if provenance.is_number(best) else 0
         plots.training_figure(report.history, folder / "training.png", title=f"Training: {title}", best=best)
     for gallery in report.galleries.values():
         pictures = [load_image(path, 2 * document.THUMBNAIL) for path in gallery.images]

@@ -14,7 +14,7 @@ from studies import HAND_MADE, provenance_of, repeated, study
 import analysis_report
 import model as model_script
 from captioning import __version__, plots
-from captioning.checkpoint import Checkpoint, save_checkpoint
+from captioning.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from captioning.report import comparison, sections
 from vocab import SPECIALS
 
@@ -64,8 +64,8 @@ def test_the_json_file_has_every_number_with_its_interval_and_recipe(tmp_path):
         if name in ("images", "confusion"):
             continue
         rows = pd.DataFrame(read["tables"][name]["rows"], columns=list(read["tables"][name]["columns"]))
-        pd.testing.assert_frame_equal(rows, table, check_dtype=False, rtol=0, atol=0)
-        assert all(column["text"] for column in read["tables"][name]["columns"].values()), "a column without meaning"
+        pd.testing.assert_frame_equal(rows.astype(table.dtypes.to_dict()), table, rtol=0, atol=0)
+        assert all(column["text"] for column in read["tables"][name]["columns"].values()), name
     (bleu,) = [row for row in read["tables"]["summary"]["rows"] if row["metric"] == "BLEU-4"]
     assert bleu["low"] < bleu["value"] < bleu["high"]
     columns = read["tables"]["classes"]["columns"]
@@ -189,18 +189,26 @@ def test_a_report_says_where_it_comes_from(tiny, monkeypatch):
     assert found["seconds"].keys() == {"captioning", "scores and baselines"}
     text = Path("reports/mobile_test/report.md").read_text(encoding="utf-8")
     first_page = text[text.index("## Where this comes from") : text.index("## Results")]
-    for part in (
-        found["command"],
-        model["sha256"],
-        "0123456789ab",
-        found["date"],
-        "2 of 2",
-        found["versions"]["torch"],
-    ):
+    versions = found["versions"]
+    for part in (found["command"], model["sha256"], "0123456789ab", found["date"], "2 of 2", versions["torch"]):
         assert part in first_page
     with Image.open("reports/mobile_test/training.png") as image:
         assert min(image.size) > 150
     assert "training.png)" in text.split("## Files")[0]
+
+
+def test_a_history_that_is_none_does_not_stop_the_report(tiny):
+    """The header of a file from elsewhere may hold anything in its history."""
+    path = Path("checkpoints/mobile.safetensors")
+    checkpoint = load_checkpoint(path)
+    checkpoint.history = [3, {}, {"epoch": "x"}, {"epoch": 1, "val_loss": "much", "stage": ["y"]}, {"epoch": 2}]
+    checkpoint.best, checkpoint.data = {"epoch": "\x1b[2J"}, {"name": ["<b>"], "fingerprint": 3}
+    checkpoint.versions = {"torch": {"a": 1}}
+    save_checkpoint(path, checkpoint)
+    analysis_report.main({"report": tiny})
+    text = Path("reports/mobile/report.md").read_text(encoding="utf-8")
+    assert "\x1b" not in text
+    assert len(json.loads(Path("reports/mobile/report.json").read_text())["provenance"]["models"]) == 1
 
 
 def test_script_reports_the_test_split_beside(tiny):

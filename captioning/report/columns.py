@@ -68,6 +68,9 @@ COLUMNS = {  # column of a table, or table.column where tables differ -> Column
     "image": Column("image", "file, relative to the dataset's folder"),
     "caption": Column("caption", "what the model says"),
     "inside": Column("name inside", "the class whose name is part of the name of the class named"),
+    "named_instead": Column("named instead", "what captions of the class name instead, with the number of images"),
+    "unnamed_bleu4": Column("BLEU-4 without it", "mean sentence BLEU-4 of the captions that do not name it", True),
+    "words": Column("words", "the words most typical of the class's references"),
     # baselines
     "classifier": Column("classifier", "what names the class"),
     "note": Column("note", "how it was made"),

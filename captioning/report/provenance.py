@@ -1,6 +1,7 @@
 """Where a report comes from: the command, the model, the data, the versions and the machine."""
 
 import importlib.metadata
+import math
 import os
 import platform
 import shlex
@@ -13,8 +14,13 @@ import torch
 
 from captioning import __version__
 from captioning.files import file_digest
+from captioning.untrusted import on_one_line
 
 LIBRARIES = ("torch", "torchvision", "numpy", "scipy", "scikit-learn", "pillow", "onnxruntime")
+
+
+CURVES = ("train_loss", "val_loss", "cider_d", "bleu4", "class_accuracy")  # of an epoch, what is drawn
+LONGEST = 60  # characters of what a model's file says about itself
 
 
 def describe_command():
@@ -42,7 +48,7 @@ def describe_models(source, files, models):
                 "vocabulary": len(model.vocab),
                 "data": origin.get("data", {}),
                 "best": origin.get("best", {}),
-                "epochs": len(origin.get("history", [])),
+                "epochs": len(training_history(origin)),
                 "versions": origin.get("versions", {}),
             }
         )
@@ -93,6 +99,31 @@ def processor_name():
     return platform.processor() or platform.machine()
 
 
+def is_number(value):
+    """True for a finite number, which what a file says about itself need not be."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def training_history(origin):
+    """Return the epochs of a model's training that can be drawn: dicts of epoch, stage and what there is of CURVES.
+
+    origin: as that of caption.TorchModel; what is no history is left out
+    """
+    rows = []
+    for row in origin.get("history", []):
+        if isinstance(row, dict) and is_number(row.get("epoch")):
+            scores = {name: row[name] for name in CURVES if is_number(row.get(name))}
+            if scores:
+                rows.append({"epoch": row["epoch"], "stage": told(row.get("stage", "")), **scores})
+    return rows
+
+
+def told(value):
+    """Return what a model's file says about itself as text that can be shown."""
+    text = on_one_line(str(value).encode("utf-8", "backslashreplace").decode("utf-8"))
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}…"
+
+
 def build_provenance(subject, models, device, seconds):
     """Return all of it: command, date, models, decoding, data, versions, machine, seconds.
 
@@ -135,18 +166,18 @@ def model_rows(model):
     architecture, trained, best = model["architecture"], model["data"], model["best"]
     named = {name: architecture[name] for name in ("encoder", "decoder", "embed_size", "hidden_size", "num_layers")
              if name in architecture}  # fmt: skip
-    text = ", ".join(f"{name} {value}" for name, value in named.items())
+    text = ", ".join(f"{name} {told(value)}" for name, value in named.items())
     rows = [
         ("model", f"{model['path']}, {model['bytes'] / 1e6:.1f} MB, SHA-256 `{model['sha256']}`"),
         ("architecture", f"{text}, images of {model['image_size']} px, {model['vocabulary']:,} words"),
     ]
     if trained:
-        rows.append(("training data", f"{trained.get('name', '?')}, fingerprint `{trained.get('fingerprint', '?')}`"))
+        name, fingerprint = (told(trained.get(key, "?")) for key in ("name", "fingerprint"))
+        rows.append(("training data", f"{name}, fingerprint `{fingerprint}`"))
     if best:
-        rows.append(
-            ("chosen epoch", f"{best['epoch']} of {model['epochs']}, {best['metric']} {best['value']:.4f} on val")
-        )
-    made = model["versions"]
-    if made:
-        rows.append(("trained with", ", ".join(f"{name} {version}" for name, version in made.items())))
+        epoch, metric = (told(best.get(key, "?")) for key in ("epoch", "metric"))
+        value = f"{best['value']:.4f}" if is_number(best.get("value")) else "?"
+        rows.append(("chosen epoch", f"{epoch} of {model['epochs']}, {metric} {value} on val"))
+    if made := model["versions"]:
+        rows.append(("trained with", ", ".join(f"{told(name)} {told(version)}" for name, version in made.items())))
     return rows

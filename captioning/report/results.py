@@ -31,7 +31,7 @@ def results_text(title, provenance, tables, texts, captions):
         "tables": {name: table_content(name, table, recipes) for name, table in tables.items() if name != "images"},
         "captions": {name: rows_content(tables["images"].loc[rows]) for name, rows in captions.items()},
     }
-    return json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    return json.dumps(content, indent=1, allow_nan=False) + "\n"
 
 
 def recipes_of(summary):

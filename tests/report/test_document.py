@@ -225,7 +225,9 @@ def test_text_is_legible_in_both_styles(page, scheme):
     page.execute_cdp_cmd(
         "Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
     )
-    script = """return [...document.querySelectorAll("p, td, th button, figcaption, .card div, summary, h1, a")].map((one) => {
+    script = """
+    const texts = [...document.querySelectorAll("p, td, th button, figcaption, .card div, summary, h1, a")];
+    return texts.map((one) => {
         let back = one;
         while (back && getComputedStyle(back).backgroundColor === "rgba(0, 0, 0, 0)") { back = back.parentElement; }
         return [getComputedStyle(one).color, getComputedStyle(back || document.body).backgroundColor, one.textContent];
