@@ -1,14 +1,15 @@
 # make demo   from nothing to a captioned picture
 # make test   what continuous integration runs
-# make app    the page on the shipped checkpoint
+# make app    the page on the shipped models
 # make space  a Hugging Face Space in exports/space, as it stands
+# make int8   the files that these two need, made anew from the shipped checkpoints
 
 PYTHON ?= python3
 BIN := .venv/bin
 DEMO := data/pictograms_demo
 SPACE := exports/space
 
-.PHONY: demo test lint app space clean
+.PHONY: demo test lint app space int8 clean
 
 .venv/installed: requirements.txt
 	$(PYTHON) -m venv .venv
@@ -19,8 +20,8 @@ SPACE := exports/space
 	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	touch $@
 
-.venv/installed-app: .venv/installed requirements-app.txt requirements-deploy.txt
-	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-app.txt -r requirements-deploy.txt
+.venv/installed-deploy: .venv/installed requirements-deploy.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-deploy.txt
 	touch $@
 
 demo: .venv/installed
@@ -39,24 +40,34 @@ lint: .venv/installed-dev
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 
-app: .venv/installed-app data/pictograms/captions.csv
-	$(BIN)/python app.py
+# A virtual environment of its own: the page needs neither torch nor the rest of requirements.txt.
+app: .venv-app/installed
+	.venv-app/bin/python app.py
+
+.venv-app/installed: requirements-app.txt
+	$(PYTHON) -m venv .venv-app
+	.venv-app/bin/pip install --quiet --disable-pip-version-check -r requirements-app.txt
+	touch $@
+
+space:
+	rm -rf $(SPACE)
+	mkdir -p $(SPACE)/checkpoints
+	cp app.py caption.py vocab.py LICENSE space/README.md $(SPACE)
+	cp requirements-app.txt $(SPACE)/requirements.txt
+	cp checkpoints/*_int8.onnx $(SPACE)/checkpoints
+	cp -r captioning examples $(SPACE)
+	find $(SPACE) -name __pycache__ -prune -exec rm -r {} +
+	@echo "Push $(SPACE) to the Space's repository, or try it: cd $(SPACE) && python app.py"
+
+# The int8 file of each shipped checkpoint, calibrated on its train images: make int8 FLICKR8K=<folder> UCM=<folder>
+int8: .venv/installed-deploy data/pictograms/captions.csv
+	$(BIN)/python export.py --num_images 0 --model_path photos --data_dir $(FLICKR8K)
+	$(BIN)/python export.py --num_images 0 --model_path aerial --data_dir $(UCM)
+	$(BIN)/python export.py --num_images 0 --model_path pictograms
+	cp exports/photos_int8.onnx exports/aerial_int8.onnx exports/pictograms_int8.onnx checkpoints
 
 data/pictograms/captions.csv: | .venv/installed
 	$(BIN)/python prepare_data.py
 
-space: .venv/installed-app data/pictograms/captions.csv
-	$(BIN)/python export.py --num_images 0
-	rm -rf $(SPACE)
-	mkdir -p $(SPACE)/captioning $(SPACE)/examples
-	cp app.py caption.py vocab.py LICENSE space/README.md space/start.py $(SPACE)
-	cp requirements-app.txt $(SPACE)/requirements.txt
-	cp -r captioning/. $(SPACE)/captioning
-	cp exports/pictograms_int8.onnx $(SPACE)/model.onnx
-	for name in airplane cat hammer scissors star umbrella; do \
-		cp data/pictograms/test/$$name/0001.jpg $(SPACE)/examples/$$name.jpg; \
-	done
-	@echo "Push $(SPACE) to the Space's repository, or try it: cd $(SPACE) && python start.py"
-
 clean:
-	rm -rf .venv data exports runs reports vocab_*.pkl
+	rm -rf .venv .venv-app data exports runs reports vocab_*.pkl

@@ -1,13 +1,15 @@
-"""The page: drop, paste or photograph pictures, and read what the model says about them.
+"""The page: drop, paste or photograph pictures, and read what a model says about them.
 
-    python app.py                                                # http://127.0.0.1:7860 on the shipped checkpoint
-    python app.py --model_path exports/pictograms_int8.onnx      # without torch
-    make space                                                   # -> exports/space, a Hugging Face Space as it stands
+    python app.py                                           # http://127.0.0.1:7860 on the shipped models
+    python app.py --model_path exports/mobile_int8.onnx     # on another; several are a choice on the page
+    python app.py --host 0.0.0.0 --allowed_hosts my.host    # for other machines, which know this one as my.host
+    make space                                              # -> exports/space, a Hugging Face Space as it stands
 
-Reads   the model (.safetensors, .onnx, https://..., hf://owner/name) and the example pictures
-Writes  nothing; what visitors upload is deleted after an hour
+Reads   the models (.safetensors, .onnx, https://..., hf://owner/name) and the example pictures
+Writes  nothing but what visitors upload, to a temporary folder: bounded, kept for an hour, gone when the page ends
 
-Needs requirements-app.txt. Labels are English or Korean, as the visitor's browser asks.
+Needs requirements-app.txt; a .safetensors model needs torch as well. Labels are English or Korean, as the visitor's
+browser asks. docs/deploy.md shows the page's endpoint for programs.
 """
 
 if __name__ == "__main__":
@@ -15,13 +17,12 @@ if __name__ == "__main__":
 
     process.set_up()  # before torch loads
 
-import base64
-import html
 import io
+import json
 import os
 import signal
+import socket
 import sys
-import tempfile
 import warnings
 from pathlib import Path
 
@@ -31,20 +32,30 @@ from PIL import Image
 from caption import Captioner
 from captioning import cli
 from captioning.data.annotations import IMAGE_SUFFIXES
-from captioning.data.images import highlight
+from captioning.data.images import highlight, read_image
+from captioning.deploy.downloads import SHIPPED
+from captioning.page import picker, results
+from captioning.page.gate import Gate
+from captioning.page.labels import TEXT, language_of
+from captioning.page.service import CONTROLS, OWN_PENALTY, Service, paths_of
+from captioning.page.uploads import Uploads, upload_folder
+from captioning.page.worker import Worker
 from captioning.search.options import SETTINGS
 
 CONFIG = {
     # what
-    "model_path": "checkpoints/pictograms.safetensors",  # .safetensors | .onnx | https://... | hf://owner/name
-    "examples": "data/pictograms/test",  # folder of example pictures; "" = none
+    "model_path": ["photos", "aerial", "pictograms"],  # shipped models (in int8), .safetensors, .onnx, https, hf://...
+    "examples": "examples",  # folder with a folder of pictures for each model; "" = none
     # where
     "host": "",  # address to listen on; "" = this machine only (a Space sets its own)
     "port": 7860,  # TCP port; 0 = the first free one from 7860 on
+    "allowed_hosts": [""],  # names under which browsers reach this machine; localhost and IP addresses always do
     # bounds
     "max_upload_mb": 20,  # megabytes of one uploaded file
+    "max_uploads_mb": 1024,  # megabytes of all uploads together; the oldest go first
     "max_megapixels": 40.0,  # megapixels of one picture
     "max_pictures": 16,  # pictures captioned in one request
+    "max_seconds": 30.0,  # seconds of captioning of one request; then it is stopped, and others go on
     "queue_size": 64,  # requests that wait; further ones are refused
     # speed
     "num_threads": 0,  # threads of onnxruntime; 0 = one per core
@@ -53,255 +64,294 @@ CONFIG = {
 LIMITS = {
     "port": (0, 65535),
     "max_upload_mb": (1, 1024),
+    "max_uploads_mb": (1, 1_000_000),
     "max_megapixels": (0.01, 100),
     "max_pictures": (1, 256),
+    "max_seconds": (0.1, 3600),
     "queue_size": (1, 10_000),
     "num_threads": (0, 256),
 }
 
-NUM_EXAMPLES = 6
+ROOT = Path(__file__).resolve().parent
+FIRST_PORT, NUM_PORTS = 7860, 100  # where a free one is looked for
 TERMINATED = 143  # exit code, 128 + SIGTERM
-MAX_BEAMS = 10
-MAP_SIZE = 96  # pixels a side of the picture that shows where the model looked
+THUMBNAIL, MAP_SIZE = 256, 96  # pixels a side: of a card's picture, of the pictures that show where the model looked
+NUM_BEST = 3  # captions of a picture, at first
+NUM_CLASSES = 12  # of a model, that are named where it is chosen
 
-TEXT = {
-    "en": {
-        "title": "# What is in the picture?",
-        "intro": "Drop, paste or photograph one picture or several. The model says what it sees.",
-        "pictures": "Pictures",
-        "examples": "Examples",
-        "settings": "Settings",
-        "beam_size": "Beams",
-        "beam_size_info": "Captions that are tried side by side. 1 takes the likeliest word each time; "
-        "more find better captions and take longer.",
-        "num_best": "Captions for each picture",
-        "num_best_info": "The best one first. At most as many as there are beams.",
-        "max_len": "Longest caption",
-        "max_len_info": "In words, its end counted as one. A longer caption is cut off.",
-        "length_penalty": "Liking for long captions",
-        "length_penalty_info": "0 prefers short ones, since every word makes a caption less likely; 1 is even.",
-        "submit": "Caption",
-        "clear": "Clear",
-        "captions": "Captions",
-        "empty": "Add a picture first.",
-        "picture": "Picture {number}",
-        "confidence": "confidence {value:.0%}",
-        "confidence_info": "Confidence is the mean probability of a word, as the model sees it. "
-        "It says nothing about pictures unlike those that it was trained on.",
-        "looked": "Where the model looked for each word: the brighter, the more.",
-        "unreadable": "This file is not a picture that can be read. JPEG, PNG, GIF, BMP, WebP and TIFF are, "
-        "up to {megapixels:g} megapixels.",
-        "too_many": "At most {count} pictures at once: the others were left out.",
-    },
-    "ko": {
-        "title": "# 사진에 무엇이 있나요?",
-        "intro": "사진을 한 장 또는 여러 장 끌어다 놓거나, 붙여 넣거나, 카메라로 찍으세요. 모델이 본 것을 말합니다.",
-        "pictures": "사진",
-        "examples": "예시",
-        "settings": "설정",
-        "beam_size": "빔 수",
-        "beam_size_info": "나란히 시도하는 캡션의 수입니다. 1이면 매번 가장 그럴듯한 단어를 고르고, "
-        "클수록 더 좋은 캡션을 찾지만 오래 걸립니다.",
-        "num_best": "사진마다 보여 줄 캡션 수",
-        "num_best_info": "가장 좋은 것부터 보여 줍니다. 빔 수보다 많을 수 없습니다.",
-        "max_len": "캡션의 최대 길이",
-        "max_len_info": "단어 수이며 문장의 끝도 하나로 셉니다. 더 긴 캡션은 잘립니다.",
-        "length_penalty": "긴 캡션 선호도",
-        "length_penalty_info": "단어가 늘수록 확률이 줄기 때문에 0이면 짧은 캡션을 고르고, 1이면 길이와 무관합니다.",
-        "submit": "캡션 만들기",
-        "clear": "지우기",
-        "captions": "캡션",
-        "empty": "먼저 사진을 넣어 주세요.",
-        "picture": "사진 {number}",
-        "confidence": "확신도 {value:.0%}",
-        "confidence_info": "확신도는 모델이 보는 단어의 평균 확률입니다. 학습한 사진과 다른 사진에는 의미가 없습니다.",
-        "looked": "단어마다 모델이 본 곳: 밝을수록 더 많이 보았습니다.",
-        "unreadable": "읽을 수 있는 사진이 아닙니다. {megapixels:g}메가픽셀 이하의 JPEG, PNG, GIF, BMP, WebP, TIFF만 "
-        "읽을 수 있습니다.",
-        "too_many": "한 번에 {count}장까지만 됩니다. 나머지는 제외했습니다.",
-    },
-}
+# Runs in the browser: what a screen reader should know.
+ON_LOAD = """() => {
+  document.documentElement.lang = navigator.language.toLowerCase().startsWith('ko') ? 'ko' : 'en';
+  const tidy = () => {  // what Gradio says in English alone
+    for (const one of document.querySelectorAll('input[aria-label*=" input for "], input[aria-label*=" slider for "]'))
+      one.setAttribute('aria-label', one.getAttribute('aria-label').replace(/^.* for /, ''));
+    for (const icon of document.querySelectorAll('#examples img:not([alt=""])')) icon.alt = '';
+  };
+  tidy();
+  new MutationObserver(tidy).observe(document.body, {childList: true, subtree: true});
+}"""
 
 CSS = """
-.captions {display: flex; flex-direction: column; gap: .75rem}
-.captions article {border: 1px solid var(--border-color-primary); border-radius: .5rem; padding: .75rem 1rem}
-.captions h3 {margin: .1rem 0 .3rem; font-size: 1.15rem; overflow-wrap: anywhere}
-.captions small, .captions li span {opacity: .75}
-.captions ol {margin: .4rem 0 0; padding-left: 1.2rem; list-style: decimal}
-.captions .looked {display: flex; flex-wrap: wrap; gap: .4rem}
-.captions figure {margin: 0; text-align: center; font-size: .8rem}
-.captions figure img {border-radius: .25rem}
-.captions meter {width: 100%; height: .6rem}
-.captions .problem {border-left: .3rem solid #b3261e}
+@media (max-width: 767px) {
+  #columns {flex-direction: column}
+  #results {order: -1}
+}
+h1 {font-size: 1.5rem !important}
+#examples {display: grid; grid-template-columns: repeat(auto-fill, minmax(5.5rem, 1fr)); gap: .6rem}
+#examples button {flex-direction: column; gap: .3rem; padding: .4rem}
+#examples button img {width: 4rem; height: 4rem; object-fit: cover; border-radius: .35rem; margin: 0}
 footer {display: none !important}
 """
+LOOK = {"primary_hue": "blue", "font": ["system-ui", "sans-serif"], "font_mono": ["monospace"]}  # others are Google's
+COLOURS = {  # Gradio's own are too faint to be read by all
+    "button_primary_background_fill": "*primary_700",
+    "button_primary_background_fill_hover": "*primary_800",
+    "button_primary_background_fill_dark": "*primary_700",
+    "button_primary_background_fill_hover_dark": "*primary_600",
+    "button_primary_text_color": "white",
+    "block_info_text_color": "*neutral_600",
+    "block_info_text_color_dark": "*neutral_300",
+    "block_title_text_color": "*neutral_800",
+    "block_title_text_color_dark": "*neutral_100",
+    "block_label_text_color": "*neutral_800",
+    "block_label_text_color_dark": "*neutral_100",
+    "body_text_color_subdued": "*neutral_600",
+    "body_text_color_subdued_dark": "*neutral_300",
+}
 
 
-def language_of(accept_language):
-    """Return "ko" where a browser's Accept-Language asks for Korean before English, else "en"."""
-    for part in (accept_language or "").lower().split(","):
-        language = part.strip()[:2]
-        if language in TEXT:
-            return language
-    return "en"
+def load_models(sources, num_threads):
+    """Read models: ({name: what the page tells of it}, caption_pictures of these models). For a Worker.
+
+    sources: name -> what Captioner.load takes
+    """
+    warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # captioning.data.images has its own bound
+    captioners = {name: Captioner.load(source, num_threads=num_threads) for name, source in sources.items()}
+    about = {
+        name: {"classes": captioner.model.classes, "length_penalty": captioner.search_options().length_penalty}
+        for name, captioner in captioners.items()
+    }
+
+    def caption_pictures(model, paths, settings, max_pixels):
+        """Return a result for each picture file, as captioning.page.results.show takes it; {} if it is unreadable."""
+        captioner = captioners[model]
+        options = captioner.search_options(**settings)
+        return [caption_picture(captioner, path, options, max_pixels) for path in paths]
+
+    return about, caption_pictures
 
 
-def caption_pictures(captioner, paths, options, *, max_pixels, max_pictures, text):
-    """Return the HTML of the captions of picture files, a card each; a sentence where there is none."""
-    if not paths:
-        return f'<div class="captions">{problem(text["empty"])}</div>'
-    found = list(captioner.stream(paths[:max_pictures], options, max_pixels=max_pixels))
-    cards, captioned = [], False
-    for number, (path, caption) in enumerate(found, start=1):
-        title = text["picture"].format(number=number) if len(found) > 1 else ""
-        if isinstance(caption, ValueError):  # its reason would name a path of the server
-            cards.append(problem(text["unreadable"].format(megapixels=max_pixels / 1e6), title))
-        else:
-            captioned = True
-            looked = captioner.attend([path], [caption.text])[0] if captioner.has_attention else ()
-            cards.append(card(caption, looked, title, text))
-    if len(paths) > max_pictures:
-        cards.append(problem(text["too_many"].format(count=max_pictures)))
-    note = f"<small>{html.escape(text['confidence_info'])}</small>" if captioned else ""
-    return f'<div class="captions">{"".join(cards)}{note}</div>'
-
-
-def card(caption, looked, title, text):
-    """Return the HTML of one picture's captions; looked: of Captioner.attend, () = the model has no attention."""
-    others = "".join(f"<li>{html.escape(c.text)} <span>{confidence(c, text)}</span></li>" for c in caption.alternatives)
-    return (
-        f"<article><small>{html.escape(title)}</small><h3>{html.escape(caption.text)}</h3>"
-        f'<meter min="0" max="1" value="{caption.confidence:.3f}"></meter> <small>{confidence(caption, text)}</small>'
-        + (heat_maps(caption.text.split(), *looked, text) if looked else "")
-        + (f'<ol start="2">{others}</ol>' if others else "")
-        + "</article>"
-    )
-
-
-def heat_maps(words, picture, maps, text):
-    """Return the HTML of a small picture for each word, bright where the model looked for it."""
-    figures = []
-    for word, weights in zip(words, maps, strict=False):
-        seen = Image.fromarray((255 * highlight(picture, weights)).astype(np.uint8)).resize((MAP_SIZE, MAP_SIZE))
-        buffer = io.BytesIO()
-        seen.save(buffer, "JPEG", quality=80)
-        source = f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
-        figures.append(f'<figure><img src="{source}" alt=""><figcaption>{html.escape(word)}</figcaption></figure>')
-    return f'<p><small>{html.escape(text["looked"])}</small></p><div class="looked">{"".join(figures)}</div>'
-
-
-def confidence(caption, text):
-    """Return the confidence of a Caption in words."""
-    return html.escape(text["confidence"].format(value=caption.confidence))
-
-
-def problem(sentence, title=""):
-    """Return the HTML of a sentence that tells what is wrong."""
-    return (
-        f'<article class="problem" role="alert"><small>{html.escape(title)}</small>'
-        f"<h3>{html.escape(sentence)}</h3></article>"
-    )
-
-
-def is_below(path, folders):
-    """Return whether a path, its links followed, lies in one of the folders."""
+def caption_picture(captioner, path, options, max_pixels):
+    """Return what captioning.page.results.show takes of one picture file, but for its name; {} if it is unreadable."""
     try:
-        resolved = Path(path).resolve()
-    except (OSError, ValueError):  # a loop of links, a null byte
-        return False
-    return any(resolved.is_relative_to(Path(folder).resolve()) for folder in folders)
+        picture = read_image(path, max_pixels)
+    except ValueError:  # its reason would name a path of the server
+        return {}
+    ((_, caption),) = captioner.stream([picture], options)
+    result = {"records": [one.record() for one in (caption, *caption.alternatives)]}
+    if captioner.has_attention:
+        ((seen, maps),) = captioner.attend([picture], [caption.text])
+        words = zip(caption.text.split(), maps, strict=False)
+        result["looked"] = [(word, to_jpeg(mark(seen, weights), MAP_SIZE)) for word, weights in words]
+    return result | {"thumbnail": to_jpeg(picture, THUMBNAIL)}
 
 
-def find_examples(folder):
-    """Return the paths of a few pictures below a folder, spread over it; [] if it is not there."""
-    paths = sorted(path for path in Path(folder).rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES) if folder else []
-    return [str(path) for path in paths[:: max(1, len(paths) // NUM_EXAMPLES)][:NUM_EXAMPLES]]
+def mark(picture, weights):
+    """Return the PIL picture of what the model saw, bright where it looked."""
+    side = (MAP_SIZE, MAP_SIZE)
+    return Image.fromarray((255 * highlight(picture, weights)).astype(np.uint8)).resize(side)
 
 
-def build_page(captioner, config):
-    """Return (the Gradio page, what its launch needs): captioner behind the controls, within the bounds of `config`."""
+def to_jpeg(picture, side):
+    """Return a PIL picture as a JPEG of at most `side` pixels a side."""
+    picture.thumbnail((side, side))
+    file = io.BytesIO()
+    picture.save(file, "JPEG", quality=80)
+    return file.getvalue()
+
+
+def find_models(sources):
+    """Return {name: source} of the models; a shipped one is read in its int8 form, which needs no torch.
+
+    Raises ValueError if two have the same name.
+    """
+    models = {}
+    for source in sources:
+        name = source if source in SHIPPED else Path(source.partition("#")[0]).stem
+        if name in models:
+            raise ValueError(f"--model_path: {source} and {models[name]} are both named {name!r}, names must differ")
+        models[name] = str(Path("checkpoints") / f"{source}_int8.onnx") if source in SHIPPED else source
+    return models
+
+
+def find_examples(folder, models):
+    """Return (path, model) of each picture of folder/<model>/; a relative folder may also stand beside this script."""
+    if not folder:
+        return []
+    folder = next((path for path in (Path(folder), ROOT / folder) if path.is_dir()), Path(folder))
+    return [
+        (str(path), model)
+        for model in models
+        for path in sorted((folder / model).glob("*"))
+        if path.suffix.lower() in IMAGE_SUFFIXES
+    ]
+
+
+def choice_label(name, about, label):
+    """Return what the choice of a model says: what it knows."""
+    if name in SHIPPED:
+        return label(name)
+    return f"{name}: {', '.join(about['classes'][:NUM_CLASSES])} ..." if about["classes"] else name
+
+
+def build_page(service, queue_size):
+    """Return the Gradio page: a Service behind the controls, and as an endpoint for programs."""
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read at import: nobody is told that the page was opened
     import gradio as gr
 
     label = gr.I18n(**TEXT)
-    # A request sent by hand can name any path of this machine; Gradio checks those alone that it marked itself.
-    folders = [gr.utils.get_upload_folder(), *filter(None, [config["examples"]])]
-    bounds = {"max_pixels": int(config["max_megapixels"] * 1e6), "max_pictures": config["max_pictures"]}
+    models = service.models
+    first = next(iter(models))
 
-    def caption(pictures, beam_size, num_best, max_len, length_penalty, request: gr.Request):
-        beams = int(beam_size)
-        options = captioner.search_options(
-            beam_size=beams, num_best=min(int(num_best), beams), max_len=int(max_len), length_penalty=length_penalty
-        )
-        paths = [path if is_below(path, folders) else "" for path, _ in pictures or []]
-        text = TEXT[language_of(request.headers.get("accept-language"))]
-        return caption_pictures(captioner, paths, options, text=text, **bounds)
+    def show(pictures, model, beam_size, num_best, max_len, length_penalty, request: gr.Request):
+        settings = dict(zip(CONTROLS, (beam_size, num_best, max_len, length_penalty), strict=True))
+        language = language_of(request.headers.get("accept-language"))
+        return service.show(paths_of(pictures), model, settings, language)
 
-    with gr.Blocks(title="Image captioning", analytics_enabled=False, delete_cache=(600, 3600)) as page:
+    def greet(request: gr.Request):
+        return "[]", service.show([], first, {}, language_of(request.headers.get("accept-language")))
+
+    # Gradio reads the types of an endpoint from its hints.
+    def caption(
+        pictures: list[dict],
+        model: str = first,
+        beam_size: int = SETTINGS["beam_size"],
+        num_best: int = 1,
+        max_len: int = SETTINGS["max_len"],
+        length_penalty: float = OWN_PENALTY,
+    ) -> list[dict]:
+        """Caption uploaded pictures: for each the caption, its confidence and the alternatives."""
+        settings = dict(zip(CONTROLS, (beam_size, num_best, max_len, length_penalty), strict=True))
+        try:
+            return service.answer(paths_of(pictures), model, settings)
+        except ValueError as error:
+            raise gr.Error(str(error), print_exception=False) from None
+
+    with gr.Blocks(title="Image captioning", analytics_enabled=False) as page:
         gr.Markdown(label("title"))
         gr.Markdown(label("intro"))
-        with gr.Row():
+        with gr.Row(elem_id="columns"):
             with gr.Column():
-                pictures = gr.Gallery(
-                    label=label("pictures"),
-                    type="filepath",
-                    file_types=["image"],
-                    sources=["upload", "clipboard", "webcam"],
-                    interactive=True,
-                    columns=2,
-                    fit_columns=False,
-                    object_fit="contain",
-                    elem_id="pictures",
-                )
+                named = [(choice_label(name, about, label), name) for name, about in models.items()]
+                model = gr.Radio(named, value=first, label=label("model"), elem_id="model")
+                pictures = gr.HTML("[]", html_template=picker.TEMPLATE, js_on_load=picker.script(), elem_id="pictures")
                 with gr.Row():
-                    clear = gr.ClearButton([pictures], value=label("clear"))
-                    submit = gr.Button(label("submit"), variant="primary", elem_id="submit")
-                with gr.Accordion(label("settings"), open=False):
-                    controls = [
-                        gr.Slider(low, high, value, step=step, label=label(name), info=label(f"{name}_info"))
-                        for name, low, high, value, step in (
-                            ("beam_size", 1, MAX_BEAMS, SETTINGS["beam_size"], 1),
-                            ("num_best", 1, MAX_BEAMS, 3, 1),
-                            ("max_len", 2, 60, SETTINGS["max_len"], 1),
-                            ("length_penalty", 0, 2, captioner.search_options().length_penalty, 0.1),
-                        )
+                    clear = gr.Button(label("clear"), min_width=120, elem_id="clear")
+                    submit = gr.Button(label("submit"), variant="primary", min_width=120, elem_id="submit")
+                if service.examples:
+                    gr.Markdown(label("examples"))
+                with gr.Row(elem_id="examples"):
+                    names = [Path(path).stem for path, _ in service.examples]
+                    examples = [
+                        gr.Button(label(name) if name in TEXT["en"] else name, icon=path, size="sm", min_width=80)
+                        for name, (path, _) in zip(names, service.examples, strict=True)
                     ]
-            with gr.Column():
-                captions = gr.HTML(label=label("captions"), elem_id="captions")
-                shown = find_examples(config["examples"])
-                examples = (
-                    gr.Examples([[[path]] for path in shown], pictures, label=label("examples")) if shown else None
-                )
-        clear.add(captions)
-        call = {"fn": caption, "inputs": [pictures, *controls], "outputs": captions}
+                with gr.Accordion(label("settings"), open=False):
+                    values = (SETTINGS["beam_size"], NUM_BEST, SETTINGS["max_len"], models[first]["length_penalty"])
+                    controls = [
+                        gr.Slider(
+                            least, most, value, step=step, label=label(name), info=label(f"{name}_info"), buttons=[]
+                        )
+                        for (name, (least, most, step)), value in zip(CONTROLS.items(), values, strict=True)
+                    ]
+            with gr.Column(elem_id="results"):
+                captions = gr.HTML(label=label("captions"), elem_id="captions", js_on_load=results.SCRIPT)
+
         # One at a time: onnxruntime and torch use all cores for one call.
-        call |= {"concurrency_id": "caption", "concurrency_limit": 1}
-        gr.on([submit.click, pictures.change], **call, api_name="caption")
-        if examples:
-            examples.load_input_event.then(**call, api_visibility="private")
-    page.queue(max_size=config["queue_size"])
-    fonts = {"font": ["system-ui", "sans-serif"], "font_mono": ["monospace"]}  # others come from Google
-    launch = {
-        "max_file_size": config["max_upload_mb"] * 2**20,
-        "i18n": label,
-        "css": CSS,
-        "theme": gr.themes.Default(**fonts),
-        "footer_links": [],
-    }
-    return page, launch
+        one_at_a_time = {"concurrency_id": "caption", "concurrency_limit": 1}
+        call = {"fn": show, "inputs": [pictures, model, *controls], "outputs": captions, "api_visibility": "private"}
+        call |= one_at_a_time | {"trigger_mode": "always_last"}
+        changed = [slider.input for slider in controls]
+        gr.on([submit.click, pictures.change, *changed], **call, scroll_to_output=True)
+        model.input(lambda name: models[name]["length_penalty"], model, controls[-1], api_visibility="private").then(
+            **call
+        )
+        for button, (path, name) in zip(examples, service.examples, strict=True):
+
+            def choose(path=path, name=name):
+                return json.dumps([{"path": path}]), name, models[name]["length_penalty"]
+
+            filled = button.click(choose, None, [pictures, model, controls[-1]], api_visibility="private")
+            filled.then(**call, scroll_to_output=True)
+        gr.on([page.load, clear.click], greet, None, [pictures, captions], api_visibility="private", js=ON_LOAD)
+        gr.api(caption, api_name="caption", **one_at_a_time)
+        known = {pictures._id: "pictures", model._id: "model"}
+        known |= {slider._id: name for slider, name in zip(controls, CONTROLS, strict=True)}
+    page.queue(max_size=queue_size)
+    inputs = {number: [known.get(block._id, "") for block in fn.inputs] for number, fn in page.fns.items()}
+    # The endpoint is called by its name, and by gradio_client by its number.
+    inputs[None] = inputs[len(inputs) - 1] = ["pictures", "model", *CONTROLS]
+    return page, label, inputs
+
+
+def open_port(host, port):
+    """Return a TCP port that can be listened on. Raises ValueError if it is taken."""
+    ports = [port] if port else range(FIRST_PORT, FIRST_PORT + NUM_PORTS)
+    for number in ports:
+        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as listener:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                listener.bind((host.strip("[]") or "127.0.0.1", number))
+            except OSError as error:
+                reason = error.strerror
+            else:
+                return number
+    where = f"port {port}" if port else f"ports {ports[0]} to {ports[-1]}"
+    raise ValueError(f"{where} of {host or '127.0.0.1'}: {reason}; choose another with --port, 0 = a free one")
+
+
+def serve(service, uploads, config):
+    """Start the server of the page: (the Gradio page, its address)."""
+    import gradio as gr
+    from starlette.middleware import Middleware
+
+    page, label, inputs = build_page(service, config["queue_size"])
+    hosts = [*filter(None, (*config["allowed_hosts"], config["host"], os.environ.get("SPACE_HOST", "")))]
+    gate = {"uploads": Uploads(uploads, config["max_uploads_mb"] * 2**20), "hosts": hosts}
+    gate["check"] = lambda body: service.check_call(body, inputs)
+    host = config["host"] or os.environ.get("GRADIO_SERVER_NAME", "")
+    _, address, _ = page.launch(
+        server_name=host or None,
+        server_port=open_port(host, config["port"]),
+        prevent_thread_lock=True,
+        quiet=True,
+        share=False,
+        ssr_mode=False,
+        run_history=False,
+        mcp_server=False,
+        enable_monitoring=False,
+        footer_links=[],
+        max_file_size=config["max_upload_mb"] * 2**20,
+        i18n=label,
+        css=CSS + picker.CSS + results.CSS,
+        theme=gr.themes.Default(**LOOK).set(**COLOURS),
+        app_kwargs={"openapi_url": None, "middleware": [Middleware(Gate, **gate)]},
+    )
+    return page, address
 
 
 def main(config):
-    """Load the model and serve the page until it is stopped."""
+    """Load the models and serve the page until it is stopped."""
     config = config["app"]
-    captioner = Captioner.load(config["model_path"], num_threads=config["num_threads"])
-    warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # captioning.data.images has its own bound
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))  # so that the folder below goes, too
-    # Uploads of this process alone: those of others lie elsewhere, and none stays behind.
-    with tempfile.TemporaryDirectory(prefix="captioning-page-") as uploads:
-        os.environ["GRADIO_TEMP_DIR"] = uploads
-        page, launch = build_page(captioner, config)
-        page.launch(server_name=config["host"] or None, server_port=config["port"] or None, **launch)
+    models = find_models(config["model_path"])
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))  # so that the folder of uploads goes, too
+    with upload_folder() as uploads:
+        os.environ["GRADIO_TEMP_DIR"] = str(uploads)
+        worker = Worker(load_models, models, config["num_threads"])
+        service = Service(worker, find_examples(config["examples"], models), uploads, config)
+        page, address = serve(service, uploads, config)
+        print(f"the page is open: {address} (Ctrl-C ends it)")
+        page.block_thread()
 
 
 if __name__ == "__main__":

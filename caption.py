@@ -106,6 +106,8 @@ class Caption:
     log_prob:     nats, of all its tokens, <end> included where it was said
     tokens:       their ids, without <start> and <end>
     ended:        False = cut at max_len, so <end> was not said
+    score:        what it is ranked by, captioning.search.options.Hypothesis.score; an alternative never has a higher
+                  one, but may have a higher confidence, since with a consensus the score is the agreement
     alternatives: other Captions of the same image, the next best first
     familiarity:  share of the model's validation pictures that are less like its training pictures than this image,
                   0..1; None = the model does not know
@@ -115,6 +117,7 @@ class Caption:
     log_prob: float
     tokens: tuple
     ended: bool = True
+    score: float = 0.0
     alternatives: tuple = ()
     familiarity: float | None = None
 
@@ -134,6 +137,7 @@ class Caption:
             "caption": self.text,
             "log_prob": round(self.log_prob, 4),
             "confidence": round(self.confidence, 4),
+            "score": round(self.score, 4),
             "familiarity": None if self.familiarity is None else round(self.familiarity, 4),
         }
 
@@ -351,7 +355,7 @@ class Captioner:
         """Hypotheses, best first -> Caption."""
         best, *others = (
             Caption(
-                self.vocabulary.decode(found.ids), found.log_prob, tuple(found.ids), found.ended,
+                self.vocabulary.decode(found.ids), found.log_prob, tuple(found.ids), found.ended, found.score,
                 familiarity=familiarity,
             )
             for found in hypotheses

@@ -103,10 +103,9 @@ def test_every_door_says_the_same(model_files, pictograms_dir, pictures, capsys,
         path = getattr(model_files, form)
         result = run(*pictures, "--model_path", path, "--max_len", "8")
         assert [line.split("\t")[1] for line in result.stdout.splitlines()] == said[form]
-        page = app.caption_pictures(
-            Captioner.load(path), pictures, options, max_pixels=10**7, max_pictures=99, text=app.TEXT["en"]
-        )
-        assert [part.partition("</h3>")[0] for part in page.split("<h3>")[1:]] == said[form]
+        _, caption_pictures = app.load_models({"model": str(path)}, 0)
+        found = caption_pictures("model", pictures, settings, 10**7)
+        assert [one["records"][0]["caption"] for one in found] == said[form]
 
         examples = load_examples(pictograms_dir, "test")
         by_path = dict(zip(map(str, pictures), said[form], strict=True))

@@ -23,6 +23,7 @@ BELOW = {
     "training": {"data", "search", "scores"},
     "report": {"data", "search", "scores"},
     "deploy": {"data", "search", "scores"},
+    "page": {"data", "search", "deploy"},
 }
 
 
@@ -94,6 +95,7 @@ LIGHT += [
     f"captioning.{name}" for name in ("scores.metrics", "scores.grounding", "search.numpy_beam", "search.options")
 ]
 LIGHT += [f"captioning.deploy.{name}" for name in ("downloads", "hub", "onnx_model", "shards", "writers")]
+LIGHT += [f"captioning.page.{name}" for name in ("gate", "labels", "picker", "results", "service", "uploads", "worker")]
 LIGHT += ["captioning.cli", "captioning.metadata", "vocab", "caption", "app"]
 
 

@@ -1,6 +1,7 @@
 """A model from wherever it is: a path, the name of a shipped model, https://..., or hf://owner/name[/file].
 
-    photos                                                   checkpoints/photos.safetensors, beside the scripts
+    photos                                                   checkpoints/photos.safetensors, beside the scripts, or
+                                                             photos_int8.onnx where torch is not installed
     https://host/model.safetensors#sha256=<64 hex digits>    the hash is checked if it is given
     hf://owner/name                                          model.safetensors of a Hugging Face repository, or
                                                              model.onnx where torch is not installed
@@ -30,7 +31,8 @@ from captioning.cli import one_line
 
 SUFFIXES = (".safetensors", ".onnx")
 CHECKPOINTS = Path(__file__).resolve().parents[2] / "checkpoints"
-SHIPPED = ("photos", "aerial", "pictograms")  # their files are CHECKPOINTS/<name>.safetensors
+SHIPPED = ("photos", "aerial", "pictograms")  # their files are CHECKPOINTS/<name><form>, of each form
+FORMS = (".safetensors", "_int8.onnx")
 MAX_BYTES = 4 * 2**30
 ATTEMPTS = 3  # connections, before a download gives up until the next call
 TIMEOUT = 30  # seconds without a byte
@@ -62,8 +64,8 @@ def find_file(source):
     if path.is_file():
         return path
     if source in SHIPPED:  # also where a folder of pictures has this name
-        return CHECKPOINTS / f"{source}.safetensors"
-    if path.parent == Path(CHECKPOINTS.name) and path.stem in SHIPPED and path.suffix == ".safetensors":
+        return CHECKPOINTS / f"{source}{FORMS[0] if importlib.util.find_spec('torch') else FORMS[1]}"
+    if path.parent == Path(CHECKPOINTS.name) and path.name in {name + form for name in SHIPPED for form in FORMS}:
         return CHECKPOINTS / path.name
     if re.fullmatch(r"[\w-]+", source):
         (nearest,) = difflib.get_close_matches(source, SHIPPED, n=1, cutoff=0)

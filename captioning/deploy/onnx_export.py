@@ -172,6 +172,42 @@ def quantize_halves(folder, calibration):
                 weight_type=quantization.QuantType.QInt8,
                 extra_options={"MatMulConstBOnly": True},
             )
+    step = onnx.load(folder / "step_int8.onnx")
+    tie_embedding(step.graph)
+    onnx.save(step, folder / "step_int8.onnx")
+
+
+def tie_embedding(graph):
+    """Let the embedding of a quantised step read the output matrix where that is the same one transposed, as tied.
+
+    onnxruntime quantises the two apart: of 2,579 words, 0.8 of 6.4 MB.
+    """
+    stored = {tensor.name for tensor in graph.initializer}
+    for lookup in [node for node in graph.node if node.op_type == "Gather"]:
+        name = lookup.input[0].removesuffix("_quantized")
+        transposed = f"{name}_Transposed"
+        if f"{transposed}_quantized" not in stored:
+            continue
+        (dequantize,) = (node for node in graph.node if lookup.output[0] in node.input)
+        # (E, V) int8 and tokens (N, 1) -> (E, N, 1) -> (N, 1, E), the scale being one number.
+        nodes = [
+            helper.make_node("Gather", [f"{transposed}_quantized", lookup.input[1]], [f"{name}_columns"], axis=1),
+            helper.make_node(
+                "DequantizeLinear",
+                [f"{name}_columns", f"{transposed}_scale", f"{transposed}_zero_point"],
+                [f"{name}_floats"],
+            ),
+            helper.make_node("Transpose", [f"{name}_floats"], list(dequantize.output), perm=[1, 2, 0]),
+        ]
+        place = list(graph.node).index(lookup)
+        kept = [node for node in graph.node if node not in (lookup, dequantize)]
+        del graph.node[:]
+        graph.node.extend([*kept[:place], *nodes, *kept[place:]])
+        unused = {value for node in (lookup, dequantize) for value in node.input}
+        unused -= {value for node in graph.node for value in node.input}
+        tensors = [tensor for tensor in graph.initializer if tensor.name not in unused]
+        del graph.initializer[:]
+        graph.initializer.extend(tensors)
 
 
 def only_for(name, graph):

@@ -1,0 +1,69 @@
+"""The field in which a visitor drops, pastes, chooses or photographs pictures, for gr.HTML.
+
+Its value is JSON text: a list of {"path": what the upload answered}. Gradio's own gallery shows raw names of labels,
+English in Korean, and buttons inside buttons, which a reader aloud cannot tell apart.
+"""
+
+import json
+
+from captioning.page.labels import TEXT
+
+TEMPLATE = """<label class="picker"><input type="file" accept="image/*" multiple><strong></strong><span></span></label>
+<p class="picker-status" role="status"></p>"""
+CSS = """
+.picker {display: flex; flex-direction: column; align-items: center; gap: .3rem; padding: 1.4rem 1rem; cursor: pointer;
+  border: 2px dashed var(--neutral-400); border-radius: .5rem; text-align: center}
+.picker:hover, .picker:focus-within, .picker.over {border-color: var(--primary-500)}
+.picker:focus-within {outline: 3px solid var(--primary-500); outline-offset: 2px}
+.picker input {position: absolute; width: 1px; height: 1px; opacity: 0}
+.picker-status:empty {display: none}
+.picker-status {margin: .4rem 0 0}
+"""
+WORDS = ("pick", "pick_info", "uploading", "not_uploaded")
+SCRIPT = """
+const words = WORDS[navigator.language.toLowerCase().startsWith('ko') ? 'ko' : 'en'];
+const label = () => element.querySelector('.picker');
+const say = (sentence) => { element.querySelector('.picker-status').textContent = sentence; };
+const draw = () => {
+  element.querySelector('strong').textContent = words.pick;
+  element.querySelector('.picker span').textContent = words.pick_info;
+};
+draw();
+async function add(files) {
+  files = [...files].filter((file) => file.type.startsWith('image/'));
+  if (!files.length) return;
+  const list = JSON.parse(props.value || '[]'), refused = [];
+  say(words.uploading);
+  for (const file of files) {
+    try {
+      list.push({path: (await upload(file)).path});
+    } catch {
+      refused.push(file.name);
+    }
+  }
+  props.value = JSON.stringify(list);
+  draw();
+  say(refused.length ? words.not_uploaded + ' ' + refused.join(', ') : '');
+  if (refused.length < files.length) trigger('change');
+}
+element.addEventListener('change', (event) => {
+  if (event.target.type !== 'file') return;
+  const files = [...event.target.files];
+  event.target.value = '';  // so that the same file can be chosen again
+  add(files);
+});
+for (const kind of ['dragenter', 'dragover', 'dragleave', 'drop'])
+  element.addEventListener(kind, (event) => {
+    event.preventDefault();
+    label().classList.toggle('over', kind === 'dragenter' || kind === 'dragover');
+    if (kind === 'drop') add(event.dataTransfer.files);
+  });
+document.addEventListener('paste', (event) => add(event.clipboardData.files));
+watch('value', draw);
+"""
+
+
+def script():
+    """Return the field's JavaScript, with its words in it."""
+    words = {language: {name: text[name] for name in WORDS} for language, text in TEXT.items()}
+    return f"const WORDS = {json.dumps(words, ensure_ascii=False)};{SCRIPT}"
