@@ -441,7 +441,7 @@ def build_slow(folder):
         if any("slow" in path for path in paths):
             (Path(folder) / "waits").touch()
             time.sleep(3600)
-        record = {"caption": "a cat", "log_prob": -1.0, "confidence": 0.9, "score": 1.0}
+        record = {"caption": "a cat", "log_prob": -1.0, "confidence": 0.9, "score": 1.0, "familiarity": None}
         return [{"records": [record], "thumbnail": b""} for _ in paths]
 
     return {"photos": {"classes": [], "length_penalty": 0.0}}, caption_pictures

@@ -5,6 +5,7 @@ import html
 import io
 
 from captioning.deploy.writers import WRITERS
+from captioning.familiarity import is_unlike
 
 CSS = """
 .captions {display: flex; flex-direction: column; gap: .75rem}
@@ -120,7 +121,7 @@ def card(number, result, text):
 
 def unlike(record, text):
     """Return the HTML of the warning that a picture is unlike the training pictures, or nothing."""
-    if not record.get("unlike"):
+    if not is_unlike(record["familiarity"]):
         return ""
     sentence = text["unlike"].format(value=1 - record["familiarity"])
     return f'<p class="unlike" role="note">{html.escape(sentence)}</p>'

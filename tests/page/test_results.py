@@ -11,7 +11,7 @@ import pytest
 from captioning.page import results
 from captioning.page.labels import TEXT, language_of
 
-RECORD = {"caption": "a cat", "log_prob": -1.0, "confidence": 0.5, "score": 0.9}
+RECORD = {"caption": "a cat", "log_prob": -1.0, "confidence": 0.5, "score": 0.9, "familiarity": None}
 
 
 def result(name="cat.jpg", *records, **values):
@@ -54,11 +54,11 @@ def test_a_card_holds_the_picture_the_caption_and_a_button_that_copies_it():
 def test_an_unfamiliar_picture_is_told_so_beside_its_caption(language):
     """The model of photographs took a cup of coffee for a dog, and said so as surely as any caption."""
     text = TEXT[language]
-    strange, known = result(unlike=True, familiarity=0.01), result(unlike=False, familiarity=0.4)
+    strange, known = result(familiarity=0.01), result(familiarity=0.4)
     sentence = text["unlike"].format(value=0.99)
     assert "99%" in sentence
     assert sentence in results.show([strange], text)
-    for familiar in (known, result()):  # also of a model without a threshold
+    for familiar in (known, result()):  # also by a model that does not know
         assert 'class="unlike"' not in results.show([familiar], text)
 
 
