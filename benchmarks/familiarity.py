@@ -6,8 +6,8 @@
 A picture is unlike if its familiarity is below 0.05, which 5 % of the model's validation pictures are. Beside it stands
 the confidence of the caption as the detector, with the threshold that 5 % of the validation pictures lie below. The
 columns are the test splits, photographs of another collection if `others` names one, and drawn pictures: noise, pages
-of text, one colour. `auto` is the share of each test split whose pictures are captioned by the model made for them. The
-last line is JSON.
+of text, one colour. `most familiar` is the share of a test split's pictures whose familiarity is highest for the model
+of their kind. The last line is JSON.
 """
 
 import sys
@@ -113,17 +113,25 @@ def main(config):
         images["other photographs"] = split_images(config["others"], "train", number)
     for title, draw in (("noise", draw_noise), ("pages of text", draw_text), ("one colour", draw_blank)):
         images[title] = [draw(random) for _ in range(DRAWN)]
-    rows, result = [], {}
+    rows, result, familiarities = [], {}, {}
     for name in SHIPPED:
         captioner = Captioner.load(config["form"].format(name) if config["form"] else name)
         own = caption_all(captioner, split_images(config[name], "val", number))
         thresholds = np.array([UNLIKE, np.quantile(own[1], UNLIKE)])
-        shares = {title: (thresholds > caption_all(captioner, some).T).mean(axis=0) for title, some in images.items()}
+        found = {title: caption_all(captioner, some) for title, some in images.items()}
+        familiarities[name] = {title: values[0] for title, values in found.items()}
+        shares = {title: np.less(values.T, thresholds).mean(axis=0) for title, values in found.items()}
         for place, detector in enumerate(("familiarity", "confidence")):
             result[f"{name}, {detector}"] = {title: float(share[place]) for title, share in shares.items()}
             rows.append([name, detector, *(f"{share[place]:.3f}" for share in shares.values())])
             print(rows[-1], flush=True)
     print(markdown_table(["model", "detector", *images], rows))
+    for name in SHIPPED:
+        of_all = np.stack([familiarities[other][f"{name} (test)"] for other in SHIPPED])
+        # A tie between models that know nothing like it is no right answer.
+        right = (of_all.max(axis=0) > 0) & (of_all.argmax(axis=0) == SHIPPED.index(name))
+        result[f"{name}, most familiar"] = float(right.mean())
+        print(f"most familiar to {name}: {right.mean():.3f} of its test split")
     print(json.dumps(result))
 
 

@@ -151,8 +151,8 @@ class CalibrationImages:
 def quantize_halves(folder, calibration):
     """Write folder/start_int8.onnx and folder/step_int8.onnx from the float32 halves."""
     with quiet():
-        # What the decoder's first state is made of stays as it is in the decoder: LSTM and Linear, dynamically. The
-        # description stays in float32, as the familiarity compares it with that of the float32 model.
+        # The layers that compute the decoder's first state are quantised dynamically, like the decoder. The description
+        # stays in float32, since the familiarity compares it with that of the float32 model.
         quantization.quantize_static(
             folder / "start.onnx",
             folder / "start_static.onnx",

@@ -1,23 +1,23 @@
-"""The caption that a search's beams agree on, in numpy over token ids: for both searches.
+"""Minimum Bayes risk decoding (Kumar and Byrne 2004): choose the candidate most similar to all candidates of a search.
 
-The likeliest caption is often one of its kind, while many others say nearly the same in other words: of a picture, the
-sum of their probabilities is what is believed. Choosing the caption that is closest to all others, each counted by its
-probability, is minimum Bayes risk decoding (Kumar and Byrne 2004), with what CIDEr-D counts as closeness.
+The most probable caption can be an outlier, while most of the probability lies on captions that say the same thing in
+different words. Each candidate is compared with all of them, weighted by their probabilities; the similarity is that
+of CIDEr-D. numpy over token ids, for both beam searches.
 """
 
 import numpy as np
 
-ORDERS = (2, 3, 4)  # words of the n-grams; single words that nearly every caption has would tell little apart
+ORDERS = (2, 3, 4)  # words of the n-grams; single words such as "a" stand in nearly every caption
 SIGMA = 6.0  # words; of CIDEr-D's penalty for captions of other lengths
 
 
 def closeness(captions):
-    """Return how much each of K captions says what each other says, (K, K) in [0, 1], 1 for a caption with itself.
+    """Return the similarity of each pair of K captions, (K, K) in [0, 1], 1 for a caption with itself.
 
     captions: lists of token ids, without <start> and <end>
 
-    The cosine of their counts of n-grams, the mean over the orders that either of the two has, times
-    exp(-(difference of the lengths)^2 / (2 sigma^2)). A caption's begin and end count as a word each.
+    The cosine of their n-gram counts, averaged over the orders that at least one of the two has, times
+    exp(-(difference of the lengths)^2 / (2 sigma^2)). <start> and <end> count as words.
     Source: after CIDEr-D, Vedantam et al. 2015 (arXiv:1411.5726), without its document frequencies, which one
     picture does not have.
     """
