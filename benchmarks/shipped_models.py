@@ -54,7 +54,9 @@ def main(config):
     for model, paths in pictures.items():
         captions = Captioner.load(model)(paths)
         images += [load_image(path, 512) for path in paths]
-        lines += [[(model, "label"), (caption.text, "caption")] for caption in captions]
+        for caption in captions:
+            note = [("(unlike its training pictures)", "reference")] if caption.unlike else []
+            lines.append([(model, "label"), (caption.text, "caption"), *note])
         for path, caption in zip(paths, captions, strict=True):
             print(f"{model:<12} {path.name:<24} {caption.text}")
     plots.caption_grid(images, lines, config["output"], columns=COLUMNS, dpi=75)
