@@ -11,8 +11,8 @@ Writes  reports/<run>/, <run> being the checkpoint's name: report.html, one page
         lists. Data without classes gets the parts about captions alone.
 
 A caption is right if the first class that it names is the true one. Every score carries its recipe, what it
-depends on, and its 95 % bootstrap interval over the images. Two checkpoints are compared on the same images. The
-files in the folder are replaced together, when all the new ones are complete.
+depends on, and its 95 % bootstrap interval over the images. Two to ten models are compared on the same images, each
+pair by one primary score. The files in the folder are replaced together, when all the new ones are complete.
 """
 
 if __name__ == "__main__":
@@ -54,7 +54,8 @@ from vocab import SPECIALS
 CONFIG = {
     # what
     "model_path": "checkpoints/mobile.safetensors",  # .safetensors (a,b = ensemble) | .onnx | https://... | hf://owner/name
-    "compare": [""],  # two models to compare instead of reporting on one; "" = none
+    "compare": [""],  # two to ten models to compare instead of reporting on one; "" = none
+    "primary": "cider_d",  # score that decides a comparison: cider_d | bleu4 | rouge_l | accuracy | f1 | ...
     "data_dir": "data/pictograms",  # dataset folder or annotation file
     "split": "val",  # train | val | test
     "output": "",  # folder; "" = reports/<run>, for a split other than val reports/<run>_<split>
@@ -123,7 +124,8 @@ def caption_split(model_path, dataset, config):
     subject = tables.Subject(run, dataset, config["split"], options, words, captioner.model.classes)
     seconds = time.monotonic() - began
     files = [fetch_model(part) for part in split_sources(model_path)]
-    models = provenance.describe_models(model_path, files, getattr(captioner.model, "models", [captioner.model]))
+    members = getattr(captioner.model, "models", [captioner.model])
+    models = provenance.describe_models(model_path, files, members, options)
     return Captioned(subject, captioner, predictions, models, seconds)
 
 
@@ -275,16 +277,19 @@ def draw_figures(folder, title, report, scored):
         plots.interval_figure(rows, folder / "yardsticks.png", title=title, xlabel="accuracy, 95 % intervals")
 
 
-def write_comparison(folder, compared):
+def write_comparison(folder, compared, came_from):
     """Write the files of a comparison.Comparison, as write_report does those of a report."""
     with replaced_files(folder, comparison.COMPARISON_FILES) as new:
-        compared.table.to_csv(new / "comparison.csv", index=False, float_format="%.6f")
-        compared.images.to_csv(new / "images.csv", index=False, float_format="%.6f")
-        rows = compared.table.assign(name=compared.table["metric"], value=compared.table["difference"])
-        rows = rows[rows["metric"] != "CIDEr-D"]  # whose scale is ten times the others'
-        label = f"{compared.names[0]} minus {compared.names[1]}, 95 % intervals"
-        plots.interval_figure(rows, new / "comparison.png", title=compared.title, xlabel=label)
-        write_document(new, compared.title, comparison.comparison_sections(compared))
+        built = {"comparison": compared.scores, "pairs": compared.pairs}
+        for name, table in (built | {"images": compared.images}).items():
+            table.to_csv(new / f"{name}.csv", index=False, float_format="%.6f")
+        text = results.results_text(compared.title, came_from, built, {"verdict": compared.lines}, {})
+        (new / "report.json").write_text(text, encoding="utf-8")
+        label = tables.METRICS[compared.primary]
+        rows = compared.pairs[compared.pairs["metric"] == label]
+        rows = rows.assign(name=rows["first"] + " − " + rows["second"], value=rows["difference"])
+        plots.interval_figure(rows, new / "comparison.png", title=compared.title, xlabel=f"{label}, 95 % intervals")
+        write_document(new, compared.title, comparison.comparison_sections(compared, came_from))
 
 
 def write_document(folder, title, parts):
@@ -335,33 +340,45 @@ def report_on(captioned, folder, config):
     print(f"wrote {folder / 'report.html'}, report.md and the tables and figures that they name")
 
 
-def compare(captioned, folder):
-    """Score two models' captions of the same images, and write how they differ."""
+def compare(captioned, folder, config):
+    """Score several models' captions of the same images, and write how they differ."""
+    began = time.monotonic()
     scored, _ = score_captions(captioned, Tokens())
-    compared = comparison.compare_models(scored, [one.subject for one in captioned])
-    write_comparison(folder, compared)
+    compared = comparison.compare_models(scored, [one.subject for one in captioned], config["primary"])
+    models = [model for one in captioned for model in one.models]
+    seconds = {"captioning": sum(one.seconds for one in captioned), "comparison": time.monotonic() - began}
+    device = pick_device(config["device"])
+    write_comparison(folder, compared, provenance.build_provenance(captioned[0].subject, models, device, seconds))
     for line in compared.lines:
         print(line)
-    print(f"wrote {folder / 'report.html'}, report.md, comparison.csv, comparison.png and images.csv")
+    print(f"wrote {folder / 'report.html'} and {', '.join(comparison.COMPARISON_FILES)}")
+
+
+def comparison_name(names):
+    """Return the folder's name of a comparison: a_vs_b, of more than three models a_vs_4_others."""
+    return "_vs_".join(names) if len(names) <= 3 else f"{names[0]}_vs_{len(names) - 1}_others"
 
 
 def main(config):
-    """Report on one checkpoint, or compare two."""
+    """Report on one model, or compare several."""
     config = config["report"]
     check_split(config["split"])
     # What is impossible is refused before anything is read.
     search_options.search_options({}, **{name: config[name] for name in SETTINGS})
     compared = [path for path in config["compare"] if path]
-    if len(compared) not in (0, 2):
-        raise ValueError(f"compare: got {counted(len(compared), 'checkpoint')}, allowed are two")
+    fewest, most = comparison.FEWEST_MODELS, comparison.MOST_MODELS
+    if compared and not fewest <= len(compared) <= most:
+        raise ValueError(f"compare: got {counted(len(compared), 'model')}, allowed are {fewest} to {most}")
+    if config["primary"] not in tables.METRICS:
+        raise ValueError(f"primary: got {config['primary']!r}, allowed are {', '.join(tables.METRICS)}")
     if config["imagenet_weights"]:
         yardsticks.load_imagenet(config["imagenet_weights"])  # a wrong file is refused before an hour of captioning
     paths = compared or [config["model_path"]]
-    folder = report_folder(config["output"], "_vs_".join(map(model_name, paths)), config["split"])
+    folder = report_folder(config["output"], comparison_name([*map(model_name, paths)]), config["split"])
     dataset = load_dataset(config["data_dir"], config["split"])
     captioned = [caption_split(path, dataset, config) for path in paths]
     if compared:
-        compare(captioned, folder)
+        compare(captioned, folder, config)
     else:
         report_on(captioned[0], folder, config)
         flags = {"model_path": config["model_path"], "data_dir": config["data_dir"]}

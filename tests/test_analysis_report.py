@@ -182,7 +182,7 @@ def test_a_report_says_where_it_comes_from(tiny, monkeypatch):
     assert model["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
     assert model["architecture"]["embed_size"] == 8
     assert (model["data"], model["best"], model["epochs"]) == (checkpoint.data, checkpoint.best, 2)
-    assert found["decoding"]["beam_size"] == 1
+    assert model["decoding"]["beam_size"] == 1
     assert (found["data"]["split"], found["data"]["images"]) == ("test", 4)
     assert re.fullmatch(r"[0-9a-f]{12}", found["data"]["fingerprint"])
     assert found["versions"]["captioning"] == __version__
@@ -278,8 +278,8 @@ def test_a_classifier_is_not_asked_about_what_it_learned_from(tiny):
 def test_comparing_a_checkpoint_with_itself_tells_no_difference(tiny, capsys):
     path = "checkpoints/mobile.safetensors"
     analysis_report.main({"report": {**tiny, "compare": [path, path]}})
-    assert "Verdict: no difference: both models score the same on these images." in capsys.readouterr().out
-    table = pd.read_csv("reports/mobile_vs_mobile/comparison.csv")
+    assert "Verdict: no difference: both models have the same CIDEr-D on these images." in capsys.readouterr().out
+    table = pd.read_csv("reports/mobile_vs_mobile/pairs.csv")
     assert (table["difference"] == 0).all()
     assert table[["low", "high"]].isna().all(axis=None), "no draw differs"
     assert (table["p"] == 1).all()
@@ -301,14 +301,27 @@ def test_comparing_two_checkpoints(tiny, capsys):
     assert "Verdict:" in out
     assert "Only mobile names the true class of" in out
     images = pd.read_csv("reports/mobile_vs_birds_test/images.csv", keep_default_na=False)
-    assert images["second_caption"].str.contains("bird").all()
+    assert images["birds: caption"].str.contains("bird").all()
     assert len(images) == 4
-    rows = pd.read_csv("reports/mobile_vs_birds_test/comparison.csv")
-    recipes = rows.set_index("metric")["recipe"]
-    assert recipes["BLEU-4"] == (
+    rows = pd.read_csv("reports/mobile_vs_birds_test/comparison.csv").set_index(["model", "metric"])
+    assert rows.loc[("birds", "BLEU-4"), "recipe"] == (
         "bleu4|corpus|refs:2|tok:nltk-coco|smooth:none|beam:5|length_penalty:0.7|max_len:5|min_len:2|consensus:0.6|n:4"
     )
-    assert (rows["first"] - rows["second"]).tolist() == pytest.approx(rows["difference"].tolist(), abs=2e-6)
+    pairs = pd.read_csv("reports/mobile_vs_birds_test/pairs.csv").set_index("metric")
+    difference = rows.loc["mobile"]["value"] - rows.loc["birds"]["value"]
+    assert pairs["difference"].to_dict() == pytest.approx(difference.to_dict(), abs=2e-6)
+    read = json.loads(Path("reports/mobile_vs_birds_test/report.json").read_text(encoding="utf-8"))
+    assert [model["path"] for model in read["provenance"]["models"]] == pair
+    assert len(read["tables"]["pairs"]["rows"]) == len(pairs)
+
+
+def test_comparing_several_checkpoints(tiny, capsys):
+    path = "checkpoints/mobile.safetensors"
+    analysis_report.main({"report": {**tiny, "compare": [path] * 4, "primary": "accuracy"}})
+    assert "Verdict: no difference: all models have the same average accuracy" in capsys.readouterr().out
+    folder = Path("reports/mobile_vs_3_others")
+    assert {path.name for path in folder.iterdir()} == set(comparison.COMPARISON_FILES)
+    assert "corrected for 6 pairs" in (folder / "report.md").read_text(encoding="utf-8")
 
 
 def test_script_takes_aliases_and_foreign_classes(tiny):
@@ -337,7 +350,9 @@ def test_script_names_the_java_metrics_that_it_skipped(tiny, monkeypatch, tmp_pa
         ({"split": "validation"}, "split"),
         ({"beam_size": 0}, "beam_size"),
         ({"max_len": 5, "min_len": 5}, "min_len: got 5"),
-        ({"compare": ["checkpoints/mobile.safetensors"]}, "compare: got 1 checkpoint, allowed are two"),
+        ({"compare": ["checkpoints/mobile.safetensors"]}, "compare: got 1 model, allowed are 2 to 10"),
+        ({"compare": ["a.safetensors"] * 11}, "compare: got 11 models, allowed are 2 to 10"),
+        ({"primary": "bleu"}, "primary: got 'bleu', allowed are accuracy, bleu1"),
         ({"compare": ["checkpoints/mobile.safetensors", "none.safetensors"]}, "no such checkpoint"),
         ({"imagenet_weights": "none.pth"}, "imagenet_weights: none.pth: no such file"),
     ],

@@ -77,6 +77,14 @@ COLUMNS = {  # column of a table, or table.column where tables differ -> Column
     "model": Column("model", "score of the model's captions", True),
     "nearest": Column("nearest caption", "score of the captions of the most similar train images", True),
     "p": Column("p", "two-sided; chance of such a difference if there were none"),
+    # comparisons
+    "comparison.model": Column("model", "the name of its file"),
+    "comparison.difference": Column("difference", "the first model minus the second", True),
+    "first": Column("first", "the first model"),
+    "second": Column("second", "the second model"),
+    "first_value": Column("score of the first", "of the first model", True),
+    "second_value": Column("score of the second", "of the second model", True),
+    "p_holm": Column("corrected p", "p after Holm's correction for the number of pairs"),
     # correlations
     "x": Column("score", "the one score of each class"),
     "y": Column("other score", "the other score of each class"),

@@ -1,165 +1,257 @@
-"""The comparison of two models on the same images: its table, its sentences and its sections."""
+"""The comparison of several models on the same images: its tables, its sentences and its sections.
+
+One score, the primary one, decides: each pair of models is tested by it, and the p-values are corrected by Holm's
+procedure, since of many tests some are significant by chance. All other differences are told without a verdict.
+"""
 
 from dataclasses import dataclass
+from itertools import combinations
 
 import numpy as np
 import pandas as pd
 
 from captioning.cli import counted
-from captioning.report.document import Figure, Section, Table, Text
-from captioning.report.sections import ROWS_SHOWN
-from captioning.report.sentences import told
+from captioning.report.document import Facts, Figure, Section, Table, Text
+from captioning.report.provenance import provenance_rows
+from captioning.report.sentences import between
 from captioning.report.tables import CLASS_METRICS, METRICS, image_table, listed, recipe_writer
-from captioning.scores.bootstrap import LEAST_P, paired_differences
+from captioning.scores import bootstrap
+from captioning.scores.variety import sameness
 
+FEWEST_MODELS, MOST_MODELS = 2, 10
+SIGNIFICANT = 1 - bootstrap.LEVEL
+IMAGES_SHOWN = 5
 COMPARISON_FILES = {
     "report.md": "the comparison in words, tables and a figure",
     "report.html": "the same as one self-contained page",
+    "report.json": "every number for programs, and where the comparison comes from",
     "comparison.csv": (
-        "one row per metric: both values, their `difference` with its 95 % interval `low` and `high` (1,000 bootstrap "
-        "draws within each class, as in a report's summary.csv; each draw takes the same images of both models), `p`, "
-        "two-sided: twice (k + 1) / 1001, with k draws on the other side of 0, so a value below 0.002 means that no "
-        "draw lies there; and `recipe`, what the values depend on"
+        "one row per model and metric: `value` with its 95 % interval `low` and `high` (1,000 bootstrap draws within "
+        "each class), and `recipe`, what the value depends on"
     ),
-    "comparison.png": "the differences; CIDEr-D, whose scale is another, is in the table alone",
-    "images.csv": "one row per image: both captions, the classes they name, and their CIDEr-D and its `difference`",
+    "pairs.csv": (
+        "one row per pair of models and metric: the values of both, their `difference` (the first minus the second) "
+        "with its 95 % interval (each draw takes the same images of all models), and `p`, two-sided: twice (k + 1) / "
+        "(draws + 1), with k draws on the other side of 0; `p_holm`, of the primary score alone, is corrected by "
+        "Holm's procedure for the number of pairs"
+    ),
+    "comparison.png": "the differences of the primary score",
+    "images.csv": (
+        "one row per image: the caption of each model, the class it names, its CIDEr-D, and their `spread`, the "
+        "highest minus the lowest CIDEr-D; the largest first"
+    ),
 }
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two models on the same images.
+    """Several models on the same images.
 
-    names:  of the models
-    title:  of the report; about: what was compared, in a sentence
-    table:  comparison_table; images: both_captions; lines: the sentences, the verdict first
+    names:   of the models
+    title:   of the report; about: what was compared, in a sentence
+    primary: the name in METRICS of the score that decides
+    scores:  score_table; pairs: pair_table; images: all_captions; lines: the sentences, the verdict first
     """
 
     names: list
     title: str
     about: str
-    table: pd.DataFrame
+    primary: str
+    scores: pd.DataFrame
+    pairs: pd.DataFrame
     images: pd.DataFrame
     lines: list
 
 
-def compare_models(scored, subjects):
-    """Return the Comparison of two models: the Scored and the tables.Subject of each, of the same images."""
-    subject, names = subjects[0], [subject.run for subject in subjects]
-    if names[0] == names[1]:
-        names = [f"{name} ({place})" for name, place in zip(names, ("first", "second"), strict=True)]
-    decodings = list(dict.fromkeys(subject.options for subject in subjects))  # one where both have the same
-    table = comparison_table(*scored, decodings)
+def compare_models(scored, subjects, primary):
+    """Return the Comparison of models: the Scored and the tables.Subject of each, of the same images.
+
+    primary: name in METRICS of the score that decides. Raises ValueError for a score that the data does not have.
+    """
+    subject, names = subjects[0], distinct([subject.run for subject in subjects])
+    if primary in CLASS_METRICS and not scored[0].has_classes:
+        raise ValueError(f"primary: got {primary}, which needs classes; {subject.dataset.name} has none")
+    decodings = list(dict.fromkeys(one.options for one in subjects))
     images = [image_table(side, subject.dataset.root) for side in scored]
     said = [f"{name} with {one.options.text()}" for name, one in zip(names, subjects, strict=True)]
     how = f"with {decodings[0].text()}" if len(decodings) == 1 else f"each as it decodes best: {'; '.join(said)}"
+    pairs = pair_table([side.counts for side in scored], names, primary)
+    label, number = METRICS[primary], len(names) * (len(names) - 1) // 2
     about = (
-        f"Both captioned the same {counted(len(images[0]), 'image')} {how}. Differences are "
-        f"{names[0]} minus {names[1]}, with 95 % intervals of a paired bootstrap over the images; p is two-sided."
+        f"{'Both' if len(names) == 2 else f'All {len(names)} models'} captioned the same "
+        f"{counted(len(images[0]), 'image')} {how}. The primary score is {label}: its p-values come from "
+        f"{bootstrap.draws_for(number):,} paired bootstrap draws and are corrected for {counted(number, 'pair')} by "
+        "Holm's procedure. All intervals are 95 % intervals over the images, without correction."
     )
+    alike = [
+        f"{name}: {same}"
+        for name, table in zip(names, images, strict=True)
+        if (same := sameness(table["caption"].tolist()))
+    ]
     return Comparison(
         names=names,
-        title=f"{names[0]} against {names[1]} on {subject.dataset.name}, {subject.split} split",
+        title=f"{listed(names, 3)} on {subject.dataset.name}, {subject.split} split",
         about=about,
-        table=table,
-        images=both_captions(*images),
-        lines=[*verdicts(table, *names), *disagreement(*images, *names)],
+        primary=primary,
+        scores=score_table(scored, subjects, names),
+        pairs=pairs,
+        images=all_captions(images, names),
+        lines=[*alike, *verdicts(pairs, label), *disagreement(images, names)],
     )
 
 
-def comparison_table(first, second, decodings):
-    """Two models' Scored of the same images: metric, first, second, difference, low, high, p, recipe.
+def distinct(names):
+    """Return names of models; those that occur more than once get a number."""
+    return [f"{name} ({place})" if names.count(name) > 1 else name for place, name in enumerate(names, 1)]
 
-    decodings: the SearchOptions that both captioned with, or those of the first and of the second
+
+def score_table(scored, subjects, names):
+    """The scores of each model: model, metric, value, low, high, recipe."""
+    rows = []
+    for name, side, subject in zip(names, scored, subjects, strict=True):
+        recipe_of = recipe_writer(side.references, subject.options, has_aliases=bool(side.said_by_name))
+        count = dict.fromkeys(CLASS_METRICS, len(side.labelled))
+        estimates = bootstrap.estimate_scores(side.counts)
+        rows += [
+            (name, label, *estimates[metric], recipe_of(metric, count.get(metric, len(side.hypotheses))))
+            for metric, label in METRICS.items()
+            if metric in estimates
+        ]
+    return pd.DataFrame(rows, columns=["model", "metric", "value", "low", "high", "recipe"])
+
+
+def pair_table(sides, names, primary):
+    """The differences of each pair of models: first, second, metric, first_value, second_value, ..., p, p_holm.
+
+    sides: bootstrap.Counts of each model; primary: the score whose p-values are corrected, and have draws enough for it
     """
-    has_aliases = bool(first.said_by_name)
-    writers = [recipe_writer(first.references, options, has_aliases=has_aliases) for options in decodings]
+    pairs = list(combinations(range(len(names)), 2))
+    drawn = bootstrap.draw_together(sides)
+    many = bootstrap.draw_together(sides, (primary,), bootstrap.draws_for(len(pairs)))
+    rows = []
+    for metric, label in METRICS.items():
+        values, draws = (part.get(metric) for part in (many if metric == primary else drawn))
+        if values is None:
+            continue
+        found = [bootstrap.difference_of(values[[*pair]], draws[:, [*pair]]) for pair in pairs]
+        p_holm = bootstrap.holm([one.p for one in found]) if metric == primary else [np.nan] * len(pairs)
+        for (first, second), one, corrected in zip(pairs, found, p_holm, strict=True):
+            rows.append((names[first], names[second], label, *one, corrected))
+    columns = ["first", "second", "metric", "first_value", "second_value", "difference", "low", "high", "p", "p_holm"]
+    return pd.DataFrame(rows, columns=columns)
 
-    def recipe_of(name, count):
-        return " vs ".join(write(name, count) for write in writers)
 
-    count = dict.fromkeys(CLASS_METRICS, len(first.labelled))
-    differences = paired_differences(first.counts, second.counts)
-    rows = [
-        (label, *differences[name], recipe_of(name, count.get(name, len(first.hypotheses))))
-        for name, label in METRICS.items()
-        if name in differences
-    ]
-    return pd.DataFrame(rows, columns=["metric", "first", "second", "difference", "low", "high", "p", "recipe"])
-
-
-def both_captions(first, second):
-    """Return the image_tables of two models as one, the images on which they differ most first."""
-    both = first[["image", "class"]].copy()
-    columns = [name for name in ("caption", "named", "cider_d") if name in first]
-    for name in columns:
-        both[f"first_{name}"], both[f"second_{name}"] = first[name], second[name]
-    both["difference"] = first["cider_d"] - second["cider_d"]
-    return both.sort_values("difference", key=abs, ascending=False, kind="stable")
+def all_captions(images, names):
+    """Return the image_tables of the models as one, the images on which they differ most first."""
+    table = images[0][["image", "class"]].copy()
+    for column in (name for name in ("caption", "named", "cider_d") if name in images[0]):
+        for name, one in zip(names, images, strict=True):
+            table[f"{name}: {column}"] = one[column]
+    scores = np.stack([one["cider_d"] for one in images])
+    table["spread"] = scores.max(axis=0) - scores.min(axis=0)
+    return table.sort_values("spread", ascending=False, kind="stable")
 
 
 # ---- sentences -------------------------------------------------------------------------------------------
 
 
-def p_value(p):
-    """Write a two-sided p: "p 0.012", or "p < 0.002" where the draws cannot tell it from 0."""
-    return f"p < {LEAST_P:g}" if p < LEAST_P else f"p {p:.3f}"
+def p_text(p):
+    """Write a p-value: "0.012", "<0.001" or "–"."""
+    return "–" if np.isnan(p) else "<0.001" if p < 0.001 else f"{p:.3f}"
 
 
-def verdicts(comparison, first, second):
-    """Return a sentence for each row of a comparison, and one for the whole before them.
+def verdicts(pairs, label):
+    """Return a sentence for the whole, then one for each pair, of the primary score.
 
-    comparison: metric, first, second, difference, low, high, p
+    pairs: pair_table; label: the primary score as printed
     """
-    lines, better = [], {first: [], second: []}
-    for row in comparison.itertuples(index=False):
+    rows = pairs[pairs["metric"] == label]
+    lines, better = [], []
+    for row in rows.itertuples(index=False):
+        numbers = (
+            f"{row.first_value:.4f} and {row.second_value:.4f}, difference {row.difference:+.4f} "
+            f"({between(row.low, row.high, 4)}), p {p_text(row.p)}, corrected {p_text(row.p_holm)}"
+        )
         if row.difference == 0 and np.isnan(row.low):
-            lines.append(f"{row.metric}: no difference, both have {row.first:.4f}.")
-            continue
-        winner = told(row.low, row.high, first, second, "")
-        bounds = "no interval" if np.isnan(row.low) else f"{row.low:+.4f} to {row.high:+.4f}, {p_value(row.p)}"
-        interval = f"{row.difference:+.4f} ({bounds})"
-        if winner == "no verdict":
-            lines.append(f"{row.metric}: no verdict, {interval}.")
-        elif winner:
-            better[winner].append(row.metric)
-            lines.append(f"{row.metric}: {winner} is better, {interval}.")
+            lines.append(f"{row.first} and {row.second}: no difference, both have {row.first_value:.4f}.")
+        elif np.isnan(row.low):
+            lines.append(f"{row.first} and {row.second}: no verdict, no draw changes the difference: {numbers}.")
+        elif row.p_holm < SIGNIFICANT:
+            winner, loser = (row.first, row.second) if row.difference > 0 else (row.second, row.first)
+            better.append(f"{winner} is better than {loser}")
+            lines.append(f"{winner} is better than {loser}: {numbers}.")
         else:
-            lines.append(f"{row.metric}: no significant difference, {interval}.")
-    parts = [f"{name} is better in {listed(metrics, 20)}" for name, metrics in better.items() if metrics]
-    if parts:
-        whole = "; ".join(parts) + ". One of twenty 95 % intervals misses the true difference by chance."
-    elif (comparison["difference"] == 0).all() and comparison["low"].isna().all():
-        whole = "no difference: both models score the same on these images."
+            lines.append(f"{row.first} and {row.second}: no significant difference: {numbers}.")
+    if better:
+        whole = f"{'; '.join(better)} in {label}."
+    elif (rows["difference"] == 0).all() and rows["low"].isna().all():
+        whole = f"no difference: {'both' if len(rows) == 1 else 'all'} models have the same {label} on these images."
     else:
-        whole = "no significant difference on these images."
+        whole = f"no significant difference in {label} on these images."
     return [f"Verdict: {whole}", *lines]
 
 
-def disagreement(first_images, second_images, first, second):
-    """Return on how many images only one of two models names the true class; [] without classes.
+def disagreement(images, names):
+    """Return on how many images only one of two models names the true class; [] without classes or of more models.
 
-    first_images, second_images: the image_table of each
+    images: the image_table of each
     """
-    if "named" not in first_images:
+    if len(images) > 2 or "named" not in images[0]:
         return []
-    labelled = first_images["class"] != ""
-    ours, theirs = (images.loc[labelled, "correct"].astype(bool) for images in (first_images, second_images))
+    labelled = images[0]["class"] != ""
+    ours, theirs = (one.loc[labelled, "correct"].astype(bool) for one in images)
     return [
-        f"Only {first} names the true class of {counted(int((ours & ~theirs).sum()), 'image')}, only {second} of "
+        f"Only {names[0]} names the true class of {counted(int((ours & ~theirs).sum()), 'image')}, only {names[1]} of "
         f"{counted(int((theirs & ~ours).sum()), 'image')}; both of {int((ours & theirs).sum()):,}, neither of "
         f"{int((~ours & ~theirs).sum()):,}."
     ]
 
 
-def comparison_sections(comparison):
-    """Return the document.Sections of a Comparison."""
+# ---- sections --------------------------------------------------------------------------------------------
+
+
+def wide_scores(scores):
+    """Return the scores with a row for each model and a column for each metric."""
+    labels = {label: name for name, label in METRICS.items()}
+    wide = scores.pivot(index="model", columns="metric", values="value")
+    wide = wide.loc[scores["model"].unique(), [label for label in METRICS.values() if label in wide]]
+    return wide.rename(columns=labels).rename_axis(columns=None).reset_index()
+
+
+def differing_images(images, names):
+    """Return the captions of the images on which the models differ most: image, model, caption, CIDEr-D."""
+    rows = [
+        (row["image"], name, row[f"{name}: caption"], row[f"{name}: cider_d"])
+        for row in images.head(IMAGES_SHOWN).to_dict("records")
+        for name in names
+    ]
+    return pd.DataFrame(rows, columns=["image", "model", "caption", "cider_d"])
+
+
+def pair_rows(pairs):
+    """Return pairs as they are shown: intervals and p-values as text."""
+    shown = pairs.drop(columns=["low", "high"])
+    bounds = [between(low, high, 4) for low, high in zip(pairs["low"], pairs["high"], strict=True)]
+    shown.insert(shown.columns.get_loc("difference") + 1, "difference 95 %", bounds)
+    return shown.assign(p=[p_text(p) for p in pairs["p"]], p_holm=[p_text(p) for p in pairs["p_holm"]])
+
+
+def comparison_sections(comparison, provenance):
+    """Return the document.Sections of a Comparison; provenance: of provenance.build_provenance."""
     files = [f"[`{name}`]({name}): {text}" for name, text in COMPARISON_FILES.items()]
-    shown = comparison.table.rename(columns=dict(zip(("first", "second"), comparison.names, strict=True)))
-    shown["p"] = ["–" if np.isnan(p) else p_value(p).removeprefix("p ") for p in shown["p"]]
+    label = METRICS[comparison.primary]
+    primary = comparison.pairs["metric"] == label
+    figure = Figure("comparison.png", f"Differences in {label} with 95 % intervals")
+    others = [
+        Text(["The other scores, without a verdict: of twenty intervals one misses the true difference by chance."]),
+        Table(pair_rows(comparison.pairs[~primary]).drop(columns="p_holm"), 4, name="comparison"),
+    ]
     return [
         Section("Summary", [Text([comparison.about]), Text(comparison.lines, points=True)]),
-        Section("Results", [Figure("comparison.png", "Differences with 95 % intervals"), Table(shown, 4)]),
-        Section("Where they differ most", [Table(comparison.images.head(ROWS_SHOWN), 2)]),
+        Section("Where this comes from", [Facts(provenance_rows(provenance))]),
+        Section("Results", [Table(wide_scores(comparison.scores), 4, name="comparison")]),
+        Section(f"Pairs by {label}", [figure, Table(pair_rows(comparison.pairs[primary]), 4, name="comparison")]),
+        Section("Pairs by the other scores", others),
+        Section("Where they differ most", [Table(differing_images(comparison.images, comparison.names), 2)]),
         Section("Files", [Text(files, points=True)]),
     ]

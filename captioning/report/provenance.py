@@ -29,10 +29,10 @@ def describe_command():
     return {"command": shlex.join(words), "date": datetime.now(UTC).isoformat(timespec="seconds")}
 
 
-def describe_models(source, files, models):
+def describe_models(source, files, models, options):
     """Return what is known of each file of a model, whose captions are those of all together.
 
-    source: as it was given; files: Paths; models: TorchModel or OnnxModel of each file
+    source: as it was given; files: Paths; models: TorchModel or OnnxModel of each file; options: SearchOptions
     """
     described = []
     for file, model in zip(files, models, strict=True):
@@ -50,6 +50,7 @@ def describe_models(source, files, models):
                 "best": origin.get("best", {}),
                 "epochs": len(training_history(origin)),
                 "versions": origin.get("versions", {}),
+                "decoding": asdict(options),
             }
         )
     return described
@@ -125,14 +126,13 @@ def told(value):
 
 
 def build_provenance(subject, models, device, seconds):
-    """Return all of it: command, date, models, decoding, data, versions, machine, seconds.
+    """Return all of it: command, date, models with their decoding, data, versions, machine, seconds.
 
     subject: tables.Subject; models: of describe_models; device: torch.device; seconds: name of a step -> its time
     """
     return {
         **describe_command(),
         "models": models,
-        "decoding": asdict(subject.options),
         "data": describe_data(subject.dataset, subject.split),
         "versions": describe_versions(),
         "machine": describe_machine(device),
@@ -147,11 +147,9 @@ def provenance_rows(provenance):
         rows += model_rows(model)
     data, machine = provenance["data"], provenance["machine"]
     versions = ", ".join(f"{name} {version}" for name, version in provenance["versions"].items())
-    decoding = ", ".join(f"{name} {value:g}" for name, value in provenance["decoding"].items())
     seconds = ", ".join(f"{name} {value:g} s" for name, value in provenance["seconds"].items())
     return [
         *rows,
-        ("decoding", decoding),
         ("data", f"{data['name']} ({data['path']}), {data['split']} split, {data['images']:,} images, fingerprint "
                  f"`{data['fingerprint']}`"),
         ("versions", versions),
@@ -180,4 +178,4 @@ def model_rows(model):
         rows.append(("chosen epoch", f"{epoch} of {model['epochs']}, {metric} {value} on val"))
     if made := model["versions"]:
         rows.append(("trained with", ", ".join(f"{told(name)} {told(version)}" for name, version in made.items())))
-    return rows
+    return [*rows, ("decoding", ", ".join(f"{name} {value:g}" for name, value in model["decoding"].items()))]

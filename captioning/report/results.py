@@ -22,7 +22,7 @@ def results_text(title, provenance, tables, texts, captions):
     provenance: of provenance.build_provenance; tables: name -> DataFrame; texts: section -> sentences
     captions:   name of a gallery -> the rows of the image_table that it shows
     """
-    recipes = recipes_of(tables["summary"])
+    recipes = recipes_of(tables["summary"]) if "summary" in tables else {}
     content = {
         "format": FORMAT,
         "title": title,

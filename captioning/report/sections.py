@@ -241,10 +241,10 @@ def extreme_blocks(extreme, averages):
     for group, word in (("top", "Best"), ("bottom", "Worst")):
         rows = extreme[extreme["group"] == group].drop(columns="group")
         if len(rows):
-            ties = " Classes with the same BLEU-4 share a rank." if rows["rank"].duplicated().any() else ""
+            ties = "; equal BLEU-4 is one rank" if rows["rank"].duplicated().any() else ""
             average = averages[averages["group"] == group].to_dict("records")[0]
             foot = {name: average[name] for name in rows.columns if name in average} | {"class": "average"}
-            blocks += [Text([f"{word} {counted(len(rows), 'class')} by BLEU-4:{ties}"]), Table(rows, foot=(foot,))]
+            blocks += [Text([f"{word} {counted(len(rows), 'class')} by BLEU-4{ties}:"]), Table(rows, foot=(foot,))]
     return blocks or [
         Text(
             [

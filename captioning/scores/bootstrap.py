@@ -14,7 +14,7 @@ always holds its score. Where the draws do not vary there is no interval: where 
 all wrong, every draw has the same accuracy, which says nothing about how certain it is.
 
 Sources: Efron 1979 for the bootstrap; Efron and Tibshirani 1993, chapters 10 (bias) and 13 (percentile intervals);
-Koehn 2004 for pairing (a draw takes the same images of both models); Davison and Hinkley 1997, section 4.2.5, for p.
+Koehn 2004 for pairing (a draw takes the same images of all models); Davison and Hinkley 1997, section 4.2.5, for p.
 """
 
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ from captioning.scores.metrics import bleu_counts, bleu_of_counts, cider_d, roug
 
 DRAWS = 1000
 LEVEL = 0.95  # share of the draws that an interval holds
-LEAST_P = 2 / DRAWS  # a smaller two-sided p cannot be told from 0 with this many draws
+FINER = 10  # steps of p below the level of a test with Holm's correction
 BLOCK = 1 << 22  # weights at a time: 32 MB, however many images there are
 NO_WIDTH = 1e-9  # a narrower interval is one of draws that differ by rounding alone
 MACRO = ("precision", "recall", "f1")  # plain means over the classes
@@ -279,7 +279,7 @@ def estimate_correlation(x, y):
     return Estimate(value, float(low), float(high))
 
 
-# ---- two models ------------------------------------------------------------------------------------------
+# ---- several models --------------------------------------------------------------------------------------
 
 
 class Difference(NamedTuple):
@@ -293,37 +293,87 @@ class Difference(NamedTuple):
     p: float
 
 
-def paired_differences(first, second, draws=DRAWS, seed=0):
-    """Compare two models on the same images: name -> Difference, of their Counts.
+def one_score(counts, weights, name):
+    """One of all_scores alone: (D,), for weights (D, N) of the images."""
+    if name in counts.means:
+        return weights @ counts.means[name] / weights.sum(axis=1)
+    if name.startswith("bleu"):
+        return bleu(weights @ counts.bleu)[..., int(name.removeprefix("bleu")) - 1]
+    return classifier_scores(counts, weights)[name]
 
-    difference: first - second, with its 95 % interval; each draw takes the same images of both
-    p:          two-sided: twice (k + 1) / (draws + 1), where k draws lie on the other side of 0; the draws are moved as
-                in `interval`. 1 where the two never differ, below LEAST_P where no draw lies on the other side, NaN
-                where there is a difference but no interval
+
+def draw_together(sides, names=(), draws=DRAWS, seed=0):
+    """Return (values, drawn) of the scores of M models: name -> (M,) and name -> (draws, M).
+
+    sides: Counts of each model; each draw takes the same images of all of them
+    names: of all_scores, which take time together; () = all of them
 
     Raises ValueError if the numbers of images differ.
     """
-    if len(second.true) != len(first.true):
-        raise ValueError(f"compare: {len(first.true)} images of the first model, {len(second.true)} of the second")
-    whole = np.ones((1, len(first.true)))
-    ours, theirs = ({name: float(v[0]) for name, v in all_scores(side, whole).items()} for side in (first, second))
+    first = sides[0]
+    for side in sides[1:]:
+        if len(side.true) != len(first.true):
+            raise ValueError(f"compare: {len(first.true)} images of the first model, {len(side.true)} of the second")
 
-    def difference(weights):
-        one, other = all_scores(first, weights), all_scores(second, weights)
-        return {name: one[name] - other[name] for name in one}
+    def scores(weights):
+        found = [
+            {name: one_score(side, weights, name) for name in names} if names else all_scores(side, weights)
+            for side in sides
+        ]
+        return {name: np.stack([one[name] for one in found], axis=-1) for name in found[0]}
 
+    values = {name: value[0] for name, value in scores(np.ones((1, len(first.true)))).items()}
     if len(first.true) < 2:
-        nothing = (np.nan, np.nan, np.nan)
-        return {name: Difference(ours[name], theirs[name], ours[name] - theirs[name], *nothing) for name in ours}
-    rows = {}
-    for name, drawn in resample(difference, first.strata, draws, seed).items():
-        value = ours[name] - theirs[name]
-        low, high = interval(value, drawn)
+        return values, {name: np.full((draws, len(sides)), np.nan) for name in values}
+    drawn = resample(scores, first.strata, draws, seed)
+    if len(first.single_classes):
+        drawn |= {name: np.full_like(drawn[name], np.nan) for name in MACRO if name in drawn}
+    return values, drawn
+
+
+def difference_of(values, drawn):
+    """Compare two models by a score: the Difference of its values (2,), with draws (D, 2).
+
+    difference: first - second, with its 95 % interval
+    p:          two-sided: twice (k + 1) / (draws + 1), where k draws lie on the other side of 0; the draws are moved as
+                in `interval`. 1 where the two never differ, NaN where there is a difference but no interval
+    """
+    first, second = map(float, values)
+    value, drawn = first - second, drawn[:, 0] - drawn[:, 1]
+    low, high = interval(value, drawn)
+    if np.isnan(drawn).any():
+        p = np.nan
+    elif np.isnan(low):
+        p = 1.0 if abs(value) < NO_WIDTH else np.nan
+    else:
         moved = drawn + (value - np.median(drawn))
-        p = min(1.0, 2 * (min((moved <= 0).sum(), (moved >= 0).sum()) + 1) / (draws + 1))
-        if name in MACRO and len(first.single_classes):
-            low, high, p = np.nan, np.nan, np.nan
-        elif np.isnan(low):
-            p = 1.0 if abs(value) < NO_WIDTH else np.nan
-        rows[name] = Difference(ours[name], theirs[name], value, float(low), float(high), p)
-    return rows
+        p = min(1.0, 2 * (min((moved <= 0).sum(), (moved >= 0).sum()) + 1) / (len(drawn) + 1))
+    return Difference(first, second, value, float(low), float(high), p)
+
+
+def paired_differences(first, second, draws=DRAWS, seed=0):
+    """Compare two models on the same images: name -> Difference, of their Counts."""
+    values, drawn = draw_together([first, second], draws=draws, seed=seed)
+    return {name: difference_of(values[name], drawn[name]) for name in values}
+
+
+def draws_for(comparisons):
+    """Return how many draws tell apart p-values at Holm's smallest level, LEVEL's complement / comparisons.
+
+    The least p of D draws is 2 / (D + 1); FINER such steps lie below the level.
+    """
+    return max(DRAWS, int(np.ceil(2 * FINER * comparisons / (1 - LEVEL))))
+
+
+def holm(p_values):
+    """Return p-values corrected for their number, in their order; NaN counts as 1 and stays NaN.
+
+    Source: Holm 1979, A simple sequentially rejective multiple test procedure.
+    """
+    p_values = np.asarray(p_values, float)
+    filled = np.where(np.isnan(p_values), 1.0, p_values)
+    order = np.argsort(filled, kind="stable")
+    stepped = filled[order] * np.arange(len(filled), 0, -1)
+    corrected = np.empty(len(filled))
+    corrected[order] = np.minimum(1.0, np.maximum.accumulate(stepped))
+    return np.where(np.isnan(p_values), np.nan, corrected)

@@ -1,27 +1,75 @@
-"""The sentences of a comparison."""
+"""The comparison of models: its verdicts, their correction, and its tables."""
 
+import time
+
+import numpy as np
 import pandas as pd
 import pytest
+from studies import HAND_MADE, repeated, study
 
 from captioning.report import comparison
+from captioning.scores import bootstrap
+
+
+def pair(low, high, p_holm, **more):
+    values = {"first_value": 0.5, "second_value": 0.5, "difference": (low + high) / 2, "low": low, "high": high}
+    return {"first": "a", "second": "b", "metric": "CIDEr-D", **values, "p": 0.01, "p_holm": p_holm, **more}
 
 
 @pytest.mark.parametrize(
-    ("low", "high", "verdict"),
+    ("row", "verdict"),
     [
-        (0.1, 0.3, "a is better in BLEU-4"),
-        (-0.3, -0.1, "b is better in BLEU-4"),
-        (-0.1, 0.3, "no significant difference"),
+        (pair(0.1, 0.3, 0.02), "Verdict: a is better than b in CIDEr-D."),
+        (pair(-0.3, -0.1, 0.02), "Verdict: b is better than a in CIDEr-D."),
+        (pair(0.1, 0.3, 0.06), "Verdict: no significant difference in CIDEr-D on these images."),
+        (pair(-0.1, 0.3, 0.4), "Verdict: no significant difference in CIDEr-D on these images."),
+        (pair(np.nan, np.nan, 1, difference=0), "Verdict: no difference: both models have the same CIDEr-D"),
     ],
 )
-def test_verdicts_claim_what_the_interval_allows(low, high, verdict):
-    row = {
-        "metric": "BLEU-4",
-        "first": 0.5,
-        "second": 0.4,
-        "difference": (low + high) / 2,
-        "low": low,
-        "high": high,
-        "p": 0.1,
-    }
-    assert verdict in comparison.verdicts(pd.DataFrame([row]), "a", "b")[0]
+def test_verdicts_claim_what_the_corrected_p_allows(row, verdict):
+    other = pair(0.5, 0.6, np.nan, metric="BLEU-4")
+    assert comparison.verdicts(pd.DataFrame([other, row]), "CIDEr-D")[0].startswith(verdict)
+
+
+def test_a_difference_without_an_interval_gets_no_verdict():
+    row = pair(np.nan, np.nan, np.nan, difference=0.2)
+    whole, line = comparison.verdicts(pd.DataFrame([row]), "CIDEr-D")
+    assert "no significant difference" in whole
+    assert "no verdict" in line
+
+
+def test_three_models_have_three_pairs_and_one_is_found_better():
+    worse = repeated(HAND_MADE, 10)
+    better = [type(one)(one.example, one.example.captions[0].lower().strip("."), -1.5) for one in worse]
+    studies = [study(predictions) for predictions in (worse, better, worse)]
+    compared = comparison.compare_models([s.scored for s in studies], [s.subject for s in studies], "bleu4")
+    assert compared.names == ["mobile (1)", "mobile (2)", "mobile (3)"]
+    assert compared.lines[0] == (
+        "Verdict: mobile (2) is better than mobile (1); mobile (2) is better than mobile (3) in BLEU-4."
+    )
+    primary = compared.pairs[compared.pairs["metric"] == "BLEU-4"]
+    assert primary["p_holm"].tolist() == pytest.approx(bootstrap.holm(primary["p"]).tolist())
+    assert compared.pairs.loc[compared.pairs["metric"] != "BLEU-4", "p_holm"].isna().all()
+    wide = comparison.wide_scores(compared.scores)
+    assert wide["model"].tolist() == compared.names
+    for row in primary.itertuples(index=False):
+        values = wide.set_index("model")["bleu4"]
+        assert (row.first_value, row.second_value) == pytest.approx((values[row.first], values[row.second]))
+    assert "corrected for 3 pairs by Holm's procedure" in compared.about
+    assert compared.images["spread"].is_monotonic_decreasing
+
+
+def test_ten_models_of_a_thousand_images_take_seconds():
+    generator = np.random.default_rng(0)
+    words = np.array(list("abcdefgh"))
+
+    def text():
+        return generator.choice(words, 8).tolist()
+
+    references = [[text() for _ in range(5)] for _ in range(1000)]
+    sides = [bootstrap.count([text() for _ in range(1000)], references) for _ in range(10)]
+    began = time.process_time()
+    table = comparison.pair_table(sides, list("0123456789"), "cider_d")
+    assert time.process_time() - began < 60, "it takes about 5 s"
+    assert len(table) == 45 * 7
+    assert table["p"].min() >= 2 / (bootstrap.draws_for(45) + 1)

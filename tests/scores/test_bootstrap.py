@@ -288,9 +288,31 @@ def test_pairing_sees_what_two_intervals_hide(captions):
     assert difference == pytest.approx(ours - theirs)
     assert 0 < low < difference < high
     assert p == pytest.approx(2 / 1001), "no draw of 1,000 lies on the other side"
-    assert p < bootstrap.LEAST_P
     back = bootstrap.paired_differences(second, first)["bleu4"]
     assert back[2:5] == pytest.approx((-difference, -high, -low))
+
+
+def test_scores_drawn_alone_are_those_drawn_together(captions):
+    sides = [counts_of(captions)] * 2
+    values, drawn = bootstrap.draw_together(sides, draws=20)
+    for name in values:
+        alone, draws = bootstrap.draw_together(sides, (name,), draws=20)
+        assert alone[name] == pytest.approx(values[name])
+        assert draws[name] == pytest.approx(drawn[name])
+
+
+def test_holm_corrects_by_hand():
+    """Holm 1979: 0.01 * 4, then 0.02 * 3, then 0.03 * 2 but no less than the one before, then 0.5."""
+    assert bootstrap.holm([0.03, 0.01, 0.5, 0.02]).tolist() == pytest.approx([0.06, 0.04, 0.5, 0.06])
+    assert bootstrap.holm([0.6, 0.7]).tolist() == [1, 1]
+    assert bootstrap.holm([0.01, np.nan]).tolist() == pytest.approx([0.02, np.nan], nan_ok=True)
+    assert bootstrap.holm([]).tolist() == []
+
+
+@pytest.mark.parametrize("pairs", [1, 3, 45])
+def test_draws_reach_below_the_smallest_level(pairs):
+    assert bootstrap.draws_for(pairs) >= 1000
+    assert 2 / (bootstrap.draws_for(pairs) + 1) * 9 < 0.05 / pairs
 
 
 def test_models_on_other_images_are_not_compared(captions):
