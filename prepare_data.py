@@ -7,9 +7,11 @@
     python prepare_data.py --source photos --caption_template "a photo of a {class}"    # captions from class names
     python prepare_data.py --source photos --classes 60 --captioner Salesforce/blip-image-captioning-base
     python prepare_data.py --audit data/photos       # makes nothing: is this dataset clean?
+    python prepare_data.py --source data/photos --shards 100 --output data/shards    # tar shards, from any layout
 
 Reads   nothing, or <source>/<class>/<image> with a CSV (image,caption) or a captioning model
 Writes  <output>/{train,val,test}/<class>/<image>.jpg, <output>/captions.csv and <output>/preview.png;
+        with --shards the train split is <output>/train/00000.tar and so on, see docs/scale.md;
         an audit <output>/audit.csv and <output>/copies.csv, <output> being reports/<name>_audit
 
 Photographs are cropped to their central square and resized. Unreadable ones are dropped, and of copies (equal
@@ -23,8 +25,11 @@ if __name__ == "__main__":
 
 import csv
 import itertools
+import json
 import os
+import random
 import re
+import shutil
 from collections import Counter
 from dataclasses import dataclass
 from operator import attrgetter
@@ -32,9 +37,10 @@ from pathlib import Path
 
 from captioning import cli, plots
 from captioning.data import audit, class_folders, copies, pictograms
-from captioning.data.annotations import DEFAULT_DATA_DIR, SPLITS, dataset_name, load_examples
+from captioning.data.annotations import DEFAULT_DATA_DIR, SPLITS, dataset_name, load_dataset, load_examples
 from captioning.data.images import load_image
 from captioning.data.pictograms import split_sizes
+from captioning.data.tars import write_shard
 from captioning.deploy.downloads import SHIPPED, SUFFIXES
 from captioning.files import check_folder, replace_file
 from captioning.metadata import MAX_IMAGE_SIZE
@@ -44,6 +50,7 @@ CONFIG = {
     # what
     "source": "",  # folder with one folder of photos per class; "" = draw the pictograms
     "output": "",  # folder; "" = data/pictograms or data/<name of source>; a dataset that is there is replaced
+    "shards": 0,  # tar shards to write the train split of the dataset `source`, of any layout, into; 0 = none
     "audit": "",  # dataset to audit instead of making one; "" = none
     "seed": 0,  # of the drawing, or of the random choice of photos
     "num_workers": 0,  # processes; 0 = one per core
@@ -66,6 +73,7 @@ CONFIG = {
 LIMITS = {
     "seed": (0, 2**32 - 1),
     "num_workers": (0, 256),
+    "shards": (0, 100_000),
     "per_class": (-1, 1_000_000),
     "train": (0, 1_000_000),
     "val": (0, 1_000_000),
@@ -317,6 +325,43 @@ def prepare_photographs(source, output, classes, captions, sizes, gathering, num
     return examples
 
 
+def prepare_shards(source, output, number, seed):
+    """Write a dataset of any layout as `number` tar shards of its train split, beside its other splits as folders.
+
+    The images are copied as they are, the train images in a random order. Raises ValueError if a shard were empty.
+    """
+    dataset = load_dataset(source, "train")
+    train = list(dataset.splits["train"])
+    if number > len(train):
+        raise ValueError(f"--shards: got {number}, the train split has {cli.counted(len(train), 'image')}")
+    random.Random(seed).shuffle(train)
+    captions = {}
+    with class_folders.replace_folder(output) as folder:
+        for shard in Progress(range(number), total=number, desc="writing", unit=" shards"):
+            samples = (
+                as_sample(example, f"{shard:05}{place:05}") for place, example in enumerate(train[shard::number])
+            )
+            write_shard(folder / "train" / f"{shard:05}.tar", samples)
+        for example in dataset.examples:
+            if example.split == "train":
+                continue
+            label = re.sub(r"[^\w .()+-]", "_", example.label)
+            place = Path(example.split, label, f"{len(captions):06}{example.image.suffix.lower()}")
+            (folder / place).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(example.image, folder / place)
+            captions[place.as_posix()] = example.captions
+        write_captions(folder / "captions.csv", captions)
+    return dataset.examples
+
+
+def as_sample(example, key):
+    """Return (key, {suffix: bytes}) of an Example, as a shard holds it."""
+    known = {"captions": example.captions, "label": example.label, "image": example.image.name}
+    suffix = example.image.suffix.lower().removeprefix(".")
+    texts = {"txt": "\n".join(example.captions), "json": json.dumps(known, ensure_ascii=False)}
+    return key, {suffix: example.image.read_bytes()} | {name: text.encode() for name, text in texts.items()}
+
+
 # ---- the audit -------------------------------------------------------------------------------------
 
 
@@ -358,6 +403,15 @@ def main(config):
     per_class = config["per_class"]
     if per_class == -1:
         per_class = 0 if config["source"] else DRAWN_PER_CLASS
+    if config["shards"]:
+        if not config["source"]:
+            raise ValueError("--shards: needs --source, the dataset to write as shards")
+        examples = prepare_shards(config["source"], output, config["shards"], config["seed"])
+        num_train = sum(example.split == "train" for example in examples)
+        pattern = f"{output}/train/{{00000..{config['shards'] - 1:05}}}.tar"
+        print(f"wrote {num_train:,} train images into {cli.counted(config['shards'], 'shard')}")
+        print(f"next: {cli.command('vocab.py', {'data_dir': pattern})}")
+        return
     if config["source"]:
         sizes = Sizes(per_class, {split: config[split] for split in SPLITS})
         gathering = class_folders.Gathering(sizes.need, config["image_size"], config["near_copies"], config["seed"])

@@ -2,6 +2,7 @@
 
     python vocab.py                                       # data/pictograms -> vocab_2.pkl
     python vocab.py --data_dir data/birds --min_count 5   # -> vocab_5.pkl
+    python vocab.py --data_dir 'shards/train/{00000..00099}.tar' --min_count 5    # tar shards, see docs/scale.md
 
 Reads   the captions of `data_dir`, in any format that captioning/data/annotations.py knows
 Writes  vocab_<min_count>.pkl, a pickle of built-in types only, and graphs/vocabulary.png
@@ -27,7 +28,7 @@ from captioning.untrusted import CONTROL
 
 CONFIG = {
     # what
-    "data_dir": "data/pictograms",  # dataset folder or annotation file
+    "data_dir": "data/pictograms",  # dataset folder, annotation file, or tar shards
     "min_count": 2,  # words with fewer occurrences in the train captions become <unk>
     "vocab_path": "",  # output; "" = vocab_<min_count>.pkl
     "graph_path": "graphs/vocabulary.png",  # figure of caption lengths and word frequencies
@@ -185,10 +186,20 @@ class PlainUnpickler(pickle._Unpickler):
         return self.functions[instruction]
 
 
+def read_captions(data_dir):
+    """Return split -> an iterable of its captions; tar shards are all train, and are read as they are counted."""
+    from captioning.data.annotations import load_dataset
+    from captioning.data.tars import ShardCaptions, find_shards, is_shards
+
+    if is_shards(data_dir):
+        return {"train": ShardCaptions(find_shards([data_dir]))}
+    splits = load_dataset(data_dir).splits
+    return {split: [text for example in group for text in example.captions] for split, group in splits.items()}
+
+
 def main(config):
     """Count the train captions, save the vocabulary, and show what it covers."""
-    from captioning import plots  # slow to import, and a Vocabulary alone needs neither
-    from captioning.data.annotations import load_dataset
+    from captioning import plots  # slow to import, and a Vocabulary alone needs it not
 
     config = config["vocab"]
     path = Path(config["vocab_path"] or f"vocab_{config['min_count']}.pkl")
@@ -196,21 +207,21 @@ def main(config):
         load_vocabulary(path)  # refuses to let anything else be overwritten
     check_file(path)
     plots.check_figure(config["graph_path"])
-    splits = load_dataset(config["data_dir"]).splits
-    captions = {split: [text for example in group for text in example.captions] for split, group in splits.items()}
-    if not captions.get("train"):
+    captions = read_captions(config["data_dir"])
+    counts, lengths = count_words(captions.get("train", ()))
+    if not lengths:
         raise ValueError(f"{config['data_dir']}: no captions in its train split, which the vocabulary is built from")
-    counts, lengths = count_words(captions["train"])
     vocabulary = build_vocabulary(counts, config["min_count"])
     save_vocabulary(path, vocabulary, counts, config["min_count"])
     plots.vocabulary_figure(lengths, counts, config["graph_path"], min_count=config["min_count"])
 
-    print(f"train captions   {len(captions['train']):,}, {sum(counts.values()):,} words, {len(counts):,} different")
+    for line in getattr(captions["train"], "failed", [])[:5]:
+        print(f"warning: {line}; skipped")
+    print(f"train captions   {sum(lengths.values()):,}, {sum(counts.values()):,} words, {len(counts):,} different")
     print(f"vocabulary       {len(vocabulary):,} ({len(SPECIALS)} specials, min_count {config['min_count']})")
-    for split in ("train", "val"):
-        if split in captions:
-            share = coverage(count_words(captions[split])[0], vocabulary)
-            print(f"coverage {split:<7} {share:.2%} of the running words")
+    print(f"coverage train   {coverage(counts, vocabulary):.2%} of the running words")
+    if "val" in captions:
+        print(f"coverage val     {coverage(count_words(captions['val'])[0], vocabulary):.2%} of the running words")
     print("most frequent    " + ", ".join(f"{word} {count:,}" for word, count in counts.most_common(12)))
     flags = {"data_dir": (config["data_dir"], CONFIG["data_dir"]), "vocab_path": (str(path), "vocab_2.pkl")}
     other = {flag: value for flag, (value, default) in flags.items() if value != default}

@@ -18,8 +18,10 @@ import pytest
 from PIL import Image, ImageDraw, ImageFile
 
 import prepare_data
+import vocab
 from captioning.data import class_folders
 from captioning.data.annotations import load_examples
+from captioning.data.tars import PICTURES, TEXTS, find_shards, read_samples
 
 SCRIPT = Path(prepare_data.__file__)
 
@@ -616,3 +618,49 @@ def test_captions_from_a_template_alone_and_before_those_of_a_model(source, tmp_
 def test_all_photographs_are_taken_unless_told_otherwise(source, captions, tmp_path):
     """The commands for own data once ended at the first, which wanted 300 photographs of each class."""
     assert len(prepare(source, tmp_path / "out", captions, per_class=prepare_data.CONFIG["per_class"])) == 20
+
+
+def test_a_dataset_of_any_layout_becomes_shards(pictograms_dir, tmp_path, monkeypatch, capsys):
+    """Each train picture is in one shard with its captions; the other splits are a dataset; the words are the same."""
+    output = tmp_path / "shards"
+    given = {"source": str(pictograms_dir), "output": str(output), "shards": 7}
+    for _ in range(2):  # the second replaces the first, and is the same
+        prepare_data.main({"prepare": prepare_data.CONFIG | given})
+        digests = [hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(output.rglob("*.tar"))]
+    assert len(set(digests)) == 7
+    assert f"next: python vocab.py --data_dir '{output}/train/{{00000..00006}}.tar'" in capsys.readouterr().out
+
+    paths = find_shards([f"{output}/train/{{00000..00006}}.tar"])
+    samples = [sample for path in paths for sample in read_samples(path, PICTURES | TEXTS)]
+    train = load_examples(pictograms_dir, "train")
+    expected = sorted((example.image.read_bytes(), example.captions, example.label) for example in train)
+    assert sorted((one.picture, one.captions, one.info["label"]) for one in samples) == expected
+    assert len({one.key for one in samples}) == len(train)
+    for split in ("val", "test"):
+        found, before = load_examples(output, split), load_examples(pictograms_dir, split)
+        assert [(e.image.read_bytes(), e.captions, e.label) for e in found] == [
+            (e.image.read_bytes(), e.captions, e.label) for e in before
+        ]
+
+    monkeypatch.chdir(tmp_path)
+    for source in (str(pictograms_dir), f"{output}/train/{{00000..00006}}.tar"):
+        vocab.main({"vocab": vocab.CONFIG | {"data_dir": source, "min_count": 1, "graph_path": "v.png"}})
+        capsys.readouterr()
+        words = vocab.load_vocabulary("vocab_1.pkl").itos
+        assert words == vocab.build_vocabulary(vocab.count_words(c for e in train for c in e.captions)[0], 1).itos
+        Path("vocab_1.pkl").unlink()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"shards": 61}, "--shards: got 61, the train split has 60 images"),
+        ({"shards": 2, "source": ""}, "--shards: needs --source"),
+        ({"shards": 2, "source": "none"}, "none: no such"),
+    ],
+)
+def test_shards_that_cannot_be_made_are_one_line(pictograms_dir, tmp_path, settings, message):
+    given = {"source": str(pictograms_dir), "output": str(tmp_path / "shards")}
+    with pytest.raises((ValueError, OSError), match=message):
+        prepare_data.main({"prepare": prepare_data.CONFIG | given | settings})
+    assert not (tmp_path / "shards").exists()

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from captioning.cli import one_line
-from captioning.data.annotations import IMAGE_SUFFIXES
+from captioning.data.annotations import IMAGE_SUFFIXES, checked_caption
 from captioning.files import check_regular, replace_file
 
 SUFFIX = ".tar"
@@ -28,6 +28,7 @@ PICTURES = frozenset(suffix.removeprefix(".") for suffix in IMAGE_SUFFIXES)
 TEXTS = frozenset(("txt", "json"))
 MAX_PICTURE_BYTES = 2**28  # of a member: 100 megapixels take 300 MB as they are, and a third of it in any format
 MAX_TEXT_BYTES = 2**20
+SILENT_SHARE = 0.05  # of samples without a caption; more is an error, fewer are skipped and named
 MAX_SHARDS = 10_000_000  # that braces may stand for
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 _END = bytes(tarfile.BLOCKSIZE)  # a tar ends with blocks of zeros
@@ -207,6 +208,37 @@ def add_member(sample, info, file, suffixes):
             raise tarfile.ReadError(f"cut at byte {info.offset_data + len(content):,}")
         sample.members[suffix] = content
     sample.problem = sample.problem or problem
+
+
+class ShardCaptions:
+    """The captions of shards, read as they are asked for: the memory does not grow with their number.
+
+    paths:  of the shards
+    failed: a line for each sample without a caption, after the captions were read
+
+    Iterating raises ValueError, naming the shard, where one is broken; or in the end, if more than a small share of the
+    samples has no caption.
+    """
+
+    def __init__(self, paths):
+        self.paths, self.failed = list(paths), []
+
+    def __iter__(self):
+        self.failed, number = [], 0
+        for path in self.paths:
+            for sample in read_samples(path, TEXTS):
+                number += 1
+                try:
+                    if sample.repeated or sample.problem:
+                        raise ValueError(f"{path}: {sample.problem or f'{sample.key} stands in it twice'}")
+                    if not sample.captions:
+                        raise ValueError(f"{path}: {sample.key}: no caption")
+                    yield from [checked_caption(text, path, sample.key) for text in sample.captions]
+                except ValueError as error:
+                    self.failed.append(str(error))
+        if len(self.failed) > SILENT_SHARE * number:
+            share = f"{len(self.failed):,} of {number:,} samples"
+            raise ValueError(f"{share} have no caption, at most {SILENT_SHARE:.0%} may lack one; {self.failed[0]}")
 
 
 # ---- writing -------------------------------------------------------------------------------------------

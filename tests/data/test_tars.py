@@ -1,5 +1,6 @@
 """Tar shards: the names that braces stand for, and what a shard holds, however it was made or damaged."""
 
+import gc
 import io
 import os
 import re
@@ -8,7 +9,15 @@ import tracemalloc
 
 import pytest
 
-from captioning.data.tars import MAX_PICTURE_BYTES, PICTURES, TEXTS, find_shards, read_samples, write_shard
+from captioning.data.tars import (
+    MAX_PICTURE_BYTES,
+    PICTURES,
+    TEXTS,
+    ShardCaptions,
+    find_shards,
+    read_samples,
+    write_shard,
+)
 
 EVERYTHING = PICTURES | TEXTS
 
@@ -173,3 +182,39 @@ def test_what_is_no_file_is_one_line(tmp_path):
     for name, message in (("pipe.tar", "is a device or a pipe"), ("none.tar", "cannot be read"), (".", "is a folder")):
         with pytest.raises(ValueError, match=message):
             read(tmp_path / name)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # webdataset leaves its files open
+def test_the_library_of_the_format_reads_the_same(tmp_path):
+    webdataset = pytest.importorskip("webdataset")
+    samples = [(f"{number:03}", {"jpg": bytes([number]), "txt": b"a cat", "json": b"{}"}) for number in range(5)]
+    write_shard(tmp_path / "a.tar", samples)
+    loaded = webdataset.WebDataset(str(tmp_path / "a.tar"), shardshuffle=False)
+    theirs = [(one["__key__"], {name: one[name] for name in ("jpg", "txt", "json")}) for one in loaded]
+    del loaded
+    gc.collect()
+    assert theirs == [(one.key, one.members) for one in read(tmp_path / "a.tar")] == samples
+
+
+def test_captions_are_counted_and_those_that_are_missing_are_named(tmp_path):
+    samples = [(f"{number:03}", {"jpg": b"x" * 10_000, "txt": f"a cat {number}".encode()}) for number in range(100)]
+    for number, text in ((3, b""), (7, b"\xff\xfe!"), (9, b"..." * 10)):
+        samples[number][1]["txt"] = text
+    write_shard(tmp_path / "a.tar", samples)
+    captions = ShardCaptions([tmp_path / "a.tar"])
+    assert list(captions) == list(captions) == [f"a cat {n}" for n in range(100) if n not in (3, 7, 9)]
+    assert [line.split(": ")[1] for line in captions.failed] == ["003", "007", "009"]
+    write_shard(tmp_path / "b.tar", [(str(number), {"jpg": b"x"}) for number in range(10)])
+    with pytest.raises(ValueError, match=r"13 of 110 samples have no caption, at most 5% may lack one; .*a\.tar: 003"):
+        list(ShardCaptions([tmp_path / "a.tar", tmp_path / "b.tar"]))
+
+
+def test_the_memory_does_not_grow_with_the_number_of_captions(tmp_path):
+    write_shard(tmp_path / "a.tar", [(f"{n:05}", {"txt": b"a cat on a mat"}) for n in range(500)])
+    peaks = []
+    for repeats in (2, 20):
+        tracemalloc.start()
+        assert sum(1 for _ in ShardCaptions([tmp_path / "a.tar"] * repeats)) == 500 * repeats
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < 1.2 * peaks[0]
