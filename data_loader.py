@@ -18,7 +18,7 @@ if __name__ == "__main__":
 import copy
 import math
 from dataclasses import dataclass, fields, replace
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +31,7 @@ from captioning.data.annotations import load_dataset
 from captioning.data.images import load_image
 from captioning.data.sequences import PAD_ID, Captions, Paths
 from captioning.metadata import MAX_IMAGE_SIZE
-from captioning.runtime import LONGEST_WAIT, fit_workers, random_numbers, start_workers
+from captioning.runtime import LONGEST_WAIT, fit_workers, random_numbers, share, start_workers
 from captioning.training.presets import LARGE_BATCH
 from vocab import load_vocabulary
 
@@ -279,15 +279,21 @@ def length_buckets(lengths, batch_size, generator, window=50):
     return [batches[number] for number in torch.randperm(len(batches), generator=generator).tolist()]
 
 
-def collate(items):
-    """Put items of a CaptionDataset together into a Batch; unreadable images are left out and named."""
+NO_TOKENS = torch.empty(0, 2, dtype=torch.long)  # of a batch without captions; a word to read and one to predict
+
+
+def collate(items, image_size=0):
+    """Put items of a CaptionDataset together into a Batch; unreadable images are left out and named.
+
+    image_size: of a batch without images
+    """
     good = [item for item in items if item["image"] is not None]
     tokens = [tokens for item in good for tokens in item["tokens"]]
     flags = [item["names_class"] for item in good]
     return Batch(
-        inputs=torch.stack([item["image"] for item in good]) if good else torch.empty(0),
+        inputs=torch.stack([item["image"] for item in good]) if good else torch.empty(0, 3, image_size, image_size),
         kind="images",
-        tokens=pad_tokens(tokens) if tokens else torch.empty(0, 0, dtype=torch.long),
+        tokens=pad_tokens(tokens) if tokens else NO_TOKENS,
         owner=torch.tensor([row for row, item in enumerate(good) for _ in item["tokens"]], dtype=torch.long),
         labels=torch.tensor([item["label"] for item in good], dtype=torch.long),
         index=torch.tensor([item["index"] for item in good], dtype=torch.long),
@@ -300,18 +306,18 @@ def build_loader(dataset, *, batch_size, num_workers=0, shuffle=False, seed=0, f
     """Return a DataLoader of Batches of a CaptionDataset, from batch number `first` on.
 
     The seed alone decides the order and the augmentation: any number of workers, forked or spawned, gives the same
-    batches, and torch's own generator is neither read nor changed.
+    batches, and torch's own generator is neither read nor changed. Of several ranks each gets its rows of every batch.
     """
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(len(dataset), generator=generator) if shuffle else torch.arange(len(dataset))
     num_workers = fit_workers(num_workers, batch_size, dataset.image_size or dataset.transform.image_size)
+    size = dataset.image_size or dataset.transform.image_size
     return DataLoader(
         dataset.keyed(seed),
-        batch_size=batch_size,
-        sampler=order[first * batch_size :].tolist(),
+        batch_sampler=[rows[share(len(rows))].tolist() for rows in order[first * batch_size :].split(batch_size)],
         num_workers=num_workers,
         timeout=LONGEST_WAIT if num_workers else 0,
-        collate_fn=collate,
+        collate_fn=partial(collate, image_size=size),
         generator=generator,  # else the workers' seeds are drawn from torch's own
         pin_memory=torch.cuda.is_available(),
     )
@@ -342,7 +348,7 @@ class CachedBatches:
         return len(self.image)
 
     def epoch(self, seed, first=0):
-        """Yield the Batches of an epoch, from number `first` on."""
+        """Yield the Batches of an epoch, from number `first` on; of several ranks each gets its rows of every batch."""
         generator = torch.Generator().manual_seed(seed)
         if self.by_caption:  # like lengths together, so that little padding is multiplied
             batches = length_buckets(self.tokens.ids.lengths, self.batch_size, generator)
@@ -352,14 +358,15 @@ class CachedBatches:
             view = torch.randint(self.inputs.shape[1], (len(rows),), generator=generator)
             if number < first:
                 continue
+            rows, view = rows[share(len(rows))], view[share(len(rows))]
             image = self.image[rows]
             captions = [[row] if self.by_caption else list(self.tokens.rows(row)) for row in rows.tolist()]
             captions_in_row = torch.tensor([len(group) for group in captions])
-            captions = np.concatenate(captions)
+            captions = np.concatenate(captions) if captions else np.empty(0, dtype=np.int64)
             yield Batch(
                 inputs=self.inputs[image, view],
                 kind=self.kind,
-                tokens=torch.from_numpy(self.tokens.ids.padded(captions, PAD_ID)),
+                tokens=torch.from_numpy(self.tokens.ids.padded(captions, PAD_ID)) if len(captions) else NO_TOKENS,
                 owner=torch.arange(len(rows)).repeat_interleave(captions_in_row),
                 labels=self.labels[image],
                 index=image,

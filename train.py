@@ -5,6 +5,7 @@
     python train.py --train.recipe best                                # all stages
     python train.py --train.init photos --data.data_dir data/birds --data.vocab_path vocab_5.pkl    # from a model
     python train.py --train.resume                                     # go on after an interruption
+    torchrun --standalone --nproc-per-node=2 train.py                  # several processes, see docs/scale.md
     python train.py --train.freeze_encoder false --model.encoder_weights none   # everything, from random weights
 
 Reads   images and captions, the vocabulary, the encoder's weights
@@ -56,13 +57,24 @@ from captioning.runtime import (
     Tracker,
     autocast,
     flush_denormals,
+    from_first,
+    gather_list,
+    is_first,
+    join_ranks,
+    launch,
     mix_seed,
+    num_ranks,
     pick_device,
     pick_precision,
     pick_workers,
     restore_random_state,
     seed_everything,
+    sum_gradients,
+    total,
+    total_counts,
     versions,
+    was_restarted,
+    whole_batch_norm,
 )
 from captioning.scores.grounding import Grounder, remember_named
 from captioning.scores.variety import sameness
@@ -117,6 +129,7 @@ CONFIG = {
     "class_loss": 1.0,  # weight of an auxiliary classification loss on the image embedding; 0 = off
     "word_loss": 0.0,  # weight of an auxiliary loss that predicts the captions' words from the embedding; 0 = off
     "patience": -1,  # early stopping: epochs without improvement; 0 = never stop early; -1 = by the recipe
+    "rank_minutes": 30.0,  # longest wait of a process that torchrun started for the others
     "precision": "auto",  # auto | float32 | bfloat16 | float16 (CUDA)
     "compile": False,  # torch.compile the encoder when training reads image files: a minute to start, then faster
     # validation
@@ -157,6 +170,7 @@ LIMITS = {
     "class_loss": (0, 1000),
     "word_loss": (0, 1000),
     "patience": (-1, 100_000),
+    "rank_minutes": (0.01, 10_000),
     "beam_size": (1, 100),
     "consensus": (0, 10),
     "max_len": (1, 200),
@@ -212,24 +226,27 @@ def train_one_epoch(run, stage, data, loss, machine, *, seed, save=lambda: None)
             size = min(stage.accumulate, num_batches - first)  # the last group may be smaller
             has_gradient = False
             for batch in itertools.islice(batches, size):
-                tally.failed += batch.failed
-                tally.rows += len(batch.index)
-                progress.update(len(batch.index) + len(batch.failed))
-                if len(batch.index) < 2:  # BatchNorm has no statistics of one row
+                # Of several ranks each has its rows of the batch; what is counted is of the whole batch.
+                num_tokens = (batch.tokens[:, 1:] != PAD_ID).sum()
+                num_rows, num_failed, tokens = total_counts(len(batch.index), len(batch.failed), num_tokens)
+                tally.failed += gather_list(batch.failed) if num_failed else []
+                tally.rows += num_rows
+                progress.update(num_rows + num_failed)
+                if num_rows < 2:  # BatchNorm has no statistics of one row
                     continue
                 batch = batch.to(device)
-                with autocast(device, machine.dtype):
+                with autocast(device, machine.dtype), whole_batch_norm():
                     embeddings = data.encode(model, as_input(batch.inputs, device))
                     objective, logged = loss(model, embeddings, batch)
-                if not torch.isfinite(objective):
+                if not torch.isfinite(total(objective)):
                     rates = " and ".join(RATES[stage.name])
-                    raise ValueError(f"{stage.name}: the loss became {objective.item()}; lower {rates}")
+                    raise ValueError(f"{stage.name}: the loss became {total(objective).item()}; lower {rates}")
                 run.scaler.scale(objective / size).backward()
                 has_gradient = True
-                tokens = int((batch.tokens[:, 1:] != PAD_ID).sum())
                 tally.totals.update({name: value * tokens for name, value in logged.items()})
                 tally.tokens += tokens
             if has_gradient:
+                sum_gradients(model.parameters())
                 run.scaler.unscale_(run.optimizer)
                 nn.utils.clip_grad_norm_(model.parameters(), stage.grad_clip)
                 run.scaler.step(run.optimizer)
@@ -277,7 +294,7 @@ def train_stage(stage, model, data, record, build_loss, validation, seed):
         run.tally = Tally()
         rate = stage_data.batches.num_rows / (time.perf_counter() - began)
         judged = run.judged.eval()
-        scores = validation(judged, *data.val_embeddings(stage_data, judged))
+        scores = from_first(partial(validation, judged, *data.val_embeddings(stage_data, judged)))
         row = {"epoch": len(record.history) + 1, "stage": stage.name, **means, **scores}
         row |= {"lr": run.optimizer.param_groups[-1]["lr"], "seconds": time.perf_counter() - began}
         row["figure_seconds"] = 0.0  # until record.show draws
@@ -423,6 +440,14 @@ def check_settings(settings, data):
         raise ValueError(f"--train.run: got {settings['run']!r}, allowed are letters, digits, and . _ - within")
 
 
+def check_ranks(settings, model_config):
+    """Raise ValueError for what several ranks would not compute as one does."""
+    if num_ranks() > 1 and model_config["layer_dropout"]:
+        raise ValueError("--model.layer_dropout: is drawn inside the LSTM, of several processes by each; set it to 0")
+    if num_ranks() > 1 and settings["compile"]:
+        raise ValueError("--train.compile: hides BatchNorm, which sees the rows of all processes; set it to false")
+
+
 def check_outputs(run, settings, start):
     """Raise ValueError if what a run writes cannot be written, ships, or is the file `start` that it begins with."""
     if run in SHIPPED and Path.cwd() == CHECKPOINTS.parent:
@@ -499,17 +524,8 @@ def describe_run(config, vocabulary, classes, dataset):
 
 def identify_run(config, vocabulary, dataset, start):
     """Return what must be the same for a run to be resumed; start: the file of its first weights."""
-    free = {
-        "resume",
-        "device",
-        "half",
-        "save_minutes",
-        "wandb",
-        "wandb_project",
-        "data_dir",
-        "vocab_path",
-        "num_workers",
-    }
+    free = {"resume", "device", "half", "save_minutes", "rank_minutes", "wandb", "wandb_project"}
+    free |= {"data_dir", "vocab_path", "num_workers"}
     identity = {f"{part}.{key}": v for part, keys in config.items() for key, v in keys.items() if key not in free}
     identity |= {"vocabulary": vocabulary.itos, "validation data": dataset.fingerprint("val")}
     identity["data"] = {"name": dataset.name, "fingerprint": dataset.fingerprint("train")}
@@ -537,11 +553,17 @@ def build_data(dataset, vocabulary, grounder, machine, cut, settings, data):
     return TrainingData(train_set, dataset.splits["val"], views, machine, cut=cut, seed=settings["seed"])
 
 
+def may_go_on(run):
+    """True if torchrun has started this training again, and a resume file is of the part before."""
+    return was_restarted() and last_path(run).is_file() and load_run(last_path(run))["launch"] == launch()
+
+
 def open_record(run, metric, config, resumed, identity, fixed):
     """Return the Record of a run and its tracker, gone on with if `resumed` is not {}."""
     settings = config["train"]
+    mode = settings["wandb"] if is_first() else "off"
     tracker = Tracker(
-        settings["wandb"], project=settings["wandb_project"], run=run, folder=f"runs/{run}", config=config,
+        mode, project=settings["wandb_project"], run=run, folder=f"runs/{run}", config=config,
         run_id=resumed.get("tracker_id", ""),
     )  # fmt: skip
     record = Record(run, metric, tracker, identity=identity, fixed=fixed, settings=settings)
@@ -559,10 +581,10 @@ def finish_checkpoint(record, validation, model, data, *, from_files):
     model: with the weights of the best epoch; data: TrainingData; from_files: of its embed_val
     """
     embeddings, examples = data.embed_val(model, from_files=from_files)
-    chosen = validation.choose_decoding(model, embeddings, examples)
+    chosen = from_first(partial(validation.choose_decoding, model, embeddings, examples))
     val_paths = [example.image for example in examples]
-    familiarity = learn_familiarity(model, data.train_set.paths, val_paths, data.views[0], data.machine)
-    record.keep(decoding=chosen, familiarity=familiarity)
+    describe = partial(learn_familiarity, model, data.train_set.paths, val_paths, data.views[0], data.machine)
+    record.keep(decoding=chosen, familiarity=from_first(describe))
     if chosen:
         values = ", ".join(f"{name} {value:g}" for name, value in chosen.items())
         print(f"decoding chosen on the validation split, kept in the checkpoint: {values}")
@@ -589,7 +611,7 @@ def train(run, start, config):
     dataset = load_dataset(data["data_dir"], "train", "val")
     check_coverage(vocabulary, dataset.splits["train"], data["data_dir"])
     classes = train_classes(dataset)
-    resumed = load_run(last_path(run)) if settings["resume"] else {}
+    resumed = load_run(last_path(run)) if settings["resume"] or may_go_on(run) else {}
     num_blocks = find_encoder(model_config["encoder"]).num_blocks
     saved = resumed.get("identity", {})
     fill_settings(settings, data, dataset.splits["train"], num_blocks, bool(classes), saved)
@@ -647,7 +669,8 @@ def main(config):
     run = settings["run"] or find_encoder(model_config["encoder"]).run_name
     start = settings["init"] or model_config["encoder_weights"]
     check_outputs(run, settings, start)
-    with hold_run(run):
+    with join_ranks(settings["rank_minutes"]), hold_run(run):
+        check_ranks(settings, model_config)
         train(run, start, config)
 
 

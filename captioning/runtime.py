@@ -1,4 +1,4 @@
-"""The machine a run happens on: device, seeds, precision, and the experiment tracker."""
+"""What a run happens on: device, seeds, precision, the ranks that train together, and the experiment tracker."""
 
 import contextlib
 import os
@@ -7,13 +7,17 @@ import random
 import signal
 import threading
 from dataclasses import dataclass
+from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
+import torch.distributed as dist
+from torch.overrides import TorchFunctionMode
 
 from captioning import __version__
-from captioning.cli import one_line
+from captioning.cli import USER_ERROR, one_line
 
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 TRACKER_MODES = ("auto", "online", "offline", "off")
@@ -22,8 +26,13 @@ TRACKER_MODES = ("auto", "online", "offline", "off")
 def pick_device(name=""):
     """Return the torch.device called `name`; "" takes cuda, then mps, then cpu.
 
-    Raises ValueError if this machine has no such device.
+    Of several ranks each has a card of its own. Raises ValueError if this machine has no such device.
     """
+    if num_ranks() > 1 and (name == "cuda" or (not name and torch.cuda.is_available())):
+        name = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
+        torch.cuda.set_device(name) if torch.cuda.is_available() else None
+    elif num_ranks() > 1 and not name:
+        name = "cpu"
     if not name:
         if torch.cuda.is_available():
             return torch.device("cuda")
@@ -223,6 +232,266 @@ def versions():
         "torch": torch.__version__,
         "torchvision": torchvision.__version__,
     }
+
+
+# ---- ranks: the processes of one training ----------------------------------------------------------------
+# torchrun starts N of them and sets RANK, WORLD_SIZE and the address of their store. Without it there is one rank, no
+# process group, and every function here does what one process did before there were any.
+
+LOST = "another process of this training has died, or did not answer for train.rank_minutes"
+
+
+def num_ranks():
+    """Return how many processes train together."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def is_first():
+    """True for the rank that prints and writes."""
+    return num_ranks() == 1 or dist.get_rank() == 0
+
+
+@contextlib.contextmanager
+def join_ranks(minutes):
+    """Join the ranks that a launcher has started; without a launcher nothing happens.
+
+    minutes: the longest wait for another rank
+
+    Only the first rank prints. Of an error one rank prints one line, whichever meets it first; the others end silently
+    with the same exit code. Raises ValueError if the ranks cannot meet, and where one of them died or is too slow.
+    """
+    if int(os.environ.get("WORLD_SIZE", 1)) == 1:
+        yield
+        return
+    limit = timedelta(minutes=minutes)
+    try:
+        store, rank, size = next(dist.rendezvous("env://", timeout=limit))
+        dist.init_process_group(store=store, rank=rank, world_size=size, timeout=limit)
+    except (RuntimeError, ValueError) as error:  # a port that is taken, a variable that is missing, nobody there
+        raise ValueError(f"the processes of the launcher cannot meet ({one_line(error, 200)})") from None
+
+    def speaks():
+        try:
+            return store.compare_set("speaker", "", str(rank)).decode() == str(rank)
+        except RuntimeError:  # the store went with the rank that kept it
+            return rank == 0
+
+    try:
+        with contextlib.ExitStack() as stack:
+            if rank:
+                nowhere = stack.enter_context(open(os.devnull, "w", encoding="utf-8"))
+                stack.enter_context(contextlib.redirect_stdout(nowhere))
+                stack.enter_context(contextlib.redirect_stderr(nowhere))  # bars and warnings
+            yield
+            dist.barrier()  # the first rank may still write; nobody takes the store away before
+    except (ValueError, OSError):
+        if speaks():
+            raise
+        raise SystemExit(USER_ERROR) from None
+    except RuntimeError as error:
+        if not isinstance(error, dist.DistError) and "gloo" not in str(error):
+            raise
+        if speaks():
+            raise ValueError(LOST) from None
+        raise SystemExit(USER_ERROR) from None
+    finally:
+        dist.destroy_process_group()
+
+
+def launch():
+    """Return what names this launch of torchrun, whose restarts all have the same; "" = there was no launcher."""
+    if num_ranks() == 1:
+        return ""
+    return f"{os.environ.get('TORCHELASTIC_RUN_ID', '')} {platform.node()} {os.getppid()}"
+
+
+def was_restarted():
+    """True if torchrun has started this training again after one of its processes died."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0
+
+
+def share(num_rows):
+    """Return the slice of `num_rows` rows that this rank works on; the slices of all ranks follow one another."""
+    if num_ranks() == 1:
+        return slice(0, num_rows)
+    rank, size = dist.get_rank(), num_ranks()
+    return slice(rank * num_rows // size, (rank + 1) * num_rows // size)
+
+
+@torch.no_grad()
+def total(tensor):
+    """Return the sum of a tensor over all ranks, without gradient."""
+    if num_ranks() == 1:
+        return tensor
+    tensor = tensor.detach().clone()
+    dist.all_reduce(tensor)
+    return tensor
+
+
+def total_counts(*counts):
+    """Return whole numbers, each added up over all ranks."""
+    return total(torch.tensor([int(count) for count in counts])).tolist()
+
+
+def share_of_mean(mean, count):
+    """Return this rank's part of the mean over the items of all ranks; the parts add up to that mean.
+
+    mean: of this rank's `count` items; what it is where there are none does not matter
+    """
+    if num_ranks() == 1:
+        return mean
+    count = torch.as_tensor(count, device=mean.device, dtype=mean.dtype)
+    return torch.where(count > 0, mean, 0) * (count / total(count).clamp(min=1))
+
+
+def gather_list(items):
+    """Return the items of all ranks' lists, in the order of the ranks."""
+    if num_ranks() == 1:
+        return items
+    parts = [None] * num_ranks()
+    dist.all_gather_object(parts, items)
+    return [item for part in parts for item in part]
+
+
+def from_first(compute):
+    """Return what `compute()` gives on the first rank, on all ranks."""
+    if num_ranks() == 1:
+        return compute()
+    found = [compute() if is_first() else None]
+    dist.broadcast_object_list(found)
+    return found[0]
+
+
+def sum_gradients(parameters):
+    """Add up the gradients of all ranks, in place. All ranks must have gradients of the same parameters."""
+    if num_ranks() == 1:
+        return
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    for dtype in {gradient.dtype for gradient in gradients}:
+        same = [gradient for gradient in gradients if gradient.dtype == dtype]
+        flat = total(torch.cat([gradient.flatten() for gradient in same]))
+        for gradient, part in zip(same, flat.split([gradient.numel() for gradient in same]), strict=True):
+            gradient.copy_(part.view_as(gradient))
+
+
+class SumOfRanks(torch.autograd.Function):
+    """The sum of a tensor over all ranks, with gradient: what each rank does with the sum depends on all of them."""
+
+    @staticmethod
+    def forward(ctx, tensor):
+        """Return the sum."""
+        return total(tensor)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        """Return the sum of the ranks' gradients."""
+        return total(gradient)
+
+
+class WholeBatchNorm(TorchFunctionMode):
+    """Inside the block BatchNorm in training sees the rows of all ranks.
+
+    torch's SyncBatchNorm needs CUDA.
+    """
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if function is torch.nn.functional.batch_norm and kwargs["training"]:
+            return self.normalise(*args, **kwargs)
+        return function(*args, **kwargs)
+
+    @staticmethod
+    def normalise(inputs, running_mean, running_var, weight, bias, training, momentum, eps):
+        """As torch.nn.functional.batch_norm of the inputs (B, C, ...) of all ranks, for this rank's rows."""
+        dims, shape = [0, *range(2, inputs.ndim)], [1, -1] + [1] * (inputs.ndim - 2)
+        values = inputs.to(running_mean.dtype)  # float32 where autocast made them less
+        count = total(torch.tensor(values.numel() / values.shape[1], dtype=values.dtype, device=values.device))
+        mean = SumOfRanks.apply(values.sum(dims)) / count
+        centred = values - mean.view(shape)
+        var = SumOfRanks.apply(centred.square().sum(dims)) / count
+        with torch.no_grad():
+            running_mean.lerp_(mean, momentum)
+            running_var.lerp_(var * count / (count - 1), momentum)
+        scale = weight * (var + eps).rsqrt()
+        return (centred * scale.view(shape) + bias.view(shape)).to(inputs.dtype)
+
+
+def whole_batch_norm():
+    """Return the context in which BatchNorm sees the rows of all ranks."""
+    return contextlib.nullcontext() if num_ranks() == 1 else WholeBatchNorm()
+
+
+class SharedDraws(TorchFunctionMode):
+    """Inside the block dropout and torch.rand draw for the rows of all ranks, of which each rank takes its own.
+
+    So they are what one rank would draw, and the generators of all ranks stay alike. Where a rank draws less often than
+    another, as its captions ended sooner, its generator follows in the end.
+
+    shape: (rows,) or (rows, width) of this rank; the ranks' rows follow one another, the widest has what one rank has
+    """
+
+    def __init__(self, shape, device):
+        super().__init__()
+        self.device, self.num_drawn = device, 0
+        self.width = shape[1] if len(shape) > 1 else None
+        shapes = self.gather([shape[0], self.width or 0])
+        self.begin = int(shapes[: dist.get_rank(), 0].sum())
+        self.num_rows, self.widest = int(shapes[:, 0].sum()), int(shapes[:, 1].max())
+
+    @staticmethod
+    def gather(numbers):
+        """Return whole numbers of every rank, (ranks, numbers)."""
+        own = torch.tensor(numbers)
+        parts = [torch.empty_like(own) for _ in range(num_ranks())]
+        dist.all_gather(parts, own)
+        return torch.stack(parts)
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if function is torch.nn.functional.dropout and kwargs["training"] and kwargs["p"]:
+            (values,) = args
+            ones = self.whole(values.shape, partial(ones_laid_out_as, values))
+            return values * self.own(function(ones, p=kwargs["p"], training=True), values.shape)
+        if function is torch.rand:
+            shape = torch.Size(args[0] if isinstance(args[0], list | tuple) else args)
+            return self.own(self.whole(shape, partial(function, **kwargs)), shape)
+        return function(*args, **kwargs)
+
+    def whole(self, shape, make):
+        """Return a new tensor for the rows of all ranks."""
+        self.num_drawn += 1
+        width = [self.widest if self.width is not None else shape[1], *shape[2:]] if len(shape) > 1 else []
+        return make((self.num_rows, *width))
+
+    def own(self, drawn, shape):
+        """Return this rank's part of what was drawn."""
+        drawn = drawn[self.begin : self.begin + shape[0]]
+        return drawn[:, : shape[1]] if len(shape) > 1 else drawn
+
+    def __exit__(self, *error):
+        super().__exit__(*error)
+        if error[0] is None:
+            counts = self.gather([self.num_drawn])[:, 0]
+            if counts.min() < counts.max():
+                cuda = self.device.type == "cuda"
+                state = torch.cuda.get_rng_state(self.device) if cuda else torch.get_rng_state()
+                dist.broadcast(state, src=int(counts.argmax()))
+                torch.cuda.set_rng_state(state, self.device) if cuda else torch.set_rng_state(state)
+
+
+def ones_laid_out_as(values, shape):
+    """Return ones in the memory order of `values`, in which dropout draws; an LSTM's outputs are (T, N, H)."""
+    if values.ndim == 3 and values.stride(0) <= values.stride(1):
+        return values.new_ones(shape[1], shape[0], shape[2]).transpose(0, 1)
+    return values.new_ones(shape)
+
+
+def shared_draws(shape, device):
+    """Return the context in which random numbers are drawn for the rows of all ranks, see SharedDraws."""
+    return contextlib.nullcontext() if num_ranks() == 1 else SharedDraws(shape, device)
+
+
+# ---- the experiment tracker ---------------------------------------------------------------------------
 
 
 class Tracker:

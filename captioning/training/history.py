@@ -9,7 +9,7 @@ import pandas as pd
 from captioning import plots
 from captioning.checkpoint import Checkpoint, load_resume, save_checkpoint, save_resume
 from captioning.files import hold_lock, remove_unfinished, replace_file
-from captioning.runtime import random_state
+from captioning.runtime import is_first, launch, random_state
 from captioning.training.optimisation import Tally
 
 RESUME_FORMAT = 3
@@ -39,6 +39,9 @@ def hold_run(run):
 
     Raises ValueError if another process trains under this name: two would overwrite each other's files.
     """
+    if not is_first():  # it holds the name for all ranks
+        yield
+        return
     busy = f"--train.run: {run} is being trained by"
     with hold_lock(f"runs/{run}/lock", busy) as held:
         for path in written_paths(run) if held else ():
@@ -52,15 +55,15 @@ FORMAT_1 = (  # names of the state_dicts, and of the rest beside the identity
     {"model", "optimizer", "scheduler", "scaler", "averaged"},
     {"random", "stage", "history", "best", "best_weights"},
 )
-PARTS = {"format", "state", "random", "stage", "history", "best", "best_weights", "tracker_id", "identity"}
+PARTS = {"format", "state", "random", "stage", "history", "best", "best_weights", "tracker_id", "launch", "identity"}
 
 
 def load_run(path):
     """Read the state of a run that was interrupted.
 
     returns: {"state": of Run.state_dict, "random": the generators, "stage": the number of the stage to go on with,
-             "history", "best" and "best_weights" as in Record, "tracker_id": of the WandB run, "" = none, "identity":
-             what must be the same}
+             "history", "best" and "best_weights" as in Record, "tracker_id": of the WandB run, "" = none, "launch": of
+             runtime.launch, "identity": what must be the same}
 
     Raises ValueError for a file that is missing, damaged or of a later format.
     """
@@ -94,7 +97,7 @@ def migrate(resumed, path):
     if version == 1 and set().union(*FORMAT_1) <= resumed.keys():
         resumed = from_format_1(resumed)
     if resumed.get("format") == 2 and isinstance(resumed.get("state"), dict):  # written between two epochs
-        resumed = resumed | {"format": 3, "state": resumed["state"] | {"tally": Tally().state_dict()}}
+        resumed = resumed | {"format": 3, "launch": "", "state": resumed["state"] | {"tally": Tally().state_dict()}}
     if resumed.keys() != PARTS or resumed["format"] != RESUME_FORMAT:
         raise ValueError(f"{path}: not a resume file of this project")
     return resumed
@@ -163,6 +166,8 @@ class Record:
 
     def save_best(self):
         """Write the checkpoint of the best epoch."""
+        if not is_first():
+            return
         history = self.history[: self.best["epoch"]]
         checkpoint = Checkpoint(weights=self.best_weights, history=history, best=self.best, **self.fixed)
         save_checkpoint(self.best_path, checkpoint, half=self.settings["half"])
@@ -185,17 +190,21 @@ class Record:
         """Write what --train.resume reads; state: of Run.state_dict; next_stage: number of the stage to go on with."""
         resumed = {"format": RESUME_FORMAT, "state": state, "random": random_state(), "stage": next_stage}
         resumed |= {"history": self.history, "best": self.best, "best_weights": self.best_weights}
-        save_resume(self.last_path, resumed | {"tracker_id": self.tracker.run_id, "identity": self.identity})
+        resumed |= {"tracker_id": self.tracker.run_id, "launch": launch(), "identity": self.identity}
+        if is_first():
+            save_resume(self.last_path, resumed)
 
     def save_if_due(self, run, stage):
         """As save_last, inside an epoch of the stage of this number, every `save_minutes`."""
         minutes = self.settings["save_minutes"]
-        if minutes and time.monotonic() - self.saved_at >= 60 * minutes:
+        if minutes and is_first() and time.monotonic() - self.saved_at >= 60 * minutes:
             self.save_last(run.state_dict(), stage)
             self.saved_at = time.monotonic()
 
     def show(self):
         """Bring the table, the tracker and, at most every half minute, the figures up to the last epoch."""
+        if not is_first():
+            return
         if time.monotonic() - self.drawn_at >= SECONDS_BETWEEN_FIGURES:
             self.draw()
         self.save_table()
@@ -207,7 +216,7 @@ class Record:
 
     def finish(self):
         """Draw the last epochs, and close the tracker."""
-        if self.num_drawn < len(self.history):
+        if is_first() and self.num_drawn < len(self.history):
             self.draw()
             self.save_table()
         self.tracker.finish()

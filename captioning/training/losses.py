@@ -3,6 +3,9 @@
 A loss is called with (model, embeddings, batch), a CNNtoRNN, its image embeddings (B, E) or (B, P, E) with gradient and
 a Batch on the same device. It returns (the objective to minimise, {name: what is logged}); every loss logs
 "train_loss", the plain cross-entropy of the reference captions in nats per token.
+
+Where several ranks train, each calls its loss with its own rows of the batch. The objectives of all ranks add up to
+that of the whole batch; what is logged is of the whole batch, on all ranks.
 """
 
 from dataclasses import dataclass
@@ -13,6 +16,7 @@ import torch
 from torch.nn import functional as F
 
 from captioning.data.sequences import NUM_SPECIALS, PAD_ID, Sequences
+from captioning.runtime import share_of_mean, shared_draws, total
 from captioning.scores.metrics import CiderD
 from captioning.search.beam import beam_search, sample
 from captioning.search.options import SearchOptions
@@ -48,38 +52,46 @@ class CaptionLoss:
         terms = self.terms
         inputs, targets = batch.tokens[:, :-1], batch.tokens[:, 1:]  # (M, T)
         images = embeddings[batch.owner]  # (M, E)
-        if terms.scheduled_sampling:
-            with torch.no_grad():
-                guesses = model.decoder(images, inputs)
-            inputs = mix_guesses(guesses, inputs, terms.scheduled_sampling)
         penalty = 0.0
-        if model.decoder.has_attention:
-            logits, attention = model.decoder.attend(images, inputs)
-            penalty = terms.attention_penalty * attention_penalty(attention, targets != PAD_ID)
-        else:
-            logits = model.decoder(images, inputs)
+        with shared_draws(inputs.shape, inputs.device):
+            if terms.scheduled_sampling:
+                with torch.no_grad():
+                    guesses = model.decoder(images, inputs)
+                inputs = mix_guesses(guesses, inputs, terms.scheduled_sampling)
+            if model.decoder.has_attention:
+                logits, attention = model.decoder.attend(images, inputs)
+                penalty = terms.attention_penalty * attention_penalty(attention, targets != PAD_ID)
+            else:
+                logits = model.decoder(images, inputs)
         weights = 1 + terms.class_emphasis * batch.names_class.float() if terms.class_emphasis else None  # (M,)
         objective = cross_entropy(logits, targets, weights, terms.label_smoothing) + penalty
-        if terms.class_loss and (batch.labels >= 0).any():
-            classes = model.class_logits(embeddings).float()  # (B, C)
-            objective = objective + terms.class_loss * F.cross_entropy(classes, batch.labels, ignore_index=-1)
+        num_labels = (batch.labels >= 0).sum()
+        if terms.class_loss and total(num_labels):
+            classes = in_full(model.class_logits(embeddings))  # (B, C)
+            mean = F.cross_entropy(classes, batch.labels, ignore_index=-1)
+            objective = objective + terms.class_loss * share_of_mean(mean, num_labels)
         if terms.word_loss:
-            detected = model.word_logits(embeddings).float()  # (B, V)
+            detected = in_full(model.word_logits(embeddings))  # (B, V)
             objective = objective + terms.word_loss * word_detection_loss(detected, self.words, batch.index)
-        return objective, {"train_loss": cross_entropy(logits.detach(), targets).item()}
+        return objective, {"train_loss": total(cross_entropy(logits.detach(), targets)).item()}
+
+
+def in_full(logits):
+    """Return logits in float32 or more: autocast may have made them less."""
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
 def cross_entropy(logits, targets, weights=None, label_smoothing=0.0):
-    """Return the mean cross-entropy of the tokens in nats, padding left out.
+    """Return the mean cross-entropy of the tokens in nats, padding left out; of several ranks, this one's part of it.
 
     logits: (M, T, V); targets: (M, T); weights: (M,) of the captions, None = all alike
     """
-    logits, flat = logits.flatten(0, 1).float(), targets.flatten()
+    logits, flat = in_full(logits.flatten(0, 1)), targets.flatten()
     smoothing = {"ignore_index": PAD_ID, "label_smoothing": label_smoothing}
     if weights is None:
-        return F.cross_entropy(logits, flat, **smoothing)
+        return share_of_mean(F.cross_entropy(logits, flat, **smoothing), (flat != PAD_ID).sum())
     weights = weights.repeat_interleave(targets.shape[1]) * (flat != PAD_ID)  # (M * T,)
-    return (F.cross_entropy(logits, flat, reduction="none", **smoothing) * weights).sum() / weights.sum()
+    return (F.cross_entropy(logits, flat, reduction="none", **smoothing) * weights).sum() / total(weights.sum())
 
 
 @torch.no_grad()
@@ -105,7 +117,7 @@ def attention_penalty(attention, mask):
     """
     mask = mask.to(attention.dtype)
     share = (attention * mask[:, :, None]).sum(dim=1) / mask.sum(dim=1, keepdim=True)  # (M, P), sums to 1
-    return ((1 - share * share.shape[1]) ** 2).mean()
+    return share_of_mean(((1 - share * share.shape[1]) ** 2).mean(), len(share))
 
 
 def image_words(captions):
@@ -127,7 +139,8 @@ def word_detection_loss(logits, words, images):
     present = torch.from_numpy(words.padded(images.cpu().numpy(), PAD_ID)).to(logits.device)  # (B, words), padded
     target = torch.zeros_like(logits).scatter_(1, present, 1.0)
     logits, target = logits[:, NUM_SPECIALS:], target[:, NUM_SPECIALS:]  # without <pad> of the padding, too
-    return F.binary_cross_entropy_with_logits(logits, target, reduction="sum") / len(logits)
+    summed = F.binary_cross_entropy_with_logits(logits, target, reduction="sum")
+    return share_of_mean(summed / max(1, len(logits)), len(logits))
 
 
 # ---- self-critical -------------------------------------------------------------------------------
@@ -176,7 +189,7 @@ class SelfCritical:
         objective, reward = self.policy_gradient(model, embeddings, batch.index)
         with torch.no_grad():
             logits = model.decoder(embeddings[batch.owner], batch.tokens[:, :-1])
-        return objective, {"train_loss": cross_entropy(logits, batch.tokens[:, 1:]).item(), "reward": reward}
+        return objective, {"train_loss": total(cross_entropy(logits, batch.tokens[:, 1:])).item(), "reward": reward}
 
     def policy_gradient(self, model, embeddings, images):
         """Return (policy-gradient loss, mean reward of the samples).
@@ -188,7 +201,8 @@ class SelfCritical:
         state = tuple(part.detach() for part in decoder.start(embeddings))
         with torch.no_grad():
             step = decoder.make_step()
-        drawn = sample(step, state, self.sampling, **self.special)
+        with shared_draws((len(images) * num_samples,), embeddings.device):
+            drawn = sample(step, state, self.sampling, **self.special)
         tokens, lengths = drawn.tokens.flatten(0, 1), drawn.lengths.flatten()  # (B*S, T), (B*S,)
         sampled = [ids[:length] for ids, length in zip(tokens.tolist(), lengths.tolist(), strict=True)]
         reward = self.reward(sampled, [i for i in indices for _ in range(num_samples)])
@@ -197,13 +211,14 @@ class SelfCritical:
         else:
             by_image = reward.reshape(-1, num_samples)
             baseline = ((by_image.sum(axis=1, keepdims=True) - by_image) / (num_samples - 1)).ravel()
-        advantage = torch.from_numpy(reward - baseline).float().to(embeddings.device)  # (B*S,)
 
         begin = torch.full_like(tokens[:, :1], self.special["start"])
         logits = decoder(embeddings.repeat_interleave(num_samples, dim=0), torch.cat([begin, tokens[:, :-1]], dim=1))
-        log_probs = -F.cross_entropy(logits.transpose(1, 2).float(), tokens, reduction="none")  # (B*S, T)
+        log_probs = -F.cross_entropy(in_full(logits.transpose(1, 2)), tokens, reduction="none")  # (B*S, T)
+        advantage = torch.from_numpy(reward - baseline).to(embeddings.device, log_probs.dtype)  # (B*S,)
         mask = torch.arange(tokens.shape[1], device=tokens.device) < lengths[:, None]
-        return -(advantage[:, None] * log_probs * mask).sum() / mask.sum(), float(reward.mean())
+        mean = share_of_mean(torch.tensor(reward.mean() if len(reward) else 0.0), len(reward))
+        return -(advantage[:, None] * log_probs * mask).sum() / total(mask.sum()), total(mean).item()
 
     def greedy_captions(self, step, state):
         """Return the ids of each row's greedy caption, with <end> unless it was cut at max_len."""
