@@ -1,6 +1,8 @@
 """Several processes train as one does: the same draws, the same statistics, the same steps."""
 
 import os
+import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -91,7 +93,7 @@ with join_ranks(5):
         "finetune": run(tune, maps, embed_maps, CaptionLoss(captions, terms)),
         "self-critical": run(critic, features, embed, critical),
         "self-critical, greedy": run(critic, features, embed, greedy, steps=6),
-        "everything": run(every, images, encode, CaptionLoss(captions, terms), steps=3),
+        "everything": run(every, images, encode, CaptionLoss(captions, terms), steps=4),
     }
     if is_first():
         torch.save(found, sys.argv[1])
@@ -157,6 +159,9 @@ TINY = """
 TRAIN = [str(ROOT / "train.py"), *TINY]
 
 
+LAUNCH = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--max-restarts=3"]
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """A working directory with 180 pictures, their vocabulary, and the run `one` that one process has trained."""
@@ -167,19 +172,132 @@ def folder(tmp_path_factory):
     return folder
 
 
-def assert_same_training(folder, run):
-    """Assert that a run has the losses of the run `one` up to rounding."""
-    one, two = (pd.read_csv(folder / "runs" / name / "history.csv") for name in ("one", run))
+@pytest.fixture(scope="module")
+def two(folder):
+    """What two processes print that train the run `two`: (outputs, errors)."""
+    return finish(start_ranks([*TRAIN, "--train.run", "two"], 2, folder))
+
+
+def test_an_epoch_of_every_stage_by_its_command_line(folder, two):
+    """Two processes train as one up to rounding; only the first of them prints and writes."""
+    outs, errors = two
+    assert "best epoch" in outs[0]
+    assert (outs[1], errors[1]) == ("", "")
+    one, two = (pd.read_csv(folder / "runs" / name / "history.csv") for name in ("one", "two"))
     assert two["stage"].tolist() == one["stage"].tolist()
     for column in ("train_loss", "val_loss"):
         assert two[column].tolist() == pytest.approx(one[column].tolist(), abs=1e-3)
-
-
-def test_an_epoch_of_every_stage_by_its_command_line(folder):
-    """Only the first rank prints and writes."""
-    outs, errors = finish(start_ranks([*TRAIN, "--train.run", "two"], 2, folder))
-    assert "best epoch" in outs[0]
-    assert (outs[1], errors[1]) == ("", "")
-    assert_same_training(folder, "two")
     assert load_checkpoint(folder / "checkpoints/two.safetensors").decoding
     assert not list(folder.rglob(".*"))
+
+
+def assert_equal_to_two(folder, run):
+    """Assert that a run has the history and the weights of the run `two`, to the last bit."""
+    one, other = (load_checkpoint(folder / "checkpoints" / f"{name}.safetensors") for name in ("two", run))
+    assert all(torch.equal(other.weights[name], one.weights[name]) for name in one.weights)
+    assert [row["train_loss"] for row in other.history] == [row["train_loss"] for row in one.history]
+
+
+KILLED = """
+import os, runpy, signal, sys
+from pathlib import Path
+sys.path.insert(0, {root!r})
+from captioning.training.history import Record
+save_if_due, steps = Record.save_if_due, []
+
+def killed(self, run, stage):
+    save_if_due(self, run, stage)
+    steps.append(stage)
+    if len(steps) == {step} and os.environ["RANK"] == "1" and not Path("killed").exists():
+        Path("killed").touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+Record.save_if_due = killed
+sys.argv = ["train.py", *sys.argv[1:]]
+runpy.run_path({root!r} + "/train.py", run_name="__main__")
+"""
+
+
+def test_a_killed_rank_is_one_line_and_the_run_goes_on(folder, two):
+    """By hand with --train.resume. The other process prints one line and no traceback."""
+    (folder / "killed").unlink(missing_ok=True)
+    (folder / "hurt.py").write_text(KILLED.format(root=str(ROOT), step=2))
+    first, second = start_ranks(["hurt.py", *TINY, "--train.run", "hurt"], 2, folder)
+    _, errors = first.communicate()
+    second.communicate()
+    assert (first.returncode, second.returncode) == (2, -9)
+    assert errors == "error: another process of this training has died, or did not answer for train.rank_minutes\n"
+    outs, _ = finish(start_ranks([*TRAIN, "--train.run", "hurt", "--train.resume"], 2, folder))
+    # The other process may have been killed before the first had written what follows the second step.
+    assert re.search("going on with checkpoints/hurt_last.pt, after epoch 0 and (1 batch|2 batches)\n", outs[0])
+    assert_equal_to_two(folder, "hurt")
+
+
+def test_torchrun_goes_on_by_itself_after_a_rank_was_killed(folder, two):
+    """In the second stage, and although a finished run of the same name, which is not its own, lies there."""
+    (folder / "killed").unlink(missing_ok=True)
+    for name in ("two.safetensors", "two_last.pt"):
+        shutil.copy(folder / "checkpoints" / name, folder / "checkpoints" / name.replace("two", "healed"))
+    (folder / "hurt.py").write_text(KILLED.format(root=str(ROOT), step=5))
+    (process,) = start_ranks([*LAUNCH, "hurt.py", *TINY, "--train.run", "healed"], 1, folder)
+    output, errors = process.communicate()
+    assert process.returncode == 0, errors
+    assert output.count("going on with checkpoints/healed_last.pt") == 1
+    assert_equal_to_two(folder, "healed")
+
+
+ALONE = """
+import os, signal, time
+from captioning import cli
+from captioning.runtime import is_first, join_ranks, total
+import torch
+
+def main(config):
+    with join_ranks(0.2):
+        total(torch.ones(1))
+        if not is_first():
+            os.kill(os.getpid(), signal.SIGSTOP)
+        total(torch.ones(1))
+
+cli.run(main, a={})
+"""
+
+
+def test_a_rank_that_does_not_answer_is_one_line_after_the_limit(tmp_path):
+    first, second = start_ranks(["-c", ALONE], 2, tmp_path)
+    _, errors = first.communicate()
+    second.kill()
+    second.communicate()
+    assert (first.returncode, errors.count("\n"), errors[:29]) == (2, 1, "error: another process of thi")
+
+
+def test_a_port_that_is_taken_is_one_line(tmp_path):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        first, second = start_ranks(["-c", ALONE], 2, tmp_path, MASTER_PORT=port)
+        _, errors = first.communicate()
+        second.kill()
+        second.communicate()
+    assert first.returncode == 2, errors
+    assert errors.startswith("error: the processes of the launcher cannot meet (")
+    assert port in errors
+    assert errors.count("\n") == 1
+
+
+MISTAKE = """
+from captioning import cli
+from captioning.runtime import join_ranks
+
+def main(config):
+    with join_ranks(1):
+        raise ValueError("data_dir: is missing")
+
+cli.run(main, a={})
+"""
+
+
+def test_a_mistake_that_all_ranks_meet_is_told_once(tmp_path):
+    _, errors = finish(start_ranks(["-c", MISTAKE], 2, tmp_path), code=2)
+    assert sorted(errors) == ["", "error: data_dir: is missing\n"]
