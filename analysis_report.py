@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 
 from caption import Captioner, TorchModel, model_name, split_sources
 from captioning import cli, plots
@@ -40,7 +41,7 @@ from captioning.data.tokenizer import Tokens
 from captioning.deploy.downloads import fetch_model
 from captioning.evaluation import caption_examples, encode_images
 from captioning.files import check_folder
-from captioning.report import comparison, document, provenance, results, sections, sentences, tables, yardsticks
+from captioning.report import comparison, document, latex, provenance, results, sections, sentences, tables, yardsticks
 from captioning.runtime import Machine, pick_device, pick_workers
 from captioning.scores.grounding import build_grounders
 from captioning.scores.recipes import java_scores
@@ -65,6 +66,7 @@ CONFIG = {
     "java_metrics": False,  # also METEOR and SPICE, if java and pycocoevalcap are installed; takes minutes
     # beside the captions
     "probe_images": 50,  # train images per class for a plain classifier on the encoder's features; 0 = no classifier
+    "neighbor_images": 2000,  # train images whose nearest one's caption is a baseline; 0 = no such baseline
     "imagenet_weights": "",  # torchvision state_dict of mobilenet_v2, to add ImageNet's classifier; "" = leave it out
     "audit": True,  # look for copies of images in all splits
     # speed
@@ -151,74 +153,123 @@ def tell(captioned, scored, grounder, tokens, config):
     began, subject, dataset = time.monotonic(), captioned.subject, captioned.subject.dataset
     train = dataset.splits.get("train", [])
     java, skipped = java_scores(scored.hypotheses, scored.references) if config["java_metrics"] else ({}, {})
-    probed, rows, about_yardsticks = ask_classifiers(captioned, scored, grounder, config)
+    baselines = ask_baselines(captioned, scored, grounder, tokens, config)
+    baseline_seconds = time.monotonic() - began
     built = tables.build_tables(
         scored,
         subject,
         trained={tuple(tokens[caption]) for example in train for caption in example.captions},
-        probed=probed,
-        yardsticks=rows,
+        probed=baselines.probed,
+        yardsticks=baselines.rows,
         java=java,
     )
-    about_data = None
+    if baselines.memory is not None:
+        built["memory"] = baselines.memory
+    about_data, scored_at = None, time.monotonic()
     if config["audit"]:
         found = audit.audit_examples(dataset.examples, [], num_workers=max(1, config["num_workers"]), tokens=tokens)
         for column in ("image", "copy_of"):
             found.copies[column] = [tables.relative_path(path, dataset.root) for path in found.copies[column]]
         built |= {"audit": found.table, "copies": found.copies}
         about_data = audit.warnings(found, subject.split)
+    audited_at = time.monotonic()
     texts = sentences.build_texts(
-        built, subject, scored, skipped=skipped, about_yardsticks=about_yardsticks, about_data=about_data
+        built,
+        subject,
+        scored,
+        skipped=skipped,
+        about_yardsticks=baselines.lines,
+        about_memory=baselines.about_memory,
+        about_data=about_data,
     )
     galleries = sections.build_galleries(built, [example.image for example in scored.examples])
-    seconds = {"captioning": captioned.seconds, "scores and baselines": time.monotonic() - began}
+    scores = time.monotonic() - audited_at + scored_at - began - baseline_seconds
+    seconds = {"captioning": captioned.seconds, "baselines": baseline_seconds}
+    seconds |= {"audit": audited_at - scored_at, "scores": scores}
     device = pick_device(config["device"])
     came_from = provenance.build_provenance(subject, captioned.models, device, seconds)
     first, *_ = getattr(captioned.captioner.model, "models", [captioned.captioner.model])
     return Report(built, texts, galleries, came_from, provenance.training_history(first.origin))
 
 
-def ask_classifiers(captioned, scored, grounder, config):
-    """Classify the images without captions, as yardsticks.
+class Baselines(NamedTuple):
+    """What the captions are measured against.
 
-    returns: the class that a plain classifier on the encoder's features names for each image (None = there is none),
-             the rows of tables.yardstick_table, and what to say about them; nothing without classes
+    probed: the class that a plain classifier on the encoder's features names for each image; None = there is none
+    rows:   of tables.yardstick_table; lines: what to say about them
+    memory: yardsticks.memory_table, None = there is none; about_memory: how it was made, or why not
     """
-    if not scored.has_classes:
-        return None, [], []
+
+    probed: list | None
+    rows: list
+    lines: list
+    memory: pd.DataFrame | None
+    about_memory: str
+
+
+def ask_baselines(captioned, scored, grounder, tokens, config):
+    """Return the Baselines of a model's captions; those about classes only where images have some."""
     device = pick_device(config["device"])
     num_workers = pick_workers(config["num_workers"], device)
     machine = Machine(device, num_workers=num_workers, batch_size=config["batch_size"])
-    train = captioned.subject.dataset.splits.get("train", [])
-    probed, line = learn_classes(captioned, train, config["probe_images"], machine)
+    train, model = captioned.subject.dataset.splits.get("train", []), captioned.captioner.model
+    if captioned.subject.split == "train":
+        reason = "it would be asked about the images that it learned from"
+    elif not isinstance(model, TorchModel):
+        reason = "it needs one .safetensors model, whose encoder gives it features"
+    else:
+        reason = "" if train else "the data has no train split"
+    encode = None
+    if not reason:
+        backbone, transform = model.network.encoder.backbone, EvalTransform(**model.transform)
+        encode = yardsticks.Features(partial(encode_pooled, backbone, transform, machine))
+    learned = yardsticks.draw_per_class(train, config["probe_images"])
+    memory, about_memory = recall_captions(encode, reason, train, learned, scored, (grounder, tokens), config)
+    if not scored.has_classes:
+        return Baselines(None, [], [], memory, about_memory)
+    probed, line = learn_classes(encode, reason, learned, scored.examples, config["probe_images"])
     rows = yardsticks.yardstick_rows(scored, probed, [example.label for example in train])
-    if not config["imagenet_weights"]:
-        reason = "checkpoints do not hold it, and imagenet_weights is empty"
-        return probed, rows, [line, f"ImageNet's own classifier was left out: {reason}."]
-    network = yardsticks.load_imagenet(config["imagenet_weights"]).to(device)
-    encode = partial(encode_pooled, network, EvalTransform(yardsticks.IMAGENET_SIZE), machine)
-    more, lines = yardsticks.imagenet_rows(encode, grounder, scored.examples)
-    return probed, [*rows, *more], [line, *lines]
+    if config["imagenet_weights"]:
+        network = yardsticks.load_imagenet(config["imagenet_weights"]).to(device)
+        encode = partial(encode_pooled, network, EvalTransform(yardsticks.IMAGENET_SIZE), machine)
+        more, lines = yardsticks.imagenet_rows(encode, grounder, scored.examples)
+    else:
+        more, lines = [], ["ImageNet's own classifier was left out: imagenet_weights is empty."]
+    return Baselines(probed, [*rows, *more], [line, *lines], memory, about_memory)
 
 
-def learn_classes(captioned, train, num_images, machine):
+def learn_classes(encode, reason, learned, examples, num_images):
     """Ask a plain classifier on the encoder's features: (its class of each captioned image or None, a sentence).
 
-    train:   the examples that it may learn from, of which it takes `num_images` of each class
-    machine: runtime.Machine
+    encode:  yardsticks.Features; None = there are none, because of `reason`
+    learned: the examples that it learns from, at most `num_images` of each class
     """
-    if captioned.subject.split == "train":
-        return None, "The plain classifier was left out: it would be asked about the images that it learned from."
-    learned, model = yardsticks.draw_per_class(train, num_images), captioned.captioner.model
-    has_encoder = isinstance(model, TorchModel)
-    if not num_images or not learned or not has_encoder:
-        reason = "probe_images is 0" if not num_images else "no images with a class in train"
-        reason = reason if has_encoder else "it needs one .safetensors model, whose encoder gives it features"
+    if not reason and not learned:
+        reason = "no images with a class in train" if num_images else "probe_images is 0"
+    if reason:
         return None, f"The plain classifier was left out: {reason}."
-    encode = partial(encode_pooled, model.network.encoder.backbone, EvalTransform(**model.transform), machine)
-    probed = yardsticks.probe_classes(encode, learned, [prediction.example for prediction in captioned.predictions])
+    probed = yardsticks.probe_classes(encode, learned, examples)
     number = counted(len(learned), "image")
     return probed, f"The plain classifier learned from {number} of train, at most {num_images} of each class."
+
+
+def recall_captions(encode, reason, train, learned, scored, reading, config):
+    """Caption the images by the most similar train images: (yardsticks.memory_table or None, a sentence).
+
+    encode, reason, learned: as in learn_classes; reading: the Grounder and the Tokens of `scored`
+    """
+    if not reason and not config["neighbor_images"]:
+        reason = "neighbor_images is 0"
+    if reason:
+        return None, f"The captions of the most similar train images were left out: {reason}."
+    neighbors = yardsticks.draw_neighbors(train, learned, config["neighbor_images"])
+    grounder, tokens = reading
+    nearest = score(yardsticks.nearest_captions(encode, neighbors, scored.examples, tokens), grounder, None, tokens)
+    line = (
+        f"As a baseline each image gets a caption of the most similar of {counted(len(neighbors), 'train image')} by "
+        "the encoder's features."
+    )
+    return yardsticks.memory_table(scored, nearest), line
 
 
 def encode_pooled(network, transform, machine, paths, bar):
@@ -238,6 +289,7 @@ def write_report(folder, title, report, scored):
         chosen = sections.chosen_rows(report.tables["images"])
         text = results.results_text(title, report.provenance, report.tables, report.texts, chosen)
         (new / "report.json").write_text(text, encoding="utf-8")
+        (new / "tables.tex").write_text(latex.latex_text(title, report.tables), encoding="utf-8")
         names = {path.name for path in new.iterdir()} | {"report.md", "report.html"}
         parts = sections.build_sections(report.tables, report.texts, report.galleries, report.provenance)
         write_document(new, title, [*parts, sections.file_section(names)])
@@ -387,4 +439,5 @@ def main(config):
 
 if __name__ == "__main__":
     limits = search_options.LIMITS | {"batch_size": (1, 65536), "num_workers": (0, 256), "probe_images": (0, 100_000)}
+    limits |= {"neighbor_images": (0, 10_000_000)}
     cli.run(main, {"report": limits}, report=CONFIG)

@@ -38,7 +38,7 @@ class Study(NamedTuple):
 
     def texts(self, skipped=None):
         return sentences.build_texts(
-            *self, skipped=skipped or {}, about_yardsticks=[], about_data=["one line about the data"]
+            *self, skipped=skipped or {}, about_yardsticks=[], about_memory="", about_data=["one line about the data"]
         )
 
     def notes(self, **more):

@@ -35,7 +35,12 @@ def test_csv_files_read_back(tmp_path):
     studied = study(HAND_MADE)
     tables = studied.tables
     write(tmp_path / "r", studied)
-    absent = {"audit.csv", "copies.csv", "training.png"}  # no dataset was looked through, no training is known
+    absent = {
+        "audit.csv",
+        "copies.csv",
+        "training.png",
+        "memory.csv",
+    }  # no dataset was looked through, no training is known
     assert {path.name for path in (tmp_path / "r").iterdir()} == set(sections.FILES) - absent
     images = pd.read_csv(tmp_path / "r/images.csv", keep_default_na=False)
     assert images["caption"].tolist() == [p.caption for p in HAND_MADE]
@@ -108,7 +113,16 @@ def test_a_report_without_classes_removes_the_tables_of_an_earlier_one(tmp_path)
     write(tmp_path / "r", study(HAND_MADE))
     write(tmp_path / "r", study(HAND_MADE, classes=()))
     left = {path.name for path in (tmp_path / "r").iterdir()}
-    kept = {"report.md", "report.json", "report.html", "test_inference.png", "best.png", "worst.png", "sample.png"}
+    kept = {
+        "report.md",
+        "report.json",
+        "tables.tex",
+        "report.html",
+        "test_inference.png",
+        "best.png",
+        "worst.png",
+        "sample.png",
+    }
     kept |= {"references.png", "calibration.png", "lengths.png"}
     assert left == kept | {f"{name}.csv" for name in ("summary", "images", "references", "language", "calibration")}
 
@@ -186,7 +200,7 @@ def test_a_report_says_where_it_comes_from(tiny, monkeypatch):
     assert (found["data"]["split"], found["data"]["images"]) == ("test", 4)
     assert re.fullmatch(r"[0-9a-f]{12}", found["data"]["fingerprint"])
     assert found["versions"]["captioning"] == __version__
-    assert found["seconds"].keys() == {"captioning", "scores and baselines"}
+    assert found["seconds"].keys() == {"captioning", "baselines", "audit", "scores"}
     text = Path("reports/mobile_test/report.md").read_text(encoding="utf-8")
     first_page = text[text.index("## Where this comes from") : text.index("## Results")]
     versions = found["versions"]
@@ -223,7 +237,7 @@ def test_script_writes_every_file_that_it_names(tiny):
     assert files == set(sections.FILES) - {"best.png", "worst.png", "training.png"}, "all captions are empty"
     text = Path("reports/mobile/report.md").read_text(encoding="utf-8")
     assert "The plain classifier learned from 4 images of train" in text
-    assert "checkpoints do not hold it, and imagenet_weights is empty" in text
+    assert "classifier was left out: imagenet_weights is empty" in text
     assert "occur word for word in train" in text
     yardstick = pd.read_csv("reports/mobile/yardsticks.csv").set_index("classifier")["accuracy"]
     assert yardstick["reference captions"] == 1
@@ -241,6 +255,20 @@ def test_script_can_leave_out_what_takes_time(tiny):
     assert not Path("reports/mobile/audit.csv").exists()
 
 
+def test_the_nearest_captions_are_scored_beside_the_models(tiny):
+    """Every picture of a class is the same in train and val: its nearest caption is a perfect one."""
+    analysis_report.main({"report": tiny})
+    table = pd.read_csv("reports/mobile/memory.csv").set_index("metric")
+    assert table.loc["BLEU-1", "nearest"] == pytest.approx(1)
+    assert table.loc["average accuracy", "nearest"] == 1
+    assert table["model"].tolist() == pytest.approx(pd.read_csv("reports/mobile/summary.csv")["value"].tolist())
+    text = Path("reports/mobile/report.md").read_text(encoding="utf-8")
+    assert "a caption of the most similar of 4 train images by the encoder's features" in text
+    analysis_report.main({"report": {**tiny, "neighbor_images": 0}})
+    assert not Path("reports/mobile/memory.csv").exists()
+    assert "left out: neighbor_images is 0" in Path("reports/mobile/report.md").read_text(encoding="utf-8")
+
+
 def test_script_on_one_image(tiny):
     Path("data/tiny/captions.csv").write_text("image,caption\nval/cat/0.jpg,a red cat\n")
     for path in [
@@ -253,7 +281,7 @@ def test_script_on_one_image(tiny):
     text = Path("reports/mobile/report.md").read_text(encoding="utf-8")
     assert "consensus 0.6: 1 image." in text
     assert "an interval from a single image says nothing" in text
-    assert "plain classifier was left out: no images with a class in train" in text
+    assert "plain classifier was left out: the data has no train split" in text
     with pytest.raises(ValueError, match="split 'test' has no example"):
         analysis_report.main({"report": {**tiny, "split": "test"}})
 

@@ -22,6 +22,7 @@ NO_CLASSES = Text(["The data has no classes."])
 FILES = {  # every file of a report -> what it holds; some are there only where the data has classes, or mistakes
     "report.md": "the results in words, tables and figures",
     "report.html": "the same as one self-contained page; a click on a column head sorts its table",
+    "tables.tex": "the scores of the split and of the classes for LaTeX",
     "report.json": (
         "every number for programs: where the report comes from (`provenance`), the `sentences`, and each of the "
         "`tables` with the name, the meaning and the recipe of its columns"
@@ -84,6 +85,10 @@ FILES = {  # every file of a report -> what it holds; some are there only where 
     "worst.png": "the captions with the lowest CIDEr-D, one of each class",
     "language.csv": (
         "repetition, vocabulary and length of captions and references; distinct-n = different n-grams / all n-grams"
+    ),
+    "memory.csv": (
+        "the scores of the model and of the captions of the most similar train images, their difference with its "
+        "interval (each draw takes the same images of both), and `p`, two-sided"
     ),
     "lengths.png": "histogram of the lengths of captions and references",
     "calibration.csv": "equal-size bins of confidence with their scores and their bootstrap intervals",
@@ -193,7 +198,7 @@ def build_sections(tables, texts, galleries, provenance):
     """Return the Sections of the report.
 
     tables:     name -> DataFrame, as FILES tells; without classes those about classes are missing
-    texts:      warnings, facts, notes, bleu, diagnoses, references, language, confidence, data, yardsticks -> sentences
+    texts:      section -> sentences, as sentences.build_texts makes them
     galleries:  name -> Gallery, as of build_galleries
     provenance: of provenance.build_provenance
     """
@@ -221,6 +226,7 @@ def build_sections(tables, texts, galleries, provenance):
             "Repeated and copied captions",
             [Text(texts["language"]), figure("lengths.png"), Table(tables["language"])],
         ),
+        Section("How much is memory", memory_blocks(tables, texts)),
         Section("Confidence", confidence_blocks(tables, texts)),
         Section("Training", training_blocks(provenance)),
         Section("Data audit", data_blocks(tables, texts)),
@@ -329,6 +335,15 @@ def nothing_to_diagnose(classes):
     if (classes["accuracy"] == 1).all():
         return "Every caption names the true class."
     return f"Every caption of the classes with {FEWEST_IN_CLASS} images or more names the true class."
+
+
+def memory_blocks(tables, texts):
+    """Return the blocks about the captions of the most similar train images, or why there are none."""
+    blocks = [Text(texts["memory"])]
+    if "memory" in tables:
+        shown = tables["memory"].rename(columns={"low": "difference_low", "high": "difference_high"})
+        blocks.append(Table(interval_cells(shown, ["difference"], 3), 3))
+    return blocks
 
 
 def confidence_blocks(tables, texts):

@@ -395,6 +395,26 @@ def language_findings(table):
     ]
 
 
+def memory_findings(table, about):
+    """Return what yardsticks.memory_table says; table: None = there is none; about: how it was made, or why not."""
+    if table is None:
+        return [about]
+    rows = {row.metric: row for row in table.itertuples(index=False)}
+    bleu, cider = rows["BLEU-4"], rows["CIDEr-D"]
+    shares = [f"{row.nearest / row.model:.0%}" for row in (bleu, cider) if row.model > ANY_BLEU]
+    share = f", {' and '.join(shares)} of the model's" if len(shares) == 2 else ""
+    verdict = told(
+        cider.low, cider.high, "the model is better than its memory", "the model is worse than its memory",
+        "no significant difference",
+    )  # fmt: skip
+    return [
+        about,
+        f"These captions have BLEU-4 {bleu.nearest:.3f} and CIDEr-D {cider.nearest:.2f}{share}: so much of its scores "
+        f"is to be had without a decoder. Its CIDEr-D minus theirs is {cider.difference:.2f} "
+        f"({between(cider.low, cider.high, 2)}): {verdict}.",
+    ]
+
+
 def confidence_findings(images, calibration):
     """Return whether the confidence ranks captions and is calibrated: of an image_table and its calibration_table."""
     rho, low, high = estimate_correlation(images["confidence"], images["cider_d"])
@@ -436,11 +456,12 @@ def confidence_findings(images, calibration):
     return facts
 
 
-def build_texts(tables, subject, scored, *, skipped, about_yardsticks, about_data):
+def build_texts(tables, subject, scored, *, skipped, about_yardsticks, about_memory, about_data):
     """Return section -> its sentences.
 
     skipped:          name in JAVA_METRICS -> why there is no such score
     about_yardsticks: what to say of the classifiers beside the captions
+    about_memory:     how the nearest captions were found, or why they were not
     about_data:       what the audit warns of; None = there was no audit
     """
     classed = scored.has_classes
@@ -454,6 +475,7 @@ def build_texts(tables, subject, scored, *, skipped, about_yardsticks, about_dat
         "diagnoses": diagnoses(tables) if classed else [],
         "references": reference_effect(tables["references"]),
         "language": language_findings(tables["language"]),
+        "memory": memory_findings(tables.get("memory"), about_memory),
         "confidence": confidence_findings(tables["images"], tables["calibration"]),
         "data": data_findings(about_data),
     }

@@ -1,7 +1,8 @@
-"""The baselines of the captions as a classifier.
+"""The baselines of the captions: of what they say, and as a classifier.
 
-The majority class is the floor. A logistic regression on the encoder's features measures what the encoder separates,
-without the decoder. ImageNet's own classifier was not trained on this data.
+The caption of the most similar train image measures how much of a score is memory. The majority class is the floor of
+the classifiers. A logistic regression on the encoder's features measures what the encoder separates, without the
+decoder. ImageNet's own classifier was not trained on this data.
 """
 
 import random
@@ -10,6 +11,8 @@ from collections import Counter, defaultdict
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
+import torch
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
@@ -18,6 +21,10 @@ from torchvision import models
 
 from captioning.checkpoint import load_state_dict, load_weights
 from captioning.cli import counted
+from captioning.evaluation import Prediction
+from captioning.report.tables import METRICS
+from captioning.scores.bootstrap import paired_differences
+from captioning.search.consensus import closeness
 
 IMAGENET_SIZE = 224  # pixels a side that the weights were trained at
 NETWORKS = {"mobilenet_v2": models.MobileNet_V2_Weights, "resnet18": models.ResNet18_Weights}
@@ -71,6 +78,66 @@ def probe_classes(encode, train, examples):
     for row, label in zip(rows.tolist(), linear_probe(features, labels, found), strict=True):
         probed[row] = label
     return probed
+
+
+class Features:
+    """The features of images, each computed once: called as the function `encode` of probe_classes."""
+
+    def __init__(self, encode):
+        self.encode, self.known = encode, {}  # path -> (D,) features, None = unreadable
+
+    def __call__(self, paths, bar):
+        new = [path for path in dict.fromkeys(paths) if path not in self.known]
+        if new:
+            kept, rows = self.encode(new, bar)
+            self.known |= dict.fromkeys(new) | {new[place]: row for place, row in zip(kept.tolist(), rows, strict=True)}
+        kept = [place for place, path in enumerate(paths) if self.known[path] is not None]
+        return torch.tensor(kept), torch.stack([self.known[paths[place]] for place in kept])
+
+
+# ---- the nearest caption ---------------------------------------------------------------------------------
+
+
+def draw_neighbors(train, first, most, seed=0):
+    """Return `first`, examples of train, and others drawn at random until there are `most`, if train has so many."""
+    chosen = {example.image for example in first}
+    others = [example for example in train if example.image not in chosen]
+    more = max(0, min(most - len(first), len(others)))
+    return [*first, *random.Random(seed).sample(others, more)]
+
+
+def nearest_captions(encode, train, examples, tokens):
+    """Caption examples by the train image whose features have the largest cosine with theirs: a Prediction of each.
+
+    encode: as in probe_classes; train: examples with captions; tokens: Tokens
+
+    Of its captions the one is taken that agrees most with the others.
+    Source: after Devlin et al. 2015 (arXiv:1505.04467), with one neighbour.
+    """
+    kept, features = encode([example.image for example in train], "features of train")
+    rows, found = encode([example.image for example in examples], "features of the split")
+    features, found = (torch.nn.functional.normalize(part, dim=1) for part in (features, found))
+    nearest = dict(zip(rows.tolist(), kept[(found @ features.T).argmax(dim=1)].tolist(), strict=True))
+    return [
+        Prediction(example, typical_caption(train[nearest[row]], tokens) if row in nearest else "", 0.0)
+        for row, example in enumerate(examples)
+    ]
+
+
+def typical_caption(example, tokens):
+    """Return the caption of an example that agrees most with its others, as words joined by blanks."""
+    captions = [tokens[caption] for caption in example.captions]
+    return " ".join(captions[int(closeness(captions).sum(axis=1).argmax())])
+
+
+def memory_table(scored, nearest):
+    """The model beside the nearest captions: metric, model, nearest, difference, low, high, p.
+
+    scored, nearest: the Scored of the same images
+    """
+    differences = paired_differences(scored.counts, nearest.counts)
+    rows = [(label, *differences[name]) for name, label in METRICS.items() if name in differences]
+    return pd.DataFrame(rows, columns=["metric", "model", "nearest", "difference", "low", "high", "p"])
 
 
 # ---- rows of the table -----------------------------------------------------------------------------------

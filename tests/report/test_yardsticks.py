@@ -7,7 +7,17 @@ import torch
 from torchvision import models
 
 from captioning.data.annotations import Example
-from captioning.report.yardsticks import draw_per_class, imagenet_classes, linear_probe, load_imagenet, majority_class
+from captioning.data.tokenizer import Tokens
+from captioning.report.yardsticks import (
+    Features,
+    draw_neighbors,
+    draw_per_class,
+    imagenet_classes,
+    linear_probe,
+    load_imagenet,
+    majority_class,
+    nearest_captions,
+)
 from captioning.scores.grounding import Grounder
 
 CATEGORIES = models.MobileNet_V2_Weights.IMAGENET1K_V1.meta["categories"]
@@ -103,3 +113,37 @@ def test_a_file_with_code_in_it_is_refused(tmp_path):
     torch.save({"weight": Path("x")}, tmp_path / "m.pth")
     with pytest.raises(ValueError, match="not a readable state_dict"):
         load_imagenet(tmp_path / "m.pth")
+
+
+def example(name, *captions):
+    return Example(Path(name), list(captions), "", "train")
+
+
+def test_an_image_gets_the_typical_caption_of_the_most_similar_one():
+    vectors = {"north": [0, 3.0], "east": [1.0, 0], "a": [0.1, 5], "b": [9, 8.0], "bad": None}
+    asked = []
+
+    def encode(paths, bar):
+        asked.extend(paths)
+        kept = [place for place, path in enumerate(paths) if vectors[path.name]]
+        return torch.tensor(kept), torch.tensor([vectors[paths[place].name] for place in kept])
+
+    train = [example("north", "an odd thing", "A cat on a mat.", "a cat on the mat"), example("bad", "x")]
+    train += [example("east", "a dog")]
+    images = [example(name, "any") for name in ("a", "bad", "b")]
+    features = Features(encode)
+    found = nearest_captions(features, train, images, Tokens())
+    assert [one.caption for one in found] == ["a cat on a mat", "", "a dog"]
+    assert [one.example for one in found] == images
+    nearest_captions(features, train, images, Tokens())
+    assert sorted(path.name for path in asked) == ["a", "b", "bad", "east", "north"], "each image is encoded once"
+
+
+def test_neighbors_are_drawn_from_a_seed():
+    train = [example(str(number), "x") for number in range(50)]
+    drawn = draw_neighbors(train, train[:3], 10)
+    assert drawn[:3] == train[:3]
+    assert len({one.image for one in drawn}) == 10
+    assert drawn == draw_neighbors(train, train[:3], 10) != draw_neighbors(train, train[:3], 10, seed=1)
+    assert len(draw_neighbors(train, [], 99)) == 50
+    assert draw_neighbors(train, train[:3], 2) == train[:3]
