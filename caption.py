@@ -40,7 +40,7 @@ from captioning import cli
 from captioning.data.annotations import IMAGE_SUFFIXES, is_image_name
 from captioning.data.images import MAX_PIXELS, read_image, to_pixels
 from captioning.data.tars import find_shards, is_shards
-from captioning.deploy.downloads import fetch_model
+from captioning.deploy.downloads import fetch_model, loading
 from captioning.deploy.onnx_model import OnnxModel
 from captioning.deploy.writers import EXISTING, FORMATS, identify, open_writer
 from captioning.familiarity import Familiarity, is_unlike, unlike_warning
@@ -261,10 +261,11 @@ class Captioner:
         Raises ValueError, one line, if one cannot be had or is not a captioner.
         """
         paths = model_paths(source)
-        if len(paths) == 1 and paths[0].suffix == ".onnx":
-            models = [OnnxModel(paths[0], num_threads)]
-        else:
-            models = [TorchModel.load(path, device) for path in paths]
+        models = []
+        for path in paths:
+            with loading(path):
+                alone = len(paths) == 1 and path.suffix == ".onnx"
+                models.append(OnnxModel(path, num_threads) if alone else TorchModel.load(path, device))
         try:
             return cls(models[0] if len(models) == 1 else Ensemble(models))
         except ValueError as error:

@@ -33,7 +33,7 @@ from captioning.complexity import median_seconds
 from captioning.data.annotations import check_split, load_dataset
 from captioning.data.images import load_image
 from captioning.deploy import hub
-from captioning.deploy.downloads import fetch_model
+from captioning.deploy.downloads import fetch_model, loading
 from captioning.deploy.onnx_export import OPSET, CalibrationImages, export_onnx
 from captioning.evaluation import caption_examples
 from captioning.files import check_folder, replace_file
@@ -151,7 +151,8 @@ def main(config):
     path = fetch_model(config["model_path"])
     if path.suffix != ".safetensors":
         raise ValueError(f"{path}: a .safetensors checkpoint is exported")
-    network, _, checkpoint = load_captioner(path)
+    with loading(path):
+        network, _, checkpoint = load_captioner(path)
     options = search_options.search_options(checkpoint.decoding, **settings)
     needed = ("train", config["split"]) if config["num_images"] or config["hub"] else ("train",)
     dataset = load_dataset(config["data_dir"], *needed)

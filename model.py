@@ -33,7 +33,7 @@ from torch.overrides import TorchFunctionMode
 
 from captioning import cli
 from captioning.checkpoint import load_checkpoint, load_state_dict, load_weights
-from captioning.deploy.downloads import fetch_model
+from captioning.deploy.downloads import fetch_model, loading
 from captioning.files import check_folder
 from captioning.mobilenet import FEATURE_DIM, mobilenet_v2
 from captioning.runtime import pick_device
@@ -499,6 +499,12 @@ def native_image_size(source):
     return load_checkpoint(path).transform["image_size"] if path.suffix == ".safetensors" and path.is_file() else 0
 
 
+def load_fetched(path):
+    """Read the Checkpoint at a path of fetch_model; a download that is none is dropped from the cache."""
+    with loading(path):
+        return load_checkpoint(path)
+
+
 def load_encoder_weights(encoder, name, source):
     """Fill the CNN of an EncoderCNN from `source`; the Linear and BatchNorm too when it is one of our checkpoints.
 
@@ -529,7 +535,7 @@ def load_encoder_weights(encoder, name, source):
     if not path.is_file():
         raise ValueError(f"model.encoder_weights: {source}: no such file; allowed are imagenet, none, or a file")
     if path.suffix == ".safetensors":
-        checkpoint = load_checkpoint(path)
+        checkpoint = load_fetched(path)
         own = checkpoint.config["model"].get("encoder")
         if own != name:
             raise ValueError(f"{source}: its encoder is {own}, this model's is {name} (model.encoder)")
@@ -586,7 +592,7 @@ def start_model(vocabulary, classes, settings, model_config):
     if not settings["init"]:
         name, source = model_config["encoder"], model_config["encoder_weights"]
         return model, load_encoder_weights(model.encoder, name, source)
-    checkpoint = load_checkpoint(fetch_model(settings["init"]))
+    checkpoint = load_fetched(fetch_model(settings["init"]))
     given = dict(checkpoint.weights)
     if checkpoint.vocab != vocabulary.itos:
         names = [f"decoder.{name}" for name in model.decoder.word_weights]
@@ -628,7 +634,7 @@ def match_init(config, init):
 
     Raises ValueError naming the first setting that is meant and another.
     """
-    theirs = load_checkpoint(fetch_model(init)).config["model"]
+    theirs = load_fetched(fetch_model(init)).config["model"]
     matched = dict(config)
     for key, value in config.items():
         if key in TRAINS_ONLY or key not in theirs or value == theirs[key]:

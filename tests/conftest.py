@@ -21,6 +21,14 @@ from captioning.metadata import dump_metadata
 from model import CNNtoRNN, load_captioner
 
 
+@pytest.fixture(autouse=True, scope="session")
+def own_cache(tmp_path_factory):
+    """Downloads, and which ONNX files were probed, are noted in a folder of the tests' own, also by their processes."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CAPTIONING_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def shared_dir() -> Path:
     """The folder of real data beside the repository; tests that need it are skipped where it is absent."""

@@ -9,7 +9,8 @@
 
 What was downloaded stays in the cache, $CAPTIONING_CACHE or ~/.cache/captioning, and is not asked for again. A file
 stands there under its name when it is complete and checked; until then it is called .part, and the next call goes on
-where it ended. Plain http:// is allowed for this machine alone (127.0.0.1).
+where it ended. It is complete when its format says so, whatever the server says. Plain http:// is allowed for this
+machine alone (127.0.0.1).
 """
 
 import contextlib
@@ -18,9 +19,13 @@ import errno
 import hashlib
 import importlib.util
 import os
+import queue
 import re
 import ssl
 import string
+import sys
+import threading
+import time
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -28,14 +33,18 @@ from http.client import HTTPException
 from pathlib import Path
 
 from captioning.cli import one_line
+from captioning.model_files import MAX_FILE_BYTES, MAX_ONNX_BYTES, check_onnx, check_safetensors
+from captioning.untrusted import on_one_line
 
 SUFFIXES = (".safetensors", ".onnx")
 CHECKPOINTS = Path(__file__).resolve().parents[2] / "checkpoints"
 SHIPPED = ("photos", "aerial", "pictograms")  # their files are CHECKPOINTS/<name><form>, of each form
 FORMS = (".safetensors", "_int8.onnx")
-MAX_BYTES = 4 * 2**30
+MAX_BYTES = MAX_FILE_BYTES
 ATTEMPTS = 3  # connections, before a download gives up until the next call
-TIMEOUT = 30  # seconds without a byte
+TIMEOUT = 30  # seconds without a byte, or of a connection below LEAST_SPEED
+LEAST_SPEED = 1000  # bytes a second on average
+MAX_SECONDS = 3600  # of a download in all
 CHUNK = 2**18  # bytes
 TRY_AGAIN = (408, 425, 429)  # answers of a server that is only busy, besides 500 and above
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -85,13 +94,92 @@ def fetch_from_hub(source, name):
     file = inside[0] if inside and inside[0] else f"model{suffix}"
     check_suffix(source, file)
     try:
-        from huggingface_hub import hf_hub_download
+        from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
     except ModuleNotFoundError:
         raise ValueError(f"{source}: needs huggingface_hub (pip install huggingface_hub)") from None
+    size = 0
+    with contextlib.suppress(Exception):  # without a network the file may be in the cache; what is wrong is told below
+        address = hf_hub_url(f"{owner}/{repository}", file)
+        size = within(TIMEOUT, get_hf_file_metadata, address).size or 0
+    if size > MAX_BYTES:
+        raise ValueError(f"{source}: {file} has {size} bytes, at most {MAX_BYTES} are read")
     try:
-        return Path(hf_hub_download(f"{owner}/{repository}", file))
+        path = Path(within(MAX_SECONDS, hf_hub_download, f"{owner}/{repository}", file))
     except Exception as error:  # it raises classes of its own, of httpx, OSError and ValueError
         raise ValueError(f"{source}: {file} cannot be had ({one_line(error, 200)})") from None
+    try:
+        check_model(path)
+    except ValueError as error:
+        drop(path)
+        raise ValueError(f"{source}: what came is not a whole model ({reason_of(error, path)}); dropped") from None
+    return path
+
+
+def within(seconds, function, *arguments):
+    """Return what a function returns, or raise what it raises; TimeoutError if it takes longer than `seconds`.
+
+    It runs in a thread that is left alone then: no library can be stopped while a server keeps it waiting.
+    """
+    answers = queue.SimpleQueue()
+
+    def work():
+        try:
+            answers.put((function(*arguments), None))
+        except BaseException as error:
+            answers.put((None, error))
+
+    threading.Thread(target=work, daemon=True).start()
+    try:
+        answer, error = answers.get(timeout=max(0, seconds))
+    except queue.Empty:
+        raise TimeoutError(f"not complete after {seconds:.0f} seconds") from None
+    if error:
+        raise error
+    return answer
+
+
+def check_model(path):
+    """Raise ValueError unless a file is whole, as its format tells, and of a bearable size."""
+    if "".join(path.suffixes).endswith((".onnx", ".onnx.part")):
+        if path.stat().st_size > MAX_ONNX_BYTES:
+            raise ValueError(f"{path}: {path.stat().st_size} bytes, at most {MAX_ONNX_BYTES} are read")
+        check_onnx(path, path.read_bytes())
+    else:
+        check_safetensors(path)
+
+
+def reason_of(error, path):
+    """Return the message of an error about a file without the file's name."""
+    return one_line(error, 200).removeprefix(f"{path}: ")
+
+
+@contextlib.contextmanager
+def loading(path):
+    """Drop a downloaded file from its cache, and say so, if the block raises ValueError: it cannot be loaded."""
+    try:
+        yield
+    except ValueError as error:
+        if not is_cached(path):
+            raise
+        drop(path)
+        raise ValueError(f"{error}; it had been downloaded, and is dropped: the next call downloads it anew") from None
+
+
+def is_cached(path):
+    """True for a file in the cache of downloads, or in that of huggingface_hub."""
+    caches = [cache_folder()]
+    if "huggingface_hub" in sys.modules:
+        from huggingface_hub.constants import HF_HUB_CACHE
+
+        caches.append(Path(HF_HUB_CACHE))
+    return any(cache.resolve() in path.resolve().parents for cache in caches)
+
+
+def drop(path):
+    """Remove a file of a cache; where it is a link, as in that of huggingface_hub, what it leads to as well."""
+    with contextlib.suppress(OSError):
+        path.resolve().unlink(missing_ok=True)
+        path.unlink(missing_ok=True)
 
 
 def fetch_url(source):
@@ -125,10 +213,17 @@ def fetch_url(source):
         except (OSError, HTTPException) as error:
             if getattr(error, "errno", None) in DISK_FULL:
                 raise ValueError(f"{part}: {error.strerror}; make room and call again to go on") from None
-            reason = getattr(error, "reason", "") or error
+            if isinstance(error, urllib.error.HTTPError):
+                raise ValueError(f"{source}: {answer_of(error)}; call again later to go on") from None
+            reason = on_one_line(str(getattr(error, "reason", "") or error))
             raise ValueError(f"{source}: the download was cut ({reason}); call again to go on") from None
         os.replace(part, path)
     return path
+
+
+def answer_of(error):
+    """Return what an HTTPError says: the server answers 503 Service Unavailable."""
+    return f"the server answers {error.code} {one_line(error.reason, 80)}"
 
 
 class ServerRefusesError(ValueError):
@@ -157,10 +252,11 @@ def download(source, part):
     Raises ServerRefusesError if the server refuses, ValueError if it sends too much, OSError or HTTPException if the
     disk is full or the connection was cut once too often; what has come by then stays in `part`.
     """
+    url = urllib.parse.quote(source.partition("#")[0], safe=string.punctuation)  # blanks and letters beyond ASCII
+    deadline = time.monotonic() + MAX_SECONDS
     for attempt in range(1, ATTEMPTS + 1):
         try:
-            url = source.partition("#")[0]
-            return receive(urllib.parse.quote(url, safe=string.punctuation), part)  # blanks and letters beyond ASCII
+            return within(deadline - time.monotonic(), receive, url, part, deadline)
         except (OSError, HTTPException) as error:
             reason = getattr(error, "reason", "")
             code = 0
@@ -170,7 +266,7 @@ def download(source, part):
             if code == 416:  # nothing is behind what is there: it was complete, or is of another file
                 part.unlink(missing_ok=True)
             elif 0 < code < 500 and code not in TRY_AGAIN:
-                raise ServerRefusesError(f"{source}: the server answers {code} {' '.join(reason.split())}") from None
+                raise ServerRefusesError(f"{source}: {answer_of(error)}") from None
             elif getattr(error, "errno", None) in DISK_FULL:
                 raise
             if isinstance(reason, ssl.SSLCertVerificationError):
@@ -178,7 +274,7 @@ def download(source, part):
                     f"{source}: the server's certificate is not trusted ({reason.verify_message}); "
                     "SSL_CERT_FILE names a file of others to trust"
                 ) from None
-            if attempt == ATTEMPTS:
+            if attempt == ATTEMPTS or time.monotonic() >= deadline:
                 raise
 
 
@@ -209,12 +305,14 @@ class CheckedRedirect(urllib.request.HTTPRedirectHandler):
         return super().redirect_request(request, file, code, message, headers, url)
 
 
-def receive(url, part):
+def receive(url, part, deadline):
     """Write what `url` gives in one connection to the file `part`, going on behind what is there.
+
+    deadline: time of the monotonic clock, after which nothing is written
 
     Starts anew where the server's file has changed since, or cannot be told from another.
 
-    Raises ValueError, OSError or HTTPException.
+    Raises ValueError, OSError or HTTPException; TimeoutError, which is an OSError, if the server is too slow.
     """
     mark = part.with_name(f"{part.name}.etag")  # tells which of the server's files `part` is a piece of
     have = part.stat().st_size if part.is_file() and mark.is_file() else 0
@@ -233,11 +331,14 @@ def receive(url, part):
             mark.write_text(tag)
         else:
             mark.unlink(missing_ok=True)
-        received = have
+        received, began = have, time.monotonic()
         with open(part, "r+b" if have else "wb") as file, progress_bar(part.stem, have, total) as bar:
             file.seek(have)
-            while chunk := response.read(CHUNK):
+            while chunk := response.read1(CHUNK):  # read() would wait for the whole of a chunk, byte by byte
                 received += len(chunk)
+                seconds = time.monotonic() - began
+                if time.monotonic() > deadline or received - have < LEAST_SPEED * seconds > LEAST_SPEED * TIMEOUT:
+                    raise TimeoutError(f"{received - have} bytes in {seconds:.0f} seconds")
                 if received > MAX_BYTES:
                     raise ValueError(f"{url}: at most {MAX_BYTES} bytes are read")
                 file.write(chunk)
@@ -270,14 +371,16 @@ class Silent:
 
 
 def check_content(source, path, digest):
-    """Raise ValueError unless a file has the hash `digest` ("" = any), and begins as a model does."""
+    """Raise ValueError unless a file has the hash `digest` ("" = any), and is a whole model."""
     if digest:
         with open(path, "rb") as file:
             found = hashlib.file_digest(file, "sha256").hexdigest()
         if found != digest:
             raise ValueError(f"{source}: its SHA-256 is {found}; nothing was kept")
-    with open(path, "rb") as file:
-        begin = file.read(16)
-    # safetensors: the length of a JSON header, then the header; ONNX: field 1, the version of the format.
-    if not (begin[8:9] == b"{" if path.name.endswith(".safetensors.part") else begin[:1] == b"\x08"):
-        raise ValueError(f"{source}: what came is not a model (it begins with {begin!r}); nothing was kept")
+    try:
+        check_model(path)
+    except ValueError as error:
+        with open(path, "rb") as file:
+            begin = file.read(16)
+        told = f"{reason_of(error, path)}; it begins with {begin!r}"
+        raise ValueError(f"{source}: what came is not a whole model ({told}); nothing was kept") from None

@@ -8,17 +8,27 @@ does not need is given with no rows. Weights that both need are stored once. The
 and the transform; export.py writes it.
 """
 
+import contextlib
+import hashlib
 import math
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 
 from captioning.cli import one_line
+from captioning.deploy.downloads import CHECKPOINTS, FORMS, SHIPPED, cache_folder
 from captioning.familiarity import Familiarity
+from captioning.files import check_regular
 from captioning.metadata import ORIGIN, parse_metadata
+from captioning.model_files import MAX_ONNX_BYTES, check_onnx
 from captioning.search.numpy_beam import beam_search
 
-MAX_MODEL_BYTES = 2**30  # the largest of this project's models has under 100 MB
+OURS = {CHECKPOINTS / f"{name}{form}" for name in SHIPPED for form in FORMS}  # they ship, so that no probe is needed
+PROBE_BYTES = 2 * 2**30  # memory that a probe may take for the graph and one picture
+PROBE_SECONDS = 20  # of the processor; the probe of this project's models takes one
 ATTENTION = "attention"  # the output of its weights
 DESCRIPTION = "description"  # the output of what captioning.familiarity reads
 STATE = "state_"  # inputs state_0, state_1 ...; as many outputs next_state_0 ...
@@ -33,29 +43,35 @@ class OnnxModel:
     origin: its history, best, versions and data
     """
 
-    def __init__(self, path, num_threads=0):
-        """Read a file. num_threads: of one call; 0 = one for each core.
+    def __init__(self, path, num_threads=0, probe=True):
+        """Read a file.
 
-        Raises ValueError, one line naming the file, if it is missing, damaged, or not of this project.
+        num_threads: of one call; 0 = one for each core
+        probe:       run a file that neither ships nor was run before in a process of its own first, see `probe_model`
+
+        Raises ValueError, one line naming the file, if it is missing, damaged, hostile, or not of this project.
         """
         import onnxruntime  # a quarter of a second, and not needed for a .safetensors file
 
         path = Path(path)
+        check_regular(path)
         if not path.is_file():
             raise ValueError(f"{path}: no such model; `python export.py` writes one")
-        if path.stat().st_size > MAX_MODEL_BYTES:
-            raise ValueError(f"{path}: {path.stat().st_size} bytes, at most {MAX_MODEL_BYTES} are read")
+        if path.stat().st_size > MAX_ONNX_BYTES:
+            raise ValueError(f"{path}: {path.stat().st_size} bytes, at most {MAX_ONNX_BYTES} are read")
+        content = path.read_bytes()
+        parts = parse_metadata(path, check_onnx(path, content))
+        if probe and path.resolve() not in OURS:
+            probe_model(path, f"{hashlib.sha256(content).hexdigest()}_{onnxruntime.__version__}")
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = num_threads
-        options.log_severity_level = 3  # errors come as exceptions
+        options.log_severity_level = 4  # errors come as exceptions, not in colours on standard error as well
         try:
-            # From memory: a model cannot name other files to be read as its weights.
             self.session = onnxruntime.InferenceSession(
-                path.read_bytes(), options, providers=["CPUExecutionProvider"], enable_fallback=False
+                content, options, providers=["CPUExecutionProvider"], enable_fallback=False
             )  # a fallback is told on standard output, among the captions
         except Exception as error:  # onnxruntime's classes derive from Exception and RuntimeError alone
             raise ValueError(f"{path}: not a readable ONNX model ({one_line(error, 160)})") from None
-        parts = parse_metadata(path, self.session.get_modelmeta().custom_metadata_map)
         self.vocab, self.transform = parts["vocab"], parts["transform"]
         self.config, self.classes, self.decoding = parts["config"], parts["classes"], parts["decoding"]
         self.familiarity = Familiarity.from_json(parts["familiarity"])
@@ -80,6 +96,8 @@ class OnnxModel:
         except Exception as error:  # of a type or a size without end, or onnxruntime's
             reason = one_line(error, 160)
             raise ValueError(f"{path}: its graph does not caption pictures of {side} pixels ({reason})") from None
+        if np.isnan(found["log_probs"]).any():
+            raise ValueError(f"{path}: its graph gives no numbers (NaN) for a black picture")
         self.places = found[ATTENTION].size if self.has_attention else 0
         if found["log_probs"].shape != (1, len(self.vocab)):
             words = f"{found['log_probs'].shape[-1]} words, its vocabulary has {len(self.vocab)}"
@@ -121,3 +139,56 @@ class OnnxModel:
         """Return ({name: output} without the state, the next state); what is not given has no rows."""
         outputs = dict(zip(self.outputs, self.session.run(None, {**self.nothing, **inputs}), strict=True))
         return outputs, tuple(outputs.pop(f"next_{name}") for name in self.state_names)
+
+
+def probe_model(path, identity):
+    """Load a model and caption a black picture in a child process that may take PROBE_BYTES and PROBE_SECONDS.
+
+    identity: names the content of the file; what passed once is noted in the cache, and not probed again
+
+    The sizes and the work of a graph are known only when it is run, and onnxruntime has no bound on either. Where the
+    system sets no bound on memory (Windows, macOS) only the time is limited.
+
+    Raises ValueError, one line, if the child cannot load it or ends in another way.
+    """
+    passed = cache_folder() / "probed" / identity
+    if passed.is_file():
+        return
+    code = "import sys; from captioning.deploy import onnx_model; onnx_model.run_probe(sys.argv[1])"
+    root = str(Path(__file__).resolve().parents[2])
+    environment = {**os.environ, "PYTHONPATH": root, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+    try:
+        child = subprocess.run(
+            [sys.executable, "-c", code, os.fspath(path)], env=environment, timeout=10 * PROBE_SECONDS,
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        said, ended = child.stdout.decode("utf-8", "replace").strip(), child.returncode == 0
+    except subprocess.TimeoutExpired:
+        said, ended = "", False
+    if not ended or said:
+        bounds = f"{PROBE_BYTES / 2**30:g} GiB of memory or {PROBE_SECONDS} s of time"
+        raise ValueError(said or f"{path}: its graph takes more than {bounds} for one picture")
+    with contextlib.suppress(OSError):  # a cache that cannot be written costs a second at each start
+        passed.parent.mkdir(parents=True, exist_ok=True)
+        passed.touch()
+
+
+def run_probe(path):
+    """In the child: bound this process, load the model, and print what is wrong with it; nothing = all is well."""
+    try:
+        import resource
+    except ModuleNotFoundError:  # Windows
+        resource = None
+    import onnxruntime  # noqa: F401 (its libraries are not the model's memory)
+
+    if resource:
+        resource.setrlimit(resource.RLIMIT_CPU, (PROBE_SECONDS, PROBE_SECONDS))
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        if sys.platform == "linux":
+            with open("/proc/self/statm") as file:
+                used = int(file.read().split()[0]) * resource.getpagesize()
+            resource.setrlimit(resource.RLIMIT_AS, (used + PROBE_BYTES, used + PROBE_BYTES))
+    try:
+        OnnxModel(path, num_threads=1, probe=False)
+    except ValueError as error:
+        print(error)

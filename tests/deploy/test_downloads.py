@@ -18,7 +18,19 @@ from captioning.deploy import downloads
 from captioning.deploy.downloads import fetch_model
 
 ROOT = Path(__file__).resolve().parents[2]
-CONTENT = b"\x08\x0a" + bytes(range(256)) * 4000  # begins as an ONNX model does, 1 MB
+
+
+def onnx_file(version, size):
+    """The bytes of an ONNX file with an empty graph, whose description has `size` bytes (a multiple of 128)."""
+    length = [(size >> shift & 127) | 128 for shift in range(0, 28, 7)]
+    length[-1] &= 127
+    graph = b"\x52" + bytes(length) + b"x" * size
+    whole = [(len(graph) >> shift & 127) | 128 for shift in range(0, 28, 7)]
+    whole[-1] &= 127
+    return bytes([8, version]) + b"\x3a" + bytes(whole) + graph + b"\x42\x02\x10\x12"
+
+
+CONTENT = onnx_file(10, 2**20)
 
 
 class Server(BaseHTTPRequestHandler):
@@ -52,9 +64,15 @@ class Server(BaseHTTPRequestHandler):
         self.send_response(206 if begin else 200)
         if state.tags:
             self.send_header("ETag", tag)
-        self.send_header("Content-Length", state.length or str(len(content) - begin))
+        if state.length != "none":
+            self.send_header("Content-Length", state.length or str(len(content) - begin))
         self.end_headers()
         self.close_connection = bool(state.length)
+        if state.drip:
+            for byte in content:
+                self.wfile.write(bytes([byte]))
+                if state.over.wait(state.drip):
+                    return
         if state.cuts:
             state.cuts -= 1
             self.wfile.write(content[begin : begin + len(content) // 4])
@@ -70,10 +88,11 @@ class Server(BaseHTTPRequestHandler):
 def server():
     with ThreadingHTTPServer(("127.0.0.1", 0), Server) as found:
         found.files, found.redirects, found.requests, found.cuts, found.tags = {"/a.onnx": CONTENT}, {}, [], 0, True
-        found.busy, found.length = 0, ""
+        found.busy, found.length, found.drip, found.over = 0, "", 0, threading.Event()
         found.address = f"http://127.0.0.1:{found.server_port}"
         threading.Thread(target=found.serve_forever, daemon=True).start()
         yield found
+        found.over.set()
         found.shutdown()
 
 
@@ -147,8 +166,9 @@ def test_the_next_call_goes_on_where_the_last_gave_up(server, cache):
 @pytest.mark.parametrize(
     ("code", "message"),
     [
-        (503, "the download was cut .Service Unavailable.; call again to go on"),
-        (429, "the download was cut .Too Many Requests.; call again to go on"),
+        (500, "the server answers 500 Internal Server Error; call again later to go on"),
+        (503, "the server answers 503 Service Unavailable; call again later to go on"),
+        (429, "the server answers 429 Too Many Requests; call again later to go on"),
         (403, "the server answers 403 Forbidden"),
     ],
 )
@@ -209,6 +229,72 @@ def test_a_length_that_is_no_number_is_none(server):
     assert fetch_model(f"{server.address}/a.onnx").read_bytes() == CONTENT
 
 
+@pytest.mark.parametrize("length", ["none", "5000"])
+@pytest.mark.parametrize("name", ["a.onnx", "m.safetensors"])
+def test_a_file_is_complete_where_its_format_says_so(server, cache, model_files, name, length):
+    """A connection that ends early, and a length that is too short, look like the end of the file to HTTP."""
+    content = model_files.checkpoint.read_bytes() if name.startswith("m") else CONTENT
+    server.files[f"/{name}"], server.length = content, length
+    if length == "none":
+        server.cuts = 1
+    one_line(f"{server.address}/{name}", "what came is not a whole model .*; nothing was kept")
+    assert not [path for path in cache.rglob("*") if path.is_file()]
+    server.length = ""
+    assert fetch_model(f"{server.address}/{name}").read_bytes() == content
+
+
+def test_a_server_that_sends_byte_by_byte_is_given_up(server, cache, monkeypatch):
+    monkeypatch.setattr(downloads, "TIMEOUT", 0.2)
+    server.drip = 0.01
+    one_line(f"{server.address}/a.onnx", r"the download was cut \(\d+ bytes in 0 seconds\); call again to go on")
+    assert not kept(cache)
+
+
+def test_a_download_ends_after_a_total_time(server, cache, monkeypatch):
+    """The server answers its head at once, and then nothing."""
+    monkeypatch.setattr(downloads, "MAX_SECONDS", 0.3)
+    server.drip = 30
+    one_line(f"{server.address}/a.onnx", r"the download was cut \(not complete after 0 seconds\); call again to go on")
+    assert len(server.requests) == 1
+    assert not kept(cache)
+
+
+def test_what_a_server_says_gives_no_orders_to_a_terminal(server):
+    server.busy = 403
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Server, "responses", {403: ("\x1b[2Jgo away", "")})
+        one_line(f"{server.address}/a.onnx", r"the server answers 403 \\x1b\[2Jgo away")
+
+
+def test_a_download_that_cannot_be_loaded_is_dropped_and_named(server, cache, pictograms_dir, model_files):
+    """It is whole, and no captioner: the owner may mend it, so the next call asks for it anew."""
+    from caption import Captioner
+
+    source = f"{server.address}/a.onnx"
+    for _ in range(2):
+        with pytest.raises(ValueError, match=r"a\.onnx: not a checkpoint .* dropped: the next call downloads it anew"):
+            Captioner.load(source)
+    assert len(server.requests) == 2
+    server.files["/a.onnx"] = model_files.onnx.read_bytes()
+    picture = next(iter(sorted((pictograms_dir / "test").rglob("*.jpg"))))
+    assert Captioner.load(source)(picture)[0].text
+    damaged = fetch_model(source)
+    damaged.write_bytes(damaged.read_bytes()[:1000])
+    with pytest.raises(ValueError, match="it is cut: .* dropped"):
+        Captioner.load(source)
+    assert Captioner.load(source)(picture)[0].text
+
+
+def test_a_file_of_ones_own_is_never_dropped(tmp_path):
+    from caption import Captioner
+
+    (tmp_path / "a.onnx").write_bytes(CONTENT)
+    with pytest.raises(ValueError, match="not a checkpoint of this project") as error:
+        Captioner.load(tmp_path / "a.onnx")
+    assert "dropped" not in str(error.value)
+    assert (tmp_path / "a.onnx").is_file()
+
+
 def test_an_address_as_a_person_writes_it(server):
     server.files["/my%20models/%EB%AA%A8%EB%8D%B8.onnx"] = CONTENT
     assert fetch_model(f"{server.address}/my models/모델.onnx").read_bytes() == CONTENT
@@ -218,8 +304,8 @@ def test_pieces_of_two_files_are_never_joined(server, cache):
     server.cuts = 99
     source = f"{server.address}/a.onnx"
     one_line(source, "cut")
-    server.cuts, server.files["/a.onnx"] = 0, b"\x08\x0b" + CONTENT[:5000]
-    assert fetch_model(source).read_bytes() == b"\x08\x0b" + CONTENT[:5000]
+    server.cuts, server.files["/a.onnx"] = 0, onnx_file(11, 2**12)
+    assert fetch_model(source).read_bytes() == onnx_file(11, 2**12)
 
 
 def test_a_server_without_tags_is_asked_anew(server):
@@ -233,9 +319,9 @@ def test_a_server_without_tags_is_asked_anew(server):
     [
         ("/missing.onnx", "the server answers 404"),
         ("/circle.onnx", "the server answers 302"),
-        ("/page.onnx", "what came is not a model"),
-        ("/page.safetensors", "what came is not a model"),
-        ("/empty.onnx", "what came is not a model"),
+        ("/page.onnx", "what came is not a whole model"),
+        ("/page.safetensors", "what came is not a whole model"),
+        ("/empty.onnx", "what came is not a whole model"),
         (f"/a.onnx#sha256={'0' * 64}", "its SHA-256 is [0-9a-f]{64}; nothing was kept"),
         ("/a.onnx#sha256=12", "after # must stand sha256= and 64 hex digits"),
         ("/a.onnx#md5=12", "after # must stand sha256="),
@@ -357,21 +443,31 @@ def test_a_file_of_the_hub(model_files, tmp_path):
 
     content = model_files.onnx.read_bytes()
     with ThreadingHTTPServer(("127.0.0.1", 0), Hub) as hub:
-        hub.files = {"/owner/name/resolve/main/model_int8.onnx": content}
+        hub.files = {
+            "/owner/name/resolve/main/model_int8.onnx": content,
+            "/owner/name/resolve/main/cut.onnx": content[:-1000],
+            "/owner/name/resolve/main/large.onnx": content,
+        }
         threading.Thread(target=hub.serve_forever, daemon=True).start()
         code = (
             f"import sys; sys.path.insert(0, {str(ROOT)!r})\n"
             "from captioning.deploy.downloads import fetch_model\n"
-            "for name in ('hf://owner/name/model_int8.onnx', 'hf://owner/name'):\n"
+            "from captioning.deploy import downloads\n"
+            "names = ['model_int8.onnx', 'model.safetensors', 'cut.onnx', 'large.onnx']\n"
+            "for name in [f'hf://owner/name/{name}' for name in names]:\n"
+            "    if 'large' in name: downloads.MAX_BYTES = 1000\n"
             "    try:\n        print(fetch_model(name))\n    except ValueError as error:\n        print(error)\n"
         )
         environment = {**os.environ, "HF_ENDPOINT": f"http://127.0.0.1:{hub.server_port}", "HF_HOME": str(tmp_path)}
         result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
         hub.shutdown()
     assert result.returncode == 0, result.stderr
-    found, missing = result.stdout.splitlines()
+    found, missing, cut, large = result.stdout.splitlines()
     assert Path(found).read_bytes() == content
-    assert missing.startswith("hf://owner/name: model.safetensors cannot be had (")
+    assert missing.startswith("hf://owner/name/model.safetensors: model.safetensors cannot be had (")
+    assert cut.startswith("hf://owner/name/cut.onnx: what came is not a whole model (")
+    assert large == f"hf://owner/name/large.onnx: large.onnx has {len(content)} bytes, at most 1000 are read"
+    assert {path.name for path in tmp_path.rglob("*.onnx")} == {"model_int8.onnx"}
 
 
 @pytest.mark.parametrize("name", downloads.SHIPPED)

@@ -1,6 +1,9 @@
 """The ONNX file says what PyTorch says, for every decoder; it stands alone, and a foreign file is one line."""
 
 import json
+import resource
+import subprocess
+import sys
 
 import numpy as np
 import onnx
@@ -10,6 +13,7 @@ import torch
 from caption import TorchModel
 from captioning.checkpoint import load_checkpoint
 from captioning.data.images import load_image, to_pixels
+from captioning.deploy import onnx_model
 from captioning.deploy.onnx_export import export_onnx
 from captioning.deploy.onnx_model import OnnxModel
 from captioning.metadata import PARTS, dump_metadata
@@ -186,8 +190,82 @@ def test_a_model_cannot_read_other_files_as_its_weights(pair, tmp_path):
         entry = tensor.external_data.add()
         entry.key, entry.value = "location", str(tmp_path / "secret")
 
-    with pytest.raises(ValueError, match="not a readable ONNX model"):
+    with pytest.raises(ValueError, match="it takes the weights .* from another file"):
         OnnxModel(foreign(pair[2], point_outside))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_weights_that_are_no_numbers_are_refused(pair, value):
+    def spoil(model):
+        branch = model.graph.node[0].attribute[0].g
+        tensor = next(one for one in branch.initializer if one.data_type == onnx.TensorProto.FLOAT and one.raw_data)
+        values = np.frombuffer(tensor.raw_data, np.float32).copy()
+        values[-1] = value
+        tensor.raw_data = values.tobytes()
+
+    with pytest.raises(ValueError, match="its weights .* hold NaN or infinity"):
+        OnnxModel(foreign(pair[2], spoil))
+
+
+def test_a_loop_is_refused_before_anything_runs(pair):
+    def loop(model):
+        model.graph.node[0].attribute[0].g.node[0].op_type = "Loop"
+
+    with pytest.raises(ValueError, match="it has the operator 'Loop', which no model of this project has"):
+        OnnxModel(foreign(pair[2], loop))
+
+
+def swell(size):
+    """A change of a model: its next words are preceded by a tensor of `size` numbers, added up."""
+
+    def change(model):
+        graph = model.graph.node[0].attribute[1].g
+        output = graph.output[0].name
+        for node in graph.node:
+            node.output[:] = [f"{name}/plain" if name == output else name for name in node.output]
+            node.input[:] = [f"{name}/plain" if name == output else name for name in node.input]
+        make = onnx.helper.make_node
+        graph.initializer.append(onnx.numpy_helper.from_array(np.array([size, 1]), "size"))
+        one = onnx.helper.make_tensor("one", onnx.TensorProto.FLOAT, [1], [0.5])
+        graph.node.append(make("ConstantOfShape", ["size"], ["large"], value=one))
+        graph.node.append(make("Mul", ["large", "large"], ["larger"]))
+        graph.node.append(make("ReduceMean", ["larger"], ["mean"], keepdims=0))
+        graph.node.append(make("Add", [f"{output}/plain", "mean"], [output]))
+
+    return change
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems do not bound the memory of a process")
+def test_a_graph_that_takes_gigabytes_is_refused_by_a_process_that_has_less(pair):
+    """Six thousand bytes of graph once took 6.7 GB. A small tensor in the same place is no reason to refuse it."""
+    assert OnnxModel(foreign(pair[2], swell(1000))).vocab == VOCAB
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(ValueError, match="foreign.onnx: ") as error:
+        OnnxModel(foreign(pair[2], swell(2**30)))
+    assert "\n" not in str(error.value)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # kB: only the child has tried
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="CPU time is bounded by the system")
+def test_a_graph_that_takes_too_long_is_refused(pair, monkeypatch):
+    monkeypatch.setattr(onnx_model, "PROBE_SECONDS", 0)
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: (_ for _ in ()).throw(subprocess.TimeoutExpired("x", 1)))
+    with pytest.raises(ValueError, match="its graph takes more than 2 GiB of memory or 0 s of time"):
+        OnnxModel(foreign(pair[2], swell(999)))
+
+
+def test_a_file_is_probed_once(pair, monkeypatch):
+    OnnxModel(pair[2])
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: pytest.fail("probed again"))
+    assert OnnxModel(pair[2]).vocab == VOCAB
+
+
+def test_errors_come_without_a_log_of_onnxruntime(pair, capfd):
+    """It wrote its own lines, in colours and with its time, beside ours."""
+    large = metadata(transform=TRANSFORM | {"image_size": 33})
+    with pytest.raises(ValueError, match="its graph does not caption pictures of 33 pixels"):
+        OnnxModel(foreign(pair[2], lambda m: onnx.helper.set_model_props(m, large)))
+    assert capfd.readouterr() == ("", "")
 
 
 def test_a_missing_file_says_what_writes_one(tmp_path):
