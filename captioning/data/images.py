@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import struct
 import threading
 
@@ -14,12 +15,23 @@ from captioning.files import check_regular
 # Pillow knows more, some of which start other programs (EPS) or have no pixels of their own.
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM")
 MAX_PIXELS = 100_000_000  # of the largest picture that is read
+# libwebp keeps four copies of a picture in RGBA; a progressive JPEG is kept whole, as coefficients of two bytes; the
+# file of a TIFF is held beside its pixels.
+MAX_BUFFERED_PIXELS = {"WEBP": 30_000_000, "progressive JPEG": 72_000_000, "TIFF": 64_000_000}
+MAX_SCANS = 100  # of a JPEG; as cameras and programs write them, they have 1 to 20
+MAX_SCANNED_PIXELS = 1_000_000_000  # a JPEG's pixels times its scans; each scan visits every pixel
+DEFLATE_RATIO = 1032  # most bytes that one byte of a PNG's data stands for
 LARGE_PIXELS = 16_000_000  # pictures above this are decoded one at a time, in whatever threads
+BAND_PIXELS = 4_000_000  # of a large picture that are turned to RGB at a time
 FULL_SIDE = 2048  # pixels; a JPEG of twice this or more on both sides is decoded at 1/2, 1/4 or 1/8
 REFUSED_ASPECT = 5000  # largest ratio of the sides; Pillow needs gigabytes for a strip of one pixel's width
 MAX_ASPECT = 16  # of a longer strip the middle is kept: resizing its shorter side would fill the memory
 DAMAGED = (SyntaxError, ValueError, TypeError, struct.error)  # what Pillow raises on broken headers and EXIF
 UNREADABLE_SHARE = 0.05  # of a split; more is an error, fewer are skipped and named
+
+ORIENTATION = 0x0112  # EXIF tag; 1 = as stored
+MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")  # of a JPEG; 00 and D0 to D7 stand inside the data
+START_OF_SCAN, END_OF_IMAGE, WITHOUT_LENGTH = 0xDA, 0xD9, (0x01, 0xD8, 0xD9)
 
 _one_large_picture = threading.Lock()
 
@@ -43,10 +55,13 @@ def load_image(source, smallest_side=0, max_pixels=MAX_PIXELS):
             if max(image.size) > REFUSED_ASPECT * min(image.size):
                 sides = f"{image.width} x {image.height} pixels"
                 raise ValueError(f"{sides}, one side may be at most {REFUSED_ASPECT:,} times the other")
+            check_buffers(image)
             image.draft(None, (smallest_side or FULL_SIDE, smallest_side or FULL_SIDE))
-            with _one_large_picture if pixels > LARGE_PIXELS else contextlib.nullcontext():
+            if pixels <= LARGE_PIXELS:
                 ImageOps.exif_transpose(image, in_place=True)  # a copy would be one more, of most pictures for nothing
                 return to_rgb(image)
+            with _one_large_picture:
+                return shrink(image)
     except (OSError, UnidentifiedImageError, Image.DecompressionBombError, *DAMAGED) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error
         if isinstance(error, UnidentifiedImageError):
@@ -55,7 +70,91 @@ def load_image(source, smallest_side=0, max_pixels=MAX_PIXELS):
         raise ValueError(f"{name}: not a readable image ({' '.join(str(reason).split())})") from None
 
 
+def check_buffers(image):
+    """Raise ValueError for an opened picture that would take far more memory or time than its pixels tell."""
+    pixels, kind = image.width * image.height, image.format
+    if kind == "JPEG":
+        scans = count_scans(image.fp)
+        if scans > MAX_SCANS or scans * pixels > MAX_SCANNED_PIXELS:
+            most = min(MAX_SCANS, MAX_SCANNED_PIXELS // pixels)
+            raise ValueError(f"a JPEG of {image.width} x {image.height} pixels with more than {most} scans")
+        kind = "progressive JPEG" if image.info.get("progressive") else kind
+    if pixels > MAX_BUFFERED_PIXELS.get(kind, pixels):
+        raise ValueError(f"{pixels:,} pixels, of a {kind} at most {MAX_BUFFERED_PIXELS[kind]:,} are read")
+    if kind == "PNG" and pixels > LARGE_PIXELS:
+        bits = 1 if image.mode in ("1", "L", "P") else 8  # a pixel of these may have one bit
+        if file_size(image.fp) * DEFLATE_RATIO * 8 < pixels * bits:
+            raise ValueError(f"it is cut: {file_size(image.fp)} bytes cannot hold {pixels:,} pixels")
+
+
+def file_size(file):
+    """Return the bytes of an open binary file, which stays where it is."""
+    place = file.tell()
+    size = file.seek(0, os.SEEK_END)
+    file.seek(place)
+    return size
+
+
+def count_scans(file):
+    """Return how often a JPEG visits its pixels, at most one more than MAX_SCANS; the open file stays where it is.
+
+    The segments are walked, so that a picture inside the metadata does not count, nor what follows the end.
+    Source: ITU-T T.81, annex B
+    """
+    place, scans, begin = file.tell(), 0, 2
+    file.seek(begin)
+    block = file.read(2**20)
+    while found := MARKER.search(block):
+        marker, behind = found[0][1], begin + found.end()
+        scans += marker == START_OF_SCAN
+        if scans > MAX_SCANS or marker == END_OF_IMAGE:
+            break
+        if marker not in WITHOUT_LENGTH:
+            file.seek(behind)
+            behind += int.from_bytes(file.read(2), "big")
+        if begin < behind < begin + len(block) - 1:
+            block, begin = block[behind - begin :], behind
+        else:
+            file.seek(behind)
+            block, begin = file.read(2**20), behind
+        while block and not MARKER.search(block):  # a marker may lie across the end of a block
+            begin += len(block) - 1
+            file.seek(begin)
+            block = file.read(2**20) if len(block) > 1 else b""
+    file.seek(place)
+    return scans
+
+
+def shrink(image):
+    """Return an opened, large PIL picture upright in RGB, its shorter side divided to no less than FULL_SIDE pixels.
+
+    It is turned to RGB a band of rows at a time, so that no second picture of its size is needed.
+    """
+    image.load()  # a TIFF is turned upright by that
+    width, height = image.size
+    factor = max(1, min(width, height) // FULL_SIDE)
+    cut = min(width, MAX_ASPECT * height), min(height, MAX_ASPECT * width)
+    left, top = (width - cut[0]) // 2, (height - cut[1]) // 2
+    rows = max(factor, BAND_PIXELS // width // factor * factor)
+    small = Image.new("RGB", [-(-side // factor) for side in cut])
+    for row in range(0, cut[1], rows):
+        band = image.crop((left, top + row, left + cut[0], top + min(row + rows, cut[1])))
+        small.paste(whole_rgb(band).reduce(factor), (0, row // factor))
+    small.getexif()[ORIENTATION] = image.getexif().get(ORIENTATION, 1)
+    ImageOps.exif_transpose(small, in_place=True)
+    return small
+
+
 def to_rgb(image):
+    """Return a PIL picture of any mode in RGB as `whole_rgb`; of a long strip the middle."""
+    image = whole_rgb(image)
+    long, short = max(image.size), min(image.size)
+    if long > MAX_ASPECT * short:
+        return ImageOps.fit(image, [min(side, MAX_ASPECT * short) for side in image.size], Image.Resampling.NEAREST)
+    return image
+
+
+def whole_rgb(image):
     """Return a PIL picture of any mode in RGB: on white where it is transparent, 16 bits scaled to 8."""
     if image.mode.startswith("I"):  # I;16 and its kin, and I, as which older versions of Pillow read 16 bits
         image = Image.fromarray((np.asarray(image).clip(0, 65535) // 257).astype(np.uint8))
@@ -67,12 +166,7 @@ def to_rgb(image):
         white = Image.new("RGB", image.size, "white")
         white.paste(image, mask=image)
         image = white
-    if image.mode != "RGB":
-        image = image.convert("RGB")
-    long, short = max(image.size), min(image.size)
-    if long > MAX_ASPECT * short:
-        return ImageOps.fit(image, [min(side, MAX_ASPECT * short) for side in image.size], Image.Resampling.NEAREST)
-    return image
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def from_array(array):

@@ -121,6 +121,82 @@ def test_extreme_shapes_keep_their_middle(tmp_path, size, expected):
     assert to_pixels(loaded, 224, MEAN, STD).shape == (3, 224, 224)
 
 
+def segments(*bodies, begin=b"\xff\xd8", end=b"\xff\xd9"):
+    return io.BytesIO(begin + b"".join(bodies) + end)
+
+
+def segment(marker, body):
+    return b"\xff" + bytes([marker]) + struct.pack(">H", len(body) + 2) + body
+
+
+def test_scans_of_a_jpeg_are_counted_as_they_stand(photo, tmp_path):
+    """Stuffed bytes, restarts, pictures inside the metadata and what follows the end are none."""
+    scan = segment(0xDA, b"\0" * 6) + b"data\xff\x00\xda\xff\xd0more"
+    assert images.count_scans(segments(segment(0xE1, b"\xff\xda" * 500), scan, scan)) == 2
+    assert images.count_scans(segments(scan, end=b"\xff\xd9" + scan * 50)) == 1
+    assert images.count_scans(segments(scan, b"x" * (2**20 - 40), scan, b"\0" * 2**20 + scan, b"y" * 2**21)) == 3
+    assert images.count_scans(segments(*[scan] * 5000)) == images.MAX_SCANS + 1
+    assert images.count_scans(segments(scan, b"\xff" * 2**21, scan)) == 2
+    for content in (b"", b"\xff", b"\xff\xd8\xff", b"\xff\xd8\xff\xda", b"\xff\xd8" + b"\xff\xe1\0\0" * 9):
+        assert images.count_scans(io.BytesIO(content)) <= 1
+    for progressive, number in ((False, 1), (True, 10)):
+        photo.save(tmp_path / "a.jpg", progressive=progressive)
+        with open(tmp_path / "a.jpg", "rb") as file:
+            file.seek(7)
+            assert images.count_scans(file) == number
+            assert file.tell() == 7
+
+
+def test_a_jpeg_of_thousands_of_scans_is_refused_before_it_is_decoded(photo, tmp_path):
+    """Each scan visits every pixel, and takes a few bytes: 3,000 of them took minutes."""
+    photo.save(tmp_path / "a.jpg", progressive=True)
+    content = (tmp_path / "a.jpg").read_bytes()
+    last = content.rindex(b"\xff\xda")
+    (tmp_path / "a.jpg").write_bytes(content[:-2] + content[last:-2] * 3000 + b"\xff\xd9")
+    with pytest.raises(ValueError, match=r"a JPEG of 60 x 40 pixels with more than 100 scans"):
+        load_image(tmp_path / "a.jpg")
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "P", "CMYK", "I;16"])
+def test_large_pictures_are_shrunk_in_bands_as_they_are_at_once(tmp_path, monkeypatch, photo, mode):
+    """Turning them to RGB as a whole took a second and a third picture of their size."""
+    large = photo.resize((1800, 1200), Image.Resampling.BICUBIC)
+    if mode == "I;16":
+        large = Image.fromarray(np.asarray(large.convert("L")).astype(np.uint16) * 257)
+    elif mode == "RGBA":
+        large.putalpha(Image.linear_gradient("L").resize(large.size))
+    else:
+        large = large.convert(mode)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    path = tmp_path / ("a.tif" if mode == "CMYK" else "a.png")
+    large.save(path, exif=exif)
+    expected = to_rgb(large).transpose(Image.Transpose.ROTATE_270).reduce(4)
+    monkeypatch.setattr(images, "LARGE_PIXELS", 1_000_000)
+    monkeypatch.setattr(images, "FULL_SIDE", 300)
+    monkeypatch.setattr(images, "BAND_PIXELS", 100_000)
+    found = load_image(path)
+    assert found.size == expected.size == (300, 450)
+    assert difference(found, expected) < 0.5
+
+
+def test_a_large_strip_keeps_its_middle(tmp_path, monkeypatch):
+    strip = Image.new("RGB", (20_000, 100), "white")
+    strip.paste("red", (9_900, 0, 10_100, 100))
+    strip.save(tmp_path / "a.png")
+    monkeypatch.setattr(images, "LARGE_PIXELS", 1_000_000)
+    found = load_image(tmp_path / "a.png")
+    assert found.size == (1600, 100)
+    assert found.getpixel((800, 50)) == (255, 0, 0)
+
+
+def test_formats_that_are_decoded_whole_have_a_bound_of_their_own(tmp_path):
+    """36 bytes of WebP took 1.5 GB."""
+    Image.new("RGB", (6000, 6000)).save(tmp_path / "a.webp", lossless=True, method=0)
+    with pytest.raises(ValueError, match="36,000,000 pixels, of a WEBP at most 30,000,000 are read"):
+        load_image(tmp_path / "a.webp")
+
+
 def png_header(width, height):
     """A PNG that claims a size and holds next to nothing."""
 
@@ -145,6 +221,7 @@ def zip_file():
 
 HOSTILE = {
     "bomb.png": (lambda: png_header(60000, 60000), "3600000000 pixels|60000 x 60000 pixels"),
+    "cut.png": (lambda: png_header(9000, 9000), "it is cut: 74 bytes cannot hold 81,000,000 pixels"),
     "huge.png": (lambda: png_header(20000, 6000), "20000 x 6000 pixels, at most 100,000,000 are read"),
     "text.png": (lambda: b"hello, I am a text file\n" * 50, "its content is none of JPEG, PNG"),
     "drawing.svg": (lambda: b'<svg xmlns="http://www.w3.org/2000/svg"><script>1</script></svg>', "none of"),
@@ -179,7 +256,7 @@ def test_every_way_to_cut_a_jpeg_is_one_line_or_a_picture(photo, tmp_path):
 def test_large_pictures_are_decoded_one_at_a_time(tmp_path, monkeypatch):
     """Each may take a gigabyte while it is decoded; the threads that read pictures must not multiply it."""
     active, most, lock = 0, 0, threading.Lock()
-    original = images.to_rgb
+    original = images.whole_rgb
 
     def slow(image):
         nonlocal active, most
@@ -191,7 +268,7 @@ def test_large_pictures_are_decoded_one_at_a_time(tmp_path, monkeypatch):
             active -= 1
         return original(image)
 
-    monkeypatch.setattr(images, "to_rgb", slow)
+    monkeypatch.setattr(images, "whole_rgb", slow)
     Image.new("RGB", (40, 40)).save(tmp_path / "a.png")
     for limit, at_once in ((10_000, 4), (1000, 1)):
         monkeypatch.setattr(images, "LARGE_PIXELS", limit)
