@@ -134,7 +134,10 @@ def within(seconds, function, *arguments):
     except queue.Empty:
         raise TimeoutError(f"not complete after {seconds:.0f} seconds") from None
     if error:
-        raise error
+        try:
+            raise error
+        finally:
+            del error  # its traceback holds this frame, which would hold it, and its connection, until a collection
     return answer
 
 
@@ -301,7 +304,11 @@ class CheckedRedirect(urllib.request.HTTPRedirectHandler):
     """Follow a redirect to an address that is allowed itself."""
 
     def redirect_request(self, request, file, code, message, headers, url):
-        check_address(url)
+        try:
+            check_address(url)
+        except ValueError:
+            file.close()
+            raise
         return super().redirect_request(request, file, code, message, headers, url)
 
 
