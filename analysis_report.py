@@ -23,6 +23,7 @@ if __name__ == "__main__":
 import os
 import tempfile
 import time
+from collections import Counter
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -35,22 +36,23 @@ from caption import Captioner, TorchModel, model_name, split_sources
 from captioning import cli, plots
 from captioning.cli import counted
 from captioning.data import audit
-from captioning.data.annotations import check_split, load_dataset
+from captioning.data.annotations import data_flags, load_dataset, picture_settings
 from captioning.data.images import load_image
+from captioning.data.splits import check_split
 from captioning.data.tokenizer import Tokens
 from captioning.deploy.downloads import fetch_model
 from captioning.evaluation import caption_examples, encode_images
 from captioning.files import check_folder
 from captioning.report import comparison, document, latex, provenance, results, sections, sentences, tables, yardsticks
 from captioning.runtime import Machine, pick_device, pick_workers
-from captioning.scores.grounding import build_grounders
+from captioning.scores.grounding import build_grounders, naming_share
 from captioning.scores.recipes import java_scores
 from captioning.scores.scored import score
 from captioning.search import options as search_options
 from captioning.search.options import SETTINGS
 from data_loader import EvalTransform
 from model import image_vector
-from vocab import SPECIALS
+from vocab import SPECIALS, length_warning
 
 CONFIG = {
     # what
@@ -58,6 +60,8 @@ CONFIG = {
     "compare": [""],  # two to ten models to compare instead of reporting on one; "" = none
     "primary": "cider_d",  # score that decides a comparison: cider_d | bleu4 | rouge_l | accuracy | f1 | ...
     "data_dir": "data/pictograms",  # dataset folder or annotation file
+    "images_dir": "",  # folder of its pictures; "" = beside the captions
+    "allow_missing": False,  # go on without pictures that are not there, however many
     "split": "val",  # train | val | test
     "output": "",  # folder; "" = reports/<run>, for a split other than val reports/<run>_<split>
     # decoding, see captioning/search/options.py
@@ -167,11 +171,15 @@ def tell(captioned, scored, grounder, tokens, config):
         built["memory"] = baselines.memory
     about_data, scored_at = None, time.monotonic()
     if config["audit"]:
-        found = audit.audit_examples(dataset.examples, [], num_workers=max(1, config["num_workers"]), tokens=tokens)
+        naming = partial(naming_share, grounder=build_grounders(dataset.classes, [], dataset.aliases)[0])
+        workers = max(1, config["num_workers"])
+        found = audit.audit_examples(dataset.examples, num_workers=workers, tokens=tokens, naming_share=naming)
         for column in ("image", "copy_of"):
             found.copies[column] = [tables.relative_path(path, dataset.root) for path in found.copies[column]]
         built |= {"audit": found.table, "copies": found.copies}
-        about_data = audit.warnings(found, subject.split)
+        lengths = Counter(len(reference) for group in scored.references for reference in group)
+        long = length_warning(lengths, subject.options.max_len, subject.split)
+        about_data = [*audit.warnings(found, subject.split), *([f"{long}."] if long else [])]
     audited_at = time.monotonic()
     texts = sentences.build_texts(
         built,
@@ -427,13 +435,13 @@ def main(config):
         yardsticks.load_imagenet(config["imagenet_weights"])  # a wrong file is refused before an hour of captioning
     paths = compared or [config["model_path"]]
     folder = report_folder(config["output"], comparison_name([*map(model_name, paths)]), config["split"])
-    dataset = load_dataset(config["data_dir"], config["split"])
+    dataset = load_dataset(config["data_dir"], config["split"], **picture_settings(config))
     captioned = [caption_split(path, dataset, config) for path in paths]
     if compared:
         compare(captioned, folder, config)
     else:
         report_on(captioned[0], folder, config)
-        flags = {"model_path": config["model_path"], "data_dir": config["data_dir"]}
+        flags = {"model_path": config["model_path"], **data_flags(config)}
         print(f"next: {cli.command('test_inference.py', flags)}")
 
 

@@ -31,8 +31,8 @@ from PIL import Image
 
 from caption import Captioner
 from captioning import cli
-from captioning.data.annotations import IMAGE_SUFFIXES
 from captioning.data.images import highlight, read_image
+from captioning.data.names import IMAGE_SUFFIXES
 from captioning.deploy.downloads import SHIPPED
 from captioning.page import picker, results
 from captioning.page.gate import Gate

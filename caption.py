@@ -37,8 +37,8 @@ from pathlib import Path
 import numpy as np
 
 from captioning import cli
-from captioning.data.annotations import IMAGE_SUFFIXES, is_image_name
 from captioning.data.images import MAX_PIXELS, read_image, to_pixels
+from captioning.data.names import IMAGE_SUFFIXES, is_image_name
 from captioning.data.tars import find_shards, is_shards
 from captioning.deploy.downloads import fetch_model, loading
 from captioning.deploy.onnx_model import OnnxModel

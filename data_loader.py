@@ -27,7 +27,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
 from captioning import cli, plots
-from captioning.data.annotations import load_dataset
+from captioning.data.annotations import load_dataset, picture_settings
 from captioning.data.images import load_image
 from captioning.data.sequences import PAD_ID, Captions, Paths
 from captioning.metadata import MAX_IMAGE_SIZE
@@ -38,6 +38,8 @@ from vocab import load_vocabulary
 CONFIG = {
     # what
     "data_dir": "data/pictograms",  # dataset folder or annotation file
+    "images_dir": "",  # folder of its pictures; "" = beside the captions
+    "allow_missing": False,  # go on without pictures that are not there, however many
     "vocab_path": "vocab_2.pkl",  # vocabulary, written by vocab.py
     "image_size": 0,  # pixels a side; 0 = the size that the encoder's weights were trained at (imagenet: 224)
     # augmentation of the train split
@@ -406,7 +408,7 @@ def main(config):
     path = Path("graphs/batch.png")
     plots.check_figure(path)
     vocabulary = load_vocabulary(config["vocab_path"])
-    examples = load_dataset(config["data_dir"], "train").splits["train"]
+    examples = load_dataset(config["data_dir"], "train", **picture_settings(config)).splits["train"]
     weights = MODEL["encoder_weights"]
     native_size = native_image_size(weights)
     size = pick_image_size(config["image_size"], native_size)

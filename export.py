@@ -30,8 +30,9 @@ import torch
 from caption import Captioner
 from captioning import cli
 from captioning.complexity import median_seconds
-from captioning.data.annotations import check_split, load_dataset
+from captioning.data.annotations import load_dataset, picture_settings
 from captioning.data.images import load_image
+from captioning.data.splits import check_split
 from captioning.deploy import hub
 from captioning.deploy.downloads import fetch_model, loading
 from captioning.deploy.onnx_export import OPSET, CalibrationImages, export_onnx
@@ -51,6 +52,8 @@ CONFIG = {
     "model_path": "checkpoints/pictograms.safetensors",  # .safetensors | https://... | hf://owner/name
     "output_dir": "exports",  # folder of everything that is written
     "data_dir": "data/pictograms",  # dataset folder or annotation file
+    "images_dir": "",  # folder of its pictures; "" = beside the captions
+    "allow_missing": False,  # go on without pictures that are not there, however many
     # int8
     "calibration_images": 128,  # random train images that calibrate the encoder's activations
     "seed": 0,  # of the random choice of images
@@ -155,7 +158,7 @@ def main(config):
         network, _, checkpoint = load_captioner(path)
     options = search_options.search_options(checkpoint.decoding, **settings)
     needed = ("train", config["split"]) if config["num_images"] or config["hub"] else ("train",)
-    dataset = load_dataset(config["data_dir"], *needed)
+    dataset = load_dataset(config["data_dir"], *needed, **picture_settings(config))
     train = draw(dataset.splits["train"], config["calibration_images"], config["seed"])
     calibration = CalibrationImages([example.image for example in train], checkpoint.transform)
     paths = {

@@ -6,10 +6,12 @@
     python prepare_data.py --source photos --captioner photos              # captions by a shipped model
     python prepare_data.py --source photos --caption_template "a photo of a {class}"    # captions from class names
     python prepare_data.py --source photos --classes 60 --captioner Salesforce/blip-image-captioning-base
+    python prepare_data.py --source flickr8k         # an annotated dataset, its pictures made square and small
     python prepare_data.py --audit data/photos       # makes nothing: is this dataset clean?
     python prepare_data.py --source data/photos --shards 100 --output data/shards    # tar shards, from any layout
 
-Reads   nothing, or <source>/<class>/<image> with a CSV (image,caption) or a captioning model
+Reads   nothing, or photos in folders of classes, of splits, or in one, with a CSV (image,caption) or a captioning
+        model, or a dataset in any layout that captioning/data/annotations.py knows
 Writes  <output>/{train,val,test}/<class>/<image>.jpg, <output>/captions.csv and <output>/preview.png;
         with --shards the train split is <output>/train/00000.tar and so on, see docs/scale.md;
         an audit <output>/audit.csv and <output>/copies.csv, <output> being reports/<name>_audit
@@ -30,25 +32,37 @@ import os
 import random
 import re
 import shutil
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import dataclass
+from functools import partial
 from operator import attrgetter
 from pathlib import Path
 
 from captioning import cli, plots
 from captioning.data import audit, class_folders, copies, pictograms
-from captioning.data.annotations import DEFAULT_DATA_DIR, SPLITS, dataset_name, load_dataset, load_examples
+from captioning.data.annotations import (
+    DEFAULT_DATA_DIR,
+    NoAnnotationsError,
+    dataset_name,
+    load_aliases,
+    load_dataset,
+    load_examples,
+    picture_settings,
+    read_examples,
+)
+from captioning.data.class_names import spoken_names
 from captioning.data.images import load_image
-from captioning.data.pictograms import split_sizes
+from captioning.data.splits import SPLITS, split_sizes
 from captioning.data.tars import write_shard
 from captioning.deploy.downloads import SHIPPED, SUFFIXES
 from captioning.files import check_folder, replace_file
 from captioning.metadata import MAX_IMAGE_SIZE
 from captioning.progress import Progress
+from captioning.scores.grounding import Grounder, naming_share
 
 CONFIG = {
     # what
-    "source": "",  # folder with one folder of photos per class; "" = draw the pictograms
+    "source": "",  # folder of photos, best in one folder per class, or annotated dataset; "" = draw the pictograms
     "output": "",  # folder; "" = data/pictograms or data/<name of source>; a dataset that is there is replaced
     "shards": 0,  # tar shards to write the train split of the dataset `source`, of any layout, into; 0 = none
     "audit": "",  # dataset to audit instead of making one; "" = none
@@ -61,7 +75,9 @@ CONFIG = {
     "val": 0,  # val images per class; 0 = from per_class
     "test": 0,  # test images per class; 0 = from per_class
     "classes": "",  # "" = all | N = the first N by name | a,b,c = these
-    "captions": "",  # CSV with the header image,caption; images relative to source, as cat/1.jpg
+    "captions": "",  # CSV with the header image,caption; images relative to source, as cat/1.jpg; "" = in source
+    "images_dir": "",  # folder of the pictures of an annotated dataset; "" = its own
+    "allow_missing": False,  # go on without captioned pictures that are not there, however many
     "captioner": "",  # instead of captions: photos, .safetensors, .onnx, or a Hugging Face image-to-text model
     "caption_template": "",  # caption from the class name, before the captioner's words if both are given
     "captioner_batch": 16,  # images per batch of the captioner
@@ -84,7 +100,7 @@ LIMITS = {
 }
 PREVIEW_IMAGES = 60
 CONSONANT_SOUNDS = ("uni", "use", "euro", "one")  # a unicycle, a European
-CLASS_FOLDER_KEYS = ("train", "val", "test", "classes", "captions", "captioner", "caption_template")
+PHOTO_KEYS = ("train", "val", "test", "classes", "captions", "images_dir", "captioner", "caption_template")
 DRAWN_PER_CLASS = 300
 
 
@@ -115,20 +131,21 @@ class Sizes:
         return sum(self.of(self.per_class).values()) if self.per_class or all(self.wanted.values()) else 0
 
 
-def class_sizes(usable, sizes):
-    """Return class -> {split: images}.
+def group_sizes(usable, sizes):
+    """Return (split, class) -> {split: images}.
 
-    usable: class -> number of images; sizes: Sizes
+    usable: (split, class) -> number of images, all of which stay in their split if it is not ""; sizes: Sizes
     Raises ValueError naming the first class that has too few.
     """
     found = {}
-    for label, number in usable.items():
-        found[label] = sizes.of(sizes.per_class or max(number, len(SPLITS)))
-        need = sum(found[label].values())
+    for (split, label), number in usable.items():
+        found[split, label] = {split: number} if split else sizes.of(sizes.per_class or number)
+        need = sum(found[split, label].values())
         if number < need:
-            numbers = "/".join(str(count) for count in found[label].values())
+            numbers = "/".join(str(count) for count in found[split, label].values())
+            name = f"class {label!r}" if label else "the photos"
             raise ValueError(
-                f"class {label!r}: {number} usable images, {need} are needed ({numbers} for train/val/test); lower "
+                f"{name}: {number} usable images, {need} are needed ({numbers} for train/val/test); lower "
                 "--per_class (0 = all there are) or --train, --val and --test, or choose other --classes"
             )
     return found
@@ -220,7 +237,7 @@ def write_captions(path, captions):
 
 def write_preview(folder):
     """Draw <folder>/preview.png, the classes in turn, and return the folder's examples."""
-    examples = load_examples(folder)
+    examples = read_examples(folder)
     by_class = itertools.groupby(sorted(examples, key=attrgetter("label")), key=attrgetter("label"))
     in_turn = itertools.chain.from_iterable(itertools.zip_longest(*(list(group) for _, group in by_class)))
     shown = list(itertools.islice(filter(None, in_turn), PREVIEW_IMAGES))
@@ -231,9 +248,9 @@ def write_preview(folder):
 
 
 def write_photographs(source, output, candidates, captions_of, sizes, gathering, num_workers):
-    """Write the dataset of a folder of classes; return (its examples, what became of the images).
+    """Write the dataset of photographs; return (its examples, what became of the images).
 
-    candidates:  class -> images to choose from, relative to `source`
+    candidates:  (split, class) -> images to choose from, relative to `source`
     captions_of: function (folder, image in the dataset -> image in the source) -> image in the dataset -> captions
     sizes:       Sizes; gathering: class_folders.Gathering
 
@@ -242,10 +259,10 @@ def write_photographs(source, output, candidates, captions_of, sizes, gathering,
     with class_folders.replace_folder(output) as folder:
         with class_folders.scratch_folder(folder) as scratch:
             gathered = class_folders.gather_photos(source, candidates, scratch, gathering, num_workers)
-            usable = {label: len(photos) for label, photos in gathered.photos.items()}
+            usable = {group: len(photos) for group, photos in gathered.photos.items()}
             origin = {}
-            for label, numbers in class_sizes(usable, sizes).items():
-                origin |= class_folders.place_photos(gathered.photos[label], numbers, folder)
+            for group, numbers in group_sizes(usable, sizes).items():
+                origin |= class_folders.place_photos(gathered.photos[group], group[1], numbers, folder)
         names = sorted(origin, key=lambda name: (SPLITS.index(name.partition("/")[0]), name))
         write_captions(folder / "captions.csv", captions_of(folder, {name: origin[name] for name in names}))
         return write_preview(folder), gathered
@@ -262,12 +279,14 @@ def prepare_pictograms(output, *, per_class, seed, num_workers):
 
 @dataclass(frozen=True)
 class CaptionSource:
-    """Where the captions of class folders come from: a CSV, or a model that looks at the images, or class names.
+    """Where the captions of photos come from: a file, or a model that looks at them, or class names.
 
-    path:      CSV with image,caption; None = the others
-    captioner: of load_describer, "" = none; batch_size: images that it describes at a time
-    template:  of fill_template, "" = none
-    device:    cuda, mps or cpu; "" = the first of these that is there
+    path:          CSV with image,caption, or the source itself if it is annotated; None = the others
+    captioner:     of load_describer, "" = none; batch_size: images that it describes at a time
+    template:      of fill_template, "" = none
+    device:        cuda, mps or cpu; "" = the first of these that is there
+    images_dir:    folder of the pictures of an annotated source, "" = its own
+    allow_missing: go on without pictures that are not there
     """
 
     path: Path | None
@@ -275,17 +294,55 @@ class CaptionSource:
     batch_size: int
     device: str
     template: str = ""
+    images_dir: str = ""
+    allow_missing: bool = False
 
     def check(self, source):
-        """Raise ValueError unless there is one source of captions, and the template has a place for the class."""
-        by_model = bool(self.captioner or self.template)
-        if bool(self.path) == by_model:
-            raise ValueError(
-                f"{source}: its images need captions: give --captions <CSV with image,caption>, or --captioner "
-                "<model>, or --caption_template <text with {class}>" + ", not both" * by_model
+        """Raise an error unless there is one source of captions, and the template has a place for the class."""
+        if not source.exists():
+            raise FileNotFoundError(
+                f"{source}: no such folder; --source takes a folder of photos, or an annotated dataset"
             )
+        by_model = bool(self.captioner or self.template)
+        if bool(self.path) and by_model:
+            raise ValueError(f"{source}: captions come from a CSV, or from a captioner or template; give one of them")
         if self.template and "{class}" not in self.template:
             raise ValueError(f"--caption_template: got {self.template!r}, it must have {{class}} in it")
+
+    def read(self, source):
+        """Return the captioned Examples of a file or of an annotated source, without splits if it has none."""
+        if self.path:
+            return read_examples(self.path, images_dir=source, allow_missing=self.allow_missing)
+        try:
+            return read_examples(source, images_dir=self.images_dir, allow_missing=self.allow_missing)
+        except NoAnnotationsError:
+            raise ValueError(
+                f"{source}: its images need captions: give --captions <CSV with image,caption>, or --captioner "
+                "<model>, or --caption_template <text with {class}>"
+            ) from None
+
+
+def choose_photos(source, captions, classes):
+    """Return (Examples of `source` to choose from, photos there that have no caption, Counter of other endings).
+
+    The captions of the examples are empty where a model or a template will write them.
+    """
+    captions.check(source)
+    if captions.captioner or captions.template:
+        examples, others = class_folders.list_photos(source)
+        silent = 0
+    else:
+        folder = source if captions.path or not captions.images_dir else Path(captions.images_dir)
+        photos, others = class_folders.list_photos(folder if folder.is_dir() else folder.parent)
+        examples = captions.read(source)
+        silent = len({photo.image for photo in photos} - {example.image for example in examples})
+    labels = sorted({example.label for example in examples} - {""})
+    if not labels and (captions.template or classes.strip()):
+        raise ValueError(f"{source}: has no folders of classes, which --caption_template and --classes need")
+    if not captions.template and not classes.strip():
+        return examples, silent, others  # those outside of the folders of classes, too
+    chosen = class_folders.choose_classes(labels, classes)
+    return [example for example in examples if example.label in chosen], silent, others
 
 
 def prepare_photographs(source, output, classes, captions, sizes, gathering, num_workers):
@@ -294,29 +351,35 @@ def prepare_photographs(source, output, classes, captions, sizes, gathering, num
     classes:  "" = all, "N" = the first N, "a,b" = these
     captions: CaptionSource; sizes: Sizes; gathering: class_folders.Gathering
     """
-    found = class_folders.list_photos(source)
-    captions.check(source)
-    written = class_folders.read_captions(captions.path, found) if captions.path else {}
-    chosen = {label: found[label] for label in class_folders.choose_classes(list(found), classes)}
-    candidates = {label: [name for name in names if not written or name in written] for label, names in chosen.items()}
+    chosen, silent, others = choose_photos(source, captions, classes)
+    given = {os.path.relpath(example.image, source): example for example in chosen}
+    groups = defaultdict(list)
+    for name, example in given.items():
+        groups[example.split, example.label].append(name)
+    # In the order of the splits, so that of copies the one in train stays.
+    candidates = {group: groups[group] for split in ("", *SPLITS) for group in sorted(groups) if group[0] == split}
+    if any(split for split, _ in candidates) and (sizes.per_class or any(sizes.wanted.values())):
+        raise ValueError(f"{source}: its images have splits; leave out --per_class, --train, --val and --test")
     # Known before any image is read: whether there are enough, and whether the captioner is there.
-    class_sizes({label: len(names) for label, names in candidates.items()}, sizes)
+    group_sizes({group: len(names) for group, names in candidates.items()}, sizes)
     describe = load_describer(captions.captioner, captions.device) if captions.captioner else None
 
     def captions_of(folder, origin):
-        if captions.path:
-            return {name: written[original] for name, original in origin.items()}
+        if not describe and not captions.template:
+            return {name: given[original].captions for name, original in origin.items()}
         said = describe_images(describe, folder, list(origin), captions.batch_size) if describe else {}
         if not captions.template:
             return said
-        classes = {name: fill_template(captions.template, name.split("/")[1]) for name in origin}
-        return {name: [", ".join([text, *said.get(name, [])])] for name, text in classes.items()}
+        spoken = spoken_names({example.label for example in chosen})
+        texts = {name: fill_template(captions.template, spoken[given[one].label]) for name, one in origin.items()}
+        return {name: [", ".join([text, *said.get(name, [])])] for name, text in texts.items()}
 
     examples, gathered = write_photographs(source, output, candidates, captions_of, sizes, gathering, num_workers)
     for line in gathered.unreadable[:5]:
         print(f"warning: {line}; dropped")
-    if written:
-        silent = sum(map(len, chosen.values())) - sum(map(len, candidates.values()))
+    if others:
+        print(f"not read         {class_folders.listed(others)}: other kinds of files; convert pictures to JPEG")
+    if silent:
         print(f"without caption  {silent:,} images, skipped")
     print(
         f"looked at        {gathered.looked_at:,} images; dropped {len(gathered.unreadable):,} unreadable, "
@@ -325,12 +388,12 @@ def prepare_photographs(source, output, classes, captions, sizes, gathering, num
     return examples
 
 
-def prepare_shards(source, output, number, seed):
+def prepare_shards(source, output, number, seed, **settings):
     """Write a dataset of any layout as `number` tar shards of its train split, beside its other splits as folders.
 
     The images are copied as they are, the train images in a random order. Raises ValueError if a shard were empty.
     """
-    dataset = load_dataset(source, "train")
+    dataset = load_dataset(source, "train", **settings)
     train = list(dataset.splits["train"])
     if number > len(train):
         raise ValueError(f"--shards: got {number}, the train split has {cli.counted(len(train), 'image')}")
@@ -365,12 +428,17 @@ def as_sample(example, key):
 # ---- the audit -------------------------------------------------------------------------------------
 
 
-def audit_dataset(data_dir, output, num_workers):
-    """Look through a dataset, print what an evaluation has to know, and write it as CSV."""
+def audit_dataset(data_dir, output, num_workers, **settings):
+    """Look through a dataset, print what an evaluation has to know, and write it as CSV.
+
+    settings: images_dir and allow_missing, as load_examples takes them
+    """
     check_folder(output)
     silent = []
-    examples = load_examples(data_dir, silent=silent)
-    found = audit.audit_examples(examples, silent, num_workers=num_workers)
+    examples = load_examples(data_dir, silent=silent, **settings)
+    grounder = Grounder(sorted({example.label for example in examples} - {""}), load_aliases(data_dir))
+    naming = partial(naming_share, grounder=grounder)
+    found = audit.audit_examples(examples, silent, num_workers=num_workers, naming_share=naming)
     print(audit.overview(found.table).to_string(index=False))
     for copy in found.copies.head(10).itertuples():
         print(f"{copy.kind} copy: {copy.image} of {copy.copy_of}")
@@ -391,7 +459,8 @@ def main(config):
     num_workers = config["num_workers"] or os.cpu_count() or 1
     if config["audit"]:
         name = dataset_name(config["audit"])
-        audit_dataset(config["audit"], Path(config["output"] or Path("reports", f"{name}_audit")), num_workers)
+        output = Path(config["output"] or Path("reports", f"{name}_audit"))
+        audit_dataset(config["audit"], output, num_workers, **picture_settings(config))
         return
     source = Path(config["source"])
     captions_path = Path(config["captions"]) if config["captions"] else None
@@ -406,7 +475,9 @@ def main(config):
     if config["shards"]:
         if not config["source"]:
             raise ValueError("--shards: needs --source, the dataset to write as shards")
-        examples = prepare_shards(config["source"], output, config["shards"], config["seed"])
+        examples = prepare_shards(
+            config["source"], output, config["shards"], config["seed"], **picture_settings(config)
+        )
         num_train = sum(example.split == "train" for example in examples)
         pattern = f"{output}/train/{{00000..{config['shards'] - 1:05}}}.tar"
         print(f"wrote {num_train:,} train images into {cli.counted(config['shards'], 'shard')}")
@@ -416,20 +487,28 @@ def main(config):
         sizes = Sizes(per_class, {split: config[split] for split in SPLITS})
         gathering = class_folders.Gathering(sizes.need, config["image_size"], config["near_copies"], config["seed"])
         captions = CaptionSource(
-            captions_path, config["captioner"], config["captioner_batch"], config["device"], config["caption_template"]
+            captions_path,
+            config["captioner"],
+            config["captioner_batch"],
+            config["device"],
+            config["caption_template"],
+            config["images_dir"],
+            config["allow_missing"],
         )
         examples = prepare_photographs(source, output, config["classes"], captions, sizes, gathering, num_workers)
     else:
-        given = [f"--{key}" for key in CLASS_FOLDER_KEYS if config[key]]
+        given = [f"--{key}" for key in PHOTO_KEYS if config[key]]
         if given:
-            raise ValueError(f"{given[0]}: is for class folders, which --source names; pictograms take --per_class")
+            raise ValueError(f"{given[0]}: is for photos, which --source names; pictograms take --per_class")
         if config["image_size"] != pictograms.IMAGE_SIZE:
             raise ValueError(f"--image_size: pictograms have {pictograms.IMAGE_SIZE} pixels a side")
         examples = prepare_pictograms(output, per_class=per_class, seed=config["seed"], num_workers=num_workers)
 
     counts = Counter(example.split for example in examples)
-    print(f"classes          {len({example.label for example in examples}):,}")
+    print(f"classes          {len({example.label for example in examples} - {''}):,}")
     print("images           " + ", ".join(f"{counts[split]:,} {split}" for split in SPLITS))
+    if empty := [split for split in SPLITS if not counts[split]]:
+        print(f"note: there is no image for {' and '.join(empty)}; a class of one or two images has none to spare")
     print(f"captions         {sum(len(example.captions) for example in examples):,}")
     other = {} if output == Path(DEFAULT_DATA_DIR) else {"data_dir": output}
     print(f"wrote {output} with captions.csv and preview.png; next: {cli.command('vocab.py', other)}")

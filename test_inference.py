@@ -31,8 +31,9 @@ from PIL import Image
 
 from caption import Captioner, model_name
 from captioning import cli, plots
-from captioning.data.annotations import check_split, load_dataset
+from captioning.data.annotations import load_dataset, picture_settings
 from captioning.data.images import load_image
+from captioning.data.splits import check_split
 from captioning.evaluation import caption_examples
 from captioning.familiarity import unlike_warning
 from captioning.scores.grounding import build_grounders
@@ -44,6 +45,8 @@ CONFIG = {
     # what
     "model_path": "checkpoints/mobile.safetensors",  # .safetensors (a,b = ensemble) | .onnx | https://... | hf://owner/name
     "data_dir": "data/pictograms",  # dataset folder or annotation file
+    "images_dir": "",  # folder of its pictures; "" = beside the captions
+    "allow_missing": False,  # go on without pictures that are not there, however many
     "split": "test",  # train | val | test
     "num_classes": 20,  # random classes, one image each; for data without classes the number of images
     "seed": 0,  # of the random choice
@@ -162,7 +165,7 @@ def show_picture(path):
 def main(config):
     """Draw the examples, caption them, save the picture and open it."""
     config = config["inference"]
-    run, data_dir, split = model_name(config["model_path"]), config["data_dir"], config["split"]
+    run, split = model_name(config["model_path"]), config["split"]
     settings = {name: config[name] for name in SETTINGS}
     search_options.search_options({}, **settings)  # what is impossible is refused before anything is read
     check_split(split)
@@ -173,7 +176,7 @@ def main(config):
     if config["attention"] and not captioner.has_attention:
         raise ValueError(f"attention: {config['model_path']} has none; train one with --model.decoder attention")
 
-    dataset = load_dataset(data_dir, split)
+    dataset = load_dataset(config["data_dir"], split, **picture_settings(config))
     grounder, _ = build_grounders(dataset.classes, captioner.model.classes, dataset.aliases)
     examples = draw_examples(dataset.splits[split], config["num_classes"], config["seed"])
     predictions = caption_examples(captioner, examples, options=options, progress=False)

@@ -44,7 +44,7 @@ import data_loader
 import model as model_script
 from captioning import cli
 from captioning.cli import counted
-from captioning.data.annotations import load_dataset
+from captioning.data.annotations import PICTURE_SETTINGS, data_flags, load_dataset, picture_settings
 from captioning.data.images import check_unreadable
 from captioning.data.sequences import PAD_ID, Captions
 from captioning.deploy.downloads import CHECKPOINTS, SHIPPED, fetch_model
@@ -76,7 +76,7 @@ from captioning.runtime import (
     was_restarted,
     whole_batch_norm,
 )
-from captioning.scores.grounding import Grounder, remember_named
+from captioning.scores.grounding import Grounder, naming_share, naming_warning, remember_named
 from captioning.scores.variety import sameness
 from captioning.search.options import SamplingOptions, SearchOptions
 from captioning.training.features import as_input, compute_views, learn_familiarity
@@ -88,7 +88,7 @@ from captioning.training.stages import plan_stages
 from captioning.training.validation import Validation
 from data_loader import CachedBatches, ImageBatches
 from model import ENCODERS, find_encoder, kept_weights, start_model, training_heads
-from vocab import count_words, coverage, load_vocabulary
+from vocab import count_words, coverage, length_warning, load_vocabulary
 
 CONFIG = {
     # the run
@@ -487,14 +487,18 @@ def fill_settings(settings, data, train, num_blocks, has_classes, saved):
 
 
 def check_coverage(vocabulary, examples, data_dir):
-    """Raise ValueError if the vocabulary knows too few words of the train examples to be made for them."""
-    counts, _ = count_words(caption for example in examples for caption in example.captions)
+    """Return the Counter of the train captions' lengths in words.
+
+    Raises ValueError if the vocabulary knows too few words of the train examples to be made for them.
+    """
+    counts, lengths = count_words(caption for example in examples for caption in example.captions)
     known = coverage(counts, vocabulary)
     if known < LEAST_COVERAGE:
         raise ValueError(
             f"data.vocab_path: the vocabulary knows {known:.0%} of the words of {data_dir}; "
             f"build its own: python vocab.py --data_dir {data_dir}"
         )
+    return lengths
 
 
 def train_classes(dataset):
@@ -525,7 +529,7 @@ def describe_run(config, vocabulary, classes, dataset):
 def identify_run(config, vocabulary, dataset, start):
     """Return what must be the same for a run to be resumed; start: the file of its first weights."""
     free = {"resume", "device", "half", "save_minutes", "rank_minutes", "wandb", "wandb_project"}
-    free |= {"data_dir", "vocab_path", "num_workers"}
+    free |= {"data_dir", *PICTURE_SETTINGS, "vocab_path", "num_workers"}
     identity = {f"{part}.{key}": v for part, keys in config.items() for key, v in keys.items() if key not in free}
     identity |= {"vocabulary": vocabulary.itos, "validation data": dataset.fingerprint("val")}
     identity["data"] = {"name": dataset.name, "fingerprint": dataset.fingerprint("train")}
@@ -608,8 +612,8 @@ def train(run, start, config):
 
     # Data and model
     vocabulary = load_vocabulary(data["vocab_path"])
-    dataset = load_dataset(data["data_dir"], "train", "val")
-    check_coverage(vocabulary, dataset.splits["train"], data["data_dir"])
+    dataset = load_dataset(data["data_dir"], "train", "val", **picture_settings(data))
+    lengths = check_coverage(vocabulary, dataset.splits["train"], data["data_dir"])
     classes = train_classes(dataset)
     resumed = load_run(last_path(run)) if settings["resume"] or may_go_on(run) else {}
     num_blocks = find_encoder(model_config["encoder"]).num_blocks
@@ -619,6 +623,9 @@ def train(run, start, config):
     drop_class_terms(settings, classes, data["data_dir"])
     # The classes of all splits: val may have some that train lacks, and aliases may belong to them.
     grounder = Grounder(dataset.classes, dataset.aliases) if classes else None
+    named = naming_share(dataset.splits["train"], grounder) if classes else 1.0
+    for line in filter(None, (naming_warning(named, dataset.root), length_warning(lengths, settings["max_len"]))):
+        print(f"warning: {line}")
     model, native_size = start_model(vocabulary, classes, settings, model_config)
     size = data["image_size"] = data_loader.pick_image_size(data["image_size"], native_size)
     if settings["precision"] == "auto" and device.type == "cpu" and stages[0].name == "everything" and size < 96:
@@ -657,7 +664,7 @@ def train(run, start, config):
     model.load_state_dict(record.best_weights | training_heads(model))
     finish_checkpoint(record, validation, model, training_data, from_files=reads_files)
     print(f"wrote {record.best_path}, {record.last_path}, runs/{run}/history.csv and graphs/{{tl,vl,va}}_{run}.png")
-    flags = {"model_path": record.best_path, "data_dir": data["data_dir"]}
+    flags = {"model_path": record.best_path, **data_flags(data)}
     print(f"next: {cli.command('analysis_report.py', flags)}")
 
 

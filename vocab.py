@@ -24,16 +24,20 @@ from captioning import cli
 from captioning.data.tokenizer import tokenize
 from captioning.files import check_file, replace_file
 from captioning.metadata import bad_word, is_number
+from captioning.search.options import SearchOptions
 from captioning.untrusted import CONTROL
 
 CONFIG = {
     # what
     "data_dir": "data/pictograms",  # dataset folder, annotation file, or tar shards
+    "images_dir": "",  # folder of its pictures; "" = beside the captions
+    "allow_missing": False,  # go on without pictures that are not there, however many
     "min_count": 2,  # words with fewer occurrences in the train captions become <unk>
     "vocab_path": "",  # output; "" = vocab_<min_count>.pkl
     "graph_path": "graphs/vocabulary.png",  # figure of caption lengths and word frequencies
 }
 
+LONG_SHARE = 0.1  # of the train captions; more that are longer than max_len are worth a warning
 SPECIALS = ["<pad>", "<start>", "<end>", "<unk>"]
 FORMAT = 1
 MAX_FILE_BYTES = 64 * 2**20  # a vocabulary of a million words takes a third of it
@@ -80,6 +84,21 @@ def count_words(captions):
         words.update(tokens)
         lengths[len(tokens)] += 1
     return words, lengths
+
+
+def length_warning(lengths, max_len=SearchOptions.max_len, split="train"):
+    """Return a line if many captions are longer than a model says, else "".
+
+    lengths: Counter of the lengths of a split's captions in words
+    max_len: tokens of the longest caption that is said, <end> included
+    """
+    longer = sum(count for length, count in lengths.items() if length >= max_len)
+    if longer <= LONG_SHARE * lengths.total():
+        return ""
+    return (
+        f"{longer / lengths.total():.0%} of the {split} captions have more than {max_len - 1} words (the longest "
+        f"{max(lengths):,}), but captions are said with at most {max_len - 1}; raise max_len (up to 200)"
+    )
 
 
 def build_vocabulary(counts, min_count):
@@ -186,20 +205,26 @@ class PlainUnpickler(pickle._Unpickler):
         return self.functions[instruction]
 
 
-def read_captions(data_dir):
-    """Return split -> an iterable of its captions; tar shards are all train, and are read as they are counted."""
-    from captioning.data.annotations import load_dataset
+def read_captions(config):
+    """Return (split -> an iterable of its captions, the Dataset).
+
+    Tar shards are all train, and are read as they are counted; they are no Dataset, and None stands for it.
+    """
+    from captioning.data.annotations import load_dataset, picture_settings
     from captioning.data.tars import ShardCaptions, find_shards, is_shards
 
-    if is_shards(data_dir):
-        return {"train": ShardCaptions(find_shards([data_dir]))}
-    splits = load_dataset(data_dir).splits
-    return {split: [text for example in group for text in example.captions] for split, group in splits.items()}
+    if is_shards(config["data_dir"]):
+        return {"train": ShardCaptions(find_shards([config["data_dir"]]))}, None
+    dataset = load_dataset(config["data_dir"], **picture_settings(config))
+    captions = {split: [text for e in group for text in e.captions] for split, group in dataset.splits.items()}
+    return captions, dataset
 
 
 def main(config):
     """Count the train captions, save the vocabulary, and show what it covers."""
     from captioning import plots  # slow to import, and a Vocabulary alone needs it not
+    from captioning.data.annotations import data_flags
+    from captioning.scores.grounding import Grounder, naming_share, naming_warning
 
     config = config["vocab"]
     path = Path(config["vocab_path"] or f"vocab_{config['min_count']}.pkl")
@@ -207,7 +232,7 @@ def main(config):
         load_vocabulary(path)  # refuses to let anything else be overwritten
     check_file(path)
     plots.check_figure(config["graph_path"])
-    captions = read_captions(config["data_dir"])
+    captions, dataset = read_captions(config)
     counts, lengths = count_words(captions.get("train", ()))
     if not lengths:
         raise ValueError(f"{config['data_dir']}: no captions in its train split, which the vocabulary is built from")
@@ -222,9 +247,15 @@ def main(config):
     print(f"coverage train   {coverage(counts, vocabulary):.2%} of the running words")
     if "val" in captions:
         print(f"coverage val     {coverage(count_words(captions['val'])[0], vocabulary):.2%} of the running words")
+    warnings = [length_warning(lengths)]
+    if dataset:
+        share = naming_share(dataset.splits["train"], Grounder(dataset.classes, dataset.aliases))
+        warnings.append(naming_warning(share, dataset.root))
+    for line in filter(None, warnings):
+        print(f"warning: {line}")
     print("most frequent    " + ", ".join(f"{word} {count:,}" for word, count in counts.most_common(12)))
-    flags = {"data_dir": (config["data_dir"], CONFIG["data_dir"]), "vocab_path": (str(path), "vocab_2.pkl")}
-    other = {flag: value for flag, (value, default) in flags.items() if value != default}
+    flags = {**data_flags(config), "vocab_path": str(path)}
+    other = {flag: value for flag, value in flags.items() if value not in (CONFIG["data_dir"], "vocab_2.pkl")}
     print(f"wrote {path} and {config['graph_path']}; next: {cli.command('data_loader.py', other)}")
 
 

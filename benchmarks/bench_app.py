@@ -29,7 +29,7 @@ import numpy as np
 import psutil
 
 from captioning import cli
-from captioning.data.annotations import IMAGE_SUFFIXES
+from captioning.data.names import IMAGE_SUFFIXES
 
 APP = Path(__file__).resolve().parents[1] / "app.py"
 

@@ -1,5 +1,6 @@
-"""Files that are whole or not there: written beside their place, flushed, then renamed. Locks between processes."""
+"""Files that are whole or not there: written beside their place, flushed, then renamed. Locks, and texts read."""
 
+import codecs
 import contextlib
 import errno
 import hashlib
@@ -108,6 +109,33 @@ def check_regular(path):
         mode = os.stat(path).st_mode
         if not stat.S_ISREG(mode):
             raise ValueError(f"{path}: is a {'folder' if stat.S_ISDIR(mode) else 'device or a pipe'}, a file is needed")
+
+
+def read_text(path):
+    """Return the text of a file: UTF-8, or UTF-16 if it begins with that encoding's mark, as Excel's Unicode text does.
+
+    Raises ValueError naming the line that is no UTF-8.
+    """
+    check_regular(path)
+    content = Path(path).read_bytes()
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        try:
+            return content.decode("utf-16")
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{path}: begins as UTF-16 text, but is none ({error.reason})") from None
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise ValueError(
+            f"{path}: line {line}: not UTF-8 text (byte 0x{content[error.start]:02x}, as in Latin-1, Windows or EUC-KR "
+            "text); save the file as UTF-8"
+        ) from None
+
+
+def read_lines(path):
+    """Return the lines of a text file, without their ends; see `read_text`."""
+    return read_text(path).replace("\r\n", "\n").split("\n")
 
 
 def check_file(path):

@@ -75,8 +75,12 @@ def prepare(source, output, captions="", **settings):
 def gather(source, folder, *, need=0, distance=4, seed=0, num_workers=1):
     folder.mkdir(exist_ok=True)
     gathering = class_folders.Gathering(need=need, size=64, distance=distance, seed=seed)
-    photos = class_folders.list_photos(source)
-    return class_folders.gather_photos(source, photos, folder, gathering, num_workers, progress=False)
+    candidates = {}
+    for photo in class_folders.list_photos(source)[0]:
+        candidates.setdefault(("", photo.label), []).append(photo.image.relative_to(source).as_posix())
+    found = class_folders.gather_photos(source, candidates, folder, gathering, num_workers, progress=False)
+    found.photos = {label: photos for (_, label), photos in found.photos.items()}
+    return found
 
 
 def digests(folder):
@@ -98,14 +102,16 @@ def run_script(*arguments, cwd):
 
 
 def test_list_photos(source):
-    """Hidden files, other files and folders without images are no photographs."""
+    """Hidden files and other files are no photographs; pictures of kinds that are not read are counted."""
     (source / "cat/._0.jpg").touch()
     (source / "cat/notes.txt").touch()
     (source / "empty").mkdir()
-    (source / "loose.jpg").touch()
-    found = class_folders.list_photos(source)
-    assert list(found) == ["cat", "dog"]
-    assert found["dog"] == [f"dog/{i}.jpg" for i in range(10)]
+    for name in ("a.heic", "b.HEIC", "c.avif", "d.jpg.1"):
+        (source / "dog" / name).touch()
+    photos, others = class_folders.list_photos(source)
+    assert [(photo.label, photo.split) for photo in photos] == [("cat", "")] * 10 + [("dog", "")] * 10
+    assert photos[10].image == source / "dog/0.jpg"
+    assert class_folders.listed(others) == "2 .heic, 1 .avif, 1 .jpg.1"
 
 
 def test_choose_classes():
@@ -373,10 +379,10 @@ def test_interrupted_writing_leaves_the_older_dataset(source, captions, tmp_path
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("file,text\n", "row 1: 'file,text', must be the header image,caption"),
-        ("image,caption\ncat/0.jpg, \n", "row 2: empty caption"),
-        ("image,caption\ncat/0.jpg,a\ncat/x.jpg,a\ncat/y.jpg,a\n", r"row 3: names cat/x.jpg, which is not .* \(2 rows"),
-        ("image,caption\ncat/0.jpg,a, b\n", "row 2: 3 columns"),
+        ("a,b\n", "line 1: 'a,b', must be a header with the columns image and caption"),
+        ("image,caption\ncat/0.jpg, \n", "line 2: empty caption"),
+        ("image,caption\ncat/0.jpg,a\ncat/x.jpg,a\ncat/y.jpg,a\n", r"line 3: names cat/x.jpg, .* \(2 of 3 pictures"),
+        ("image,caption\ncat/0.jpg,a, b\n", "line 2: 3 columns"),
     ],
 )
 def test_bad_captions(source, tmp_path, text, message):
@@ -391,12 +397,12 @@ def test_bad_captions(source, tmp_path, text, message):
     ("settings", "message"),
     [
         ({"captions": ""}, "need captions: give --captions .*, or --captioner <model>, or --caption_template"),
-        ({"caption_template": "a {class}"}, "not both"),
+        ({"caption_template": "a {class}"}, "give one of them"),
         ({"captions": "", "caption_template": "a cat"}, r"caption_template: got 'a cat', it must have \{class\} in it"),
-        ({"captioner": "x"}, "not both"),
+        ({"captioner": "x"}, "give one of them"),
         ({"captions": "absent.csv"}, "absent.csv: no such file"),
         ({"source": "absent"}, "absent: no such folder; --source takes"),
-        ({"source": str(SCRIPT.parent / "captioning")}, "no images in folders below it"),
+        ({"source": str(SCRIPT.parent / "captioning")}, "no images in it or in folders below it"),
         ({"classes": "5"}, "classes: got 5, allowed is 1 to 2"),
         ({"train": 20, "val": 1, "test": 1}, r"class 'cat': 10 usable images, 22 are needed \(20/1/1"),
     ],
@@ -412,8 +418,8 @@ def test_bad_settings(source, captions, tmp_path, settings, message):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"classes": "3"}, "--classes: is for class folders"),
-        ({"train": 3}, "--train: is for class folders"),
+        ({"classes": "3"}, "--classes: is for photos"),
+        ({"train": 3}, "--train: is for photos"),
         ({"image_size": 128}, "pictograms have 256 pixels"),
         ({"per_class": 0}, "per_class: got 0"),
     ],

@@ -11,11 +11,13 @@ import pytest
 from PIL import Image
 
 from vocab import (
+    CONFIG,
     SPECIALS,
     Vocabulary,
     build_vocabulary,
     count_words,
     coverage,
+    length_warning,
     load_vocabulary,
     main,
     save_vocabulary,
@@ -185,7 +187,7 @@ def test_words_of_val_and_test_alone_stay_unknown(tmp_path):
             Image.new("RGB", (8, 8)).save(tmp_path / "data" / split / "sky" / f"{number}.jpg")
             rows.append(f"{split}/sky/{number}.jpg,the {word}")
     (tmp_path / "data" / "captions.csv").write_text("\n".join(rows) + "\n", encoding="utf-8")
-    config = {"data_dir": str(tmp_path / "data"), "min_count": 2}
+    config = CONFIG | {"data_dir": str(tmp_path / "data"), "min_count": 2}
     config |= {"vocab_path": str(tmp_path / "v.pkl"), "graph_path": str(tmp_path / "v.png")}
     main({"vocab": config})
     assert load_vocabulary(tmp_path / "v.pkl").itos == [*SPECIALS, "sun", "the"]
@@ -206,7 +208,17 @@ def test_a_file_that_is_no_vocabulary_is_never_overwritten(tmp_path):
     """`vocab.py --vocab_path captions.csv` once replaced the captions by a pickle."""
     path = tmp_path / "captions.csv"
     path.write_text("image,caption\n", encoding="utf-8")
-    config = {"data_dir": str(tmp_path), "min_count": 2, "vocab_path": str(path), "graph_path": "g.png"}
+    config = CONFIG | {"data_dir": str(tmp_path), "vocab_path": str(path), "graph_path": "g.png"}
     with pytest.raises(ValueError, match=r"captions\.csv: not a vocabulary"):
         main({"vocab": config})
     assert path.read_text(encoding="utf-8") == "image,caption\n"
+
+
+def test_captions_longer_than_a_model_says_are_warned_of():
+    """Captions of 200 words were cut at 30 without a word."""
+    _, lengths = count_words(["a word " * 100] * 3 + ["a red cup"] * 7)
+    line = length_warning(lengths)
+    assert line.startswith("30% of the train captions have more than 29 words (the longest 200), but captions are said")
+    assert length_warning(lengths, max_len=200).startswith("30%")
+    assert length_warning(lengths, max_len=201) == ""
+    assert length_warning(count_words(["a red cup"])[1]) == ""

@@ -1,50 +1,54 @@
-"""Captioned images on disk to a list of Example; the format is chosen by looking at the path given.
+"""Captioned images on disk to a list of Example; the layout is recognised by looking at the path given.
 
     captions.csv                        the project's own layout, {train,val,test}/<class>/<image> beside it
+    captions.csv, captions.txt, ...     any table of image and caption: Flickr8k, Flickr30k, a folder of pictures
+    metadata.csv, metadata.jsonl        image folders of Hugging Face, in the folder or in that of each split
     dataset.json, dataset_*.json        Karpathy's JSON (COCO, Flickr8k/30k, UCM-Captions, RSICD)
     captions_*.json, annotations/...    COCO captions; instances_*.json beside them gives the classes
-    captions.txt, Flickr8k.token.txt    Flickr8k, with Flickr_8k.{train,dev,test}Images.txt
+    captions.json, captions.jsonl       lists of image and caption
+    1.jpg beside 1.txt                  a text file for each picture, a caption a line
 
-Each reader lists a directory once instead of asking for every image, so COCO's 120,000 images take seconds.
+A reader turns a file into entries (caption_tables, caption_json, or read_sidecars here). What is the same for all of
+them happens here: the pictures are looked for, folders give classes and splits where the file does not, what cannot be
+used is left out and counted, and images without a split are shared out.
 """
 
-import csv
-import gc
 import hashlib
 import json
 import os
 import posixpath
-import re
-import unicodedata
-from collections import defaultdict
-from dataclasses import dataclass
+from collections import Counter, defaultdict
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 
-from captioning.cli import counted
-from captioning.data.names import Folders, folded, normalised
-from captioning.files import check_regular
-
-SPLITS = ("train", "val", "test")
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp")
-DEFAULT_DATA_DIR = "data/pictograms"
-ACCEPTED = (
-    "accepted are a folder with captions.csv, dataset.json (Karpathy), captions_*.json (COCO) or "
-    "captions.txt / Flickr8k.token.txt (Flickr8k), or such a file itself"
+from captioning.data.caption_json import read_json_captions, read_json_lines
+from captioning.data.caption_tables import read_pairs, read_table
+from captioning.data.entries import Entry
+from captioning.data.names import IMAGE_FOLDERS, OTHER_PICTURES, Pictures, folded, is_image_name, list_tree
+from captioning.data.omissions import Omissions
+from captioning.data.places import read_folders
+from captioning.data.splits import (
+    SPLITS,
+    check_split,
+    hold_out,
+    read_split_lists,
+    share_out,
+    split_of_file,
+    split_of_folder,
 )
+from captioning.files import read_lines
 
-_IMAGE_FOLDERS = ("", "images", "Images", "Flicker8k_Dataset", "Flickr8k_Dataset")
-_SPLIT_NAMES = {"train": "train", "restval": "train", "val": "val", "dev": "val", "test": "test"}
-MAX_CAPTION = 5000  # characters, about 900 words; one long caption makes its whole batch as long
-MAX_AREA = 10**10  # pixels of an object; a number too large for a float would end in an error of its own
-_ID = int | str  # COCO's ids are numbers, those of sets made after its pattern often text
+DEFAULT_DATA_DIR = "data/pictograms"
+PICTURE_SETTINGS = ("images_dir", "allow_missing")
+SIDECARS = (".txt", ".caption")
 
 
 @dataclass(frozen=True, slots=True)
 class Example:
     """One image with all its captions (at least one, as written in the file).
 
-    label: the class, "" = none;  split: "train", "val" or "test"
+    label: the class, "" = none;  split: "train", "val" or "test" ("" as `read_examples` returns it: not yet shared out)
     """
 
     image: Path
@@ -86,68 +90,83 @@ class Dataset:
 # ---- what the scripts call -----------------------------------------------------------------------
 
 
-def load_dataset(data_dir, *needed):
+def load_dataset(data_dir, *needed, images_dir="", allow_missing=False):
     """Read a dataset, once for a process.
 
-    data_dir: a dataset folder or its annotation file, in one of the formats above
+    data_dir: a dataset folder or its annotation file, in one of the layouts above
     needed:   splits that must have examples; the others are loaded where they are there
 
-    Raises what `load_examples` raises.
+    The others are arguments of `load_examples`, and what it raises is raised.
     """
     for split in needed:
         check_split(split)
-    examples = load_examples(data_dir)
+    examples = load_examples(data_dir, images_dir=images_dir, allow_missing=allow_missing)
     splits = {name: [e for e in examples if e.split == name] for name in SPLITS}
     splits = {name: group for name, group in splits.items() if group}
     for split in needed:
-        if split not in splits:
-            present = ", ".join(splits)
-            raise ValueError(f"{data_dir}: split {split!r} has no example; the splits there are {present}")
+        check_present(split, examples, data_dir)
     return Dataset(dataset_name(data_dir), dataset_root(Path(data_dir)), splits, load_aliases(data_dir))
 
 
-def load_examples(data_dir, split="", silent=None):
+def load_examples(data_dir, split="", silent=None, images_dir="", allow_missing=False):
     """Every captioned image of a dataset in file order, or those of one split.
 
-    data_dir: a dataset folder or its annotation file, in one of the formats above
-    split:    "train", "val", "test" or "" = all
-    silent:   a list that takes the names of images without a caption, which are an error otherwise
-    Raises ValueError or FileNotFoundError, in one line that names the file (and row or key): unknown format,
-    malformed file, image that is not there or has two entries, image without caption, empty or endless caption,
-    split without an example.
+    data_dir:      a dataset folder or its annotation file, in one of the layouts above
+    split:         "train", "val", "test" or "" = all
+    silent:        a list that takes the names of images without a caption, of which many are an error otherwise
+    images_dir:    the folder of the pictures, "" = that of the dataset
+    allow_missing: leave out pictures that are not there, however many
+
+    Where the dataset has no splits, images are shared out 8:1:1, where it has no val, a tenth of train is taken; both
+    are said, and the same each time. What is left out is said, too.
+    Raises ValueError or FileNotFoundError, in one line that names the file (and line or key): unknown layout,
+    malformed file, more than a small share of captions, images or pictures that cannot be used, an image with two
+    entries, a split without an example.
     """
     if split:
         check_split(split)
-    files, reader = find_annotations(Path(data_dir))
-    if reader is read_coco and split:  # one file per split, and a large one
-        files = [path for path in files if coco_split(path) == split] or files
-    examples = reader(files, silent)
-    if not examples:
-        raise ValueError(f"{files[0]}: holds no captioned image")
-    refuse_second_entries(files[0], examples)
-    if not split:
-        return examples
-    chosen = [example for example in examples if example.split == split]
-    if not chosen:
-        present = [name for name in SPLITS if any(example.split == name for example in examples)]
+    examples = with_splits(read_examples(data_dir, split, silent, images_dir, allow_missing), data_dir)
+    if split:
+        check_present(split, examples, data_dir)
+    return [example for example in examples if split in ("", example.split)]
+
+
+def picture_settings(config):
+    """Return what a script's CONFIG says of a dataset's pictures, as arguments of `load_examples`."""
+    return {key: config[key] for key in PICTURE_SETTINGS}
+
+
+def data_flags(config):
+    """Return the flags with which another script reads the same data."""
+    return {"data_dir": config["data_dir"]} | {key: value for key, value in picture_settings(config).items() if value}
+
+
+def check_present(split, examples, data_dir):
+    """Raise ValueError if a split has no example."""
+    present = [name for name in SPLITS if any(example.split == name for example in examples)]
+    if split not in present:
         raise ValueError(f"{data_dir}: split {split!r} has no example; the splits there are {', '.join(present)}")
-    return chosen
 
 
-def check_split(split):
-    """Raise ValueError unless `split` is the name of one."""
-    if split not in SPLITS:
-        raise ValueError(f"split: got {split!r}, allowed are {', '.join(SPLITS)}")
-
-
-def refuse_second_entries(path, examples):
-    """Raise ValueError if two examples have one image file, as two spellings of its name: it may be in two splits."""
-    splits = {}
-    for example in examples:
-        if example.image in splits:
-            both = f"one in {splits[example.image]}, one in {example.split}"
-            raise ValueError(f"{path}: {example.image} has two entries ({both}); allowed is one for each image")
-        splits[example.image] = example.split
+def with_splits(examples, data_dir):
+    """Return the examples with a split each, and say so where it is not the dataset's own."""
+    names = [example.image.as_posix() for example in examples]
+    if not any(example.split for example in examples):
+        of = share_out(names)
+        sizes = Counter(of.values())
+        shares = ", ".join(f"{sizes[split]:,} {split}" for split in SPLITS)
+        print(f"note: {data_dir} has no splits; its images are shared out at random, the same each time: {shares}")
+        return [replace(example, split=of[name]) for example, name in zip(examples, names, strict=True)]
+    train = [name for example, name in zip(examples, names, strict=True) if example.split == "train"]
+    if len(train) > 1 and not any(example.split == "val" for example in examples):
+        held_out = set(hold_out(train))
+        print(
+            f"note: {data_dir} has no val split; taken for it at random, the same each time: {len(held_out):,} of the "
+            f"{len(train):,} images of train"
+        )
+        val = [name in held_out for name in names]
+        return [replace(e, split="val") if held else e for e, held in zip(examples, val, strict=True)]
+    return examples
 
 
 def dataset_name(data_dir):
@@ -163,10 +182,10 @@ def load_aliases(data_dir):
     path = dataset_root(Path(data_dir)) / "aliases.csv"
     aliases = defaultdict(list)
     if path.is_file():
-        for row, (label, alias) in read_csv(path, ("class", "alias")):
-            if not label.strip() or not alias.strip():
-                raise ValueError(f"{path}: row {row}: empty class or alias")
-            aliases[label.strip()].append(alias.strip())
+        for line, (label, alias) in read_pairs(path, ("class", "alias")):
+            if not label or not alias:
+                raise ValueError(f"{path}: line {line}: empty class or alias")
+            aliases[label].append(alias)
     return dict(aliases)
 
 
@@ -179,40 +198,125 @@ def fingerprint(examples):
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:12]
 
 
-# ---- which file, which format --------------------------------------------------------------------
+# ---- which files, which reader -------------------------------------------------------------------
+
+
+def read_sidecars(root, omissions):
+    """Return the entries of a folder with a text file beside each picture, a caption a line."""
+    entries = []
+    for folder, names in list_tree(root):
+        there = set(names)
+        for name in filter(is_image_name, names):
+            sidecar = next((s for suffix in SIDECARS if (s := posixpath.splitext(name)[0] + suffix) in there), "")
+            texts = []
+            if sidecar:
+                path = Path(root, folder, sidecar)
+                lines = [(n, line) for n, line in enumerate(read_lines(path), 1) if line.strip()]
+                texts = [omissions.caption(line, path, f"line {number}") for number, line in lines]
+            where = posixpath.join(folder, sidecar or name)
+            entries.append(Entry(posixpath.join(folder, name), list(filter(None, texts)), None, "", where))
+    return entries
+
+
+def has_sidecars(root):
+    """True if a picture below a folder has a text file of its name beside it."""
+    for _, names in list_tree(root):
+        stems = {posixpath.splitext(name)[0] for name in filter(is_image_name, names)}
+        if any(name.endswith(SIDECARS) and posixpath.splitext(name)[0] in stems for name in names):
+            return True
+    return False
+
+
+class NoAnnotationsError(ValueError):
+    """A folder has no captions in any layout."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A layout of annotations.
+
+    name:     as messages call it
+    patterns: of its files in a dataset's folder; of several, each is of another split
+    """
+
+    name: str
+    patterns: tuple
+
+
+LAYOUTS = (
+    Layout("a table", ("captions.csv", "captions.tsv", "captions.txt", "results.csv", "captions_*.[ct]sv")),
+    Layout("Flickr8k's or Flickr30k's list", ("Flickr8k.token.txt", "results_20130124.token")),
+    Layout("Hugging Face's", ("metadata.csv", "metadata.jsonl", "*/metadata.csv", "*/metadata.jsonl")),
+    Layout("Karpathy's", ("dataset.json", "dataset_*.json")),
+    Layout("COCO's", ("captions_*.json", "annotations/captions_*.json")),
+    Layout("a list", ("captions.json", "captions.jsonl", "captions_*.jsonl", "coco_karpathy_*.json")),
+)
+READERS = {  # by a file's ending
+    ".csv": read_table,
+    ".tsv": read_table,
+    ".txt": read_table,
+    ".token": read_table,
+    ".json": read_json_captions,
+    ".jsonl": read_json_lines,
+    "": read_sidecars,  # a folder
+}
+ACCEPTED = (
+    "accepted are a folder with captions.csv, captions.txt, metadata.csv or .jsonl, dataset.json (Karpathy), "
+    "captions_*.json (COCO), or 1.txt beside 1.jpg, or such a file itself"
+)
 
 
 def find_annotations(path):
-    """Return ([annotation files], reader) for a dataset folder or an annotation file."""
+    """Return ([annotation files], the dataset's folder); the files of one layout, or a folder of sidecars.
+
+    Raises FileNotFoundError or ValueError where there are none, or of more than one layout.
+    """
     if path.is_file():
-        return [path], reader_of_file(path)
+        if path.suffix.lower() not in READERS or not path.suffix:
+            raise ValueError(f"{path}: not a known caption file; {ACCEPTED}")
+        return [path], dataset_root(path)
     if not path.is_dir():
         if path.resolve() == Path(DEFAULT_DATA_DIR).resolve():
             raise FileNotFoundError(f"{path}: no such folder; `python prepare_data.py` makes it")
         raise FileNotFoundError(f"{path}: no such file or folder; {ACCEPTED}")
-    for patterns, reader in FORMATS:
-        files = sorted(chain.from_iterable(path.glob(pattern) for pattern in patterns))
-        if len(files) > 1 and reader is not read_coco:
-            names = ", ".join(file.name for file in files)
-            raise ValueError(f"{path}: holds {names}; give the path of one of them")
-        if files:
-            return files, reader
-    raise ValueError(
-        f"{path}: no known caption file in it; {ACCEPTED}; for folders of images without captions see "
-        "`python prepare_data.py --help`"
-    )
+    root = dataset_root(path)
+    for below in ("", "*/"):
+        found = [files for layout in LAYOUTS if (files := find_files(path, layout, below))]
+        if found:
+            files = list(chain.from_iterable(found))
+            if len(found) > 1 or (len(files) > 1 and not all(split_of(file, root) for file in files)):
+                names = ", ".join(file.relative_to(path).as_posix() for file in files)
+                raise ValueError(f"{path}: holds {names}; give the path of one of them")
+            return one_for_each_split(files, root), root
+    tables = sorted(file for file in path.iterdir() if file.suffix and file.suffix.lower() in READERS)
+    if named := [file for file in tables if file.suffix.lower() != ".txt" and split_of_file(file)]:
+        return one_for_each_split(named, root), root
+    if has_sidecars(path):
+        return [path], path
+    others = f"; give the path of {tables[0].name} if it has the captions" if tables else ""
+    raise NoAnnotationsError(f"{path}: no known caption file in it{others}; {ACCEPTED}")
 
 
-def reader_of_file(path):
-    """Return the reader of one annotation file, by suffix; a JSON file is told by its keys."""
-    match path.suffix.lower():
-        case ".csv":
-            return read_project
-        case ".txt":
-            return read_flickr8k
-        case ".json":
-            return read_coco if "annotations" in read_json(path) else read_karpathy
-    raise ValueError(f"{path}: not a known caption file; {ACCEPTED}")
+def find_files(path, layout, below):
+    """Return the files of a layout in a folder, sorted; below: "" = there, "*/" = in the folders in it."""
+    files = set(chain.from_iterable(path.glob(below + pattern) for pattern in layout.patterns))
+    return sorted(file for file in files if file.is_file() or file.is_fifo())
+
+
+def one_for_each_split(files, root):
+    """Return the files. Raises ValueError if two are of one split."""
+    splits = {}
+    for file in files:
+        if (other := splits.setdefault(split_of(file, root), file)) is not file:
+            raise ValueError(f"{file}: {other.name} is {split_of(file, root)}, too; give the path of one of them")
+    return files
+
+
+def split_of(path, root):
+    """The split that a file's name says, or that of its folder inside the dataset's; "" = neither does."""
+    if path == root:
+        return ""
+    return split_of_file(path) or (split_of_folder(path.parent.name) if path.parent != root else "")
 
 
 def dataset_root(path):
@@ -221,333 +325,126 @@ def dataset_root(path):
     return folder.parent if folder.name == "annotations" else folder
 
 
-# ---- one reader per format, each (annotation files) -> list[Example] -----------------------------
+# ---- entries to examples -------------------------------------------------------------------------
 
 
-def read_project(files, silent=None):
-    """captions.csv with the columns image,caption; the image's path gives split and class."""
-    (path,) = files
-    captions = defaultdict(list)
-    for row, (name, caption) in read_csv(path, ("image", "caption")):
-        name = unicodedata.normalize("NFC", normalised(name))
-        split = name.split("/")[0]
-        if split not in SPLITS or "/" not in name:
-            raise ValueError(f"{path}: row {row}: image {name!r} must begin with train/, val/ or test/")
-        captions[name].append(checked_caption(caption, path, f"row {row}"))
-    images = locate(captions, path, [path.parent])
-    check_all_captioned(path, captions, silent)
-    examples = []
-    for name, texts in captions.items():
-        split, *folders, _ = name.split("/")
-        examples.append(Example(images[name], texts, folders[0] if folders else "", split))
+def read_examples(data_dir, split="", silent=None, images_dir="", allow_missing=False):
+    """Return the Examples of a dataset in file order, with the splits that it has; "" = it has none.
+
+    split: the only one that is needed, as far as it is in a file of its own; "" = all
+    The others are arguments of `load_examples`, and what it raises is raised.
+    """
+    files, root = find_annotations(Path(data_dir))
+    splits = {path: split_of(path, root) for path in files}
+    if split and {split, "val"} <= set(splits.values()):  # a file for each split, and COCO's are large
+        files = [path for path in files if splits[path] == split]
+    if images_dir and not Path(images_dir).is_dir():
+        raise FileNotFoundError(f"{images_dir}: no such folder; images_dir is that of the pictures")
+    omissions, located = Omissions(), []
+    for path in files:
+        entries = read_entries(path, splits[path], omissions)
+        located += locate(entries, path, picture_folders(path, splits[path], root, images_dir), omissions)
+    examples = as_examples(located, Path(images_dir or root), files[0], omissions)
+    if silent is not None:
+        silent += omissions.silent
+        omissions.found["images"].clear()
+    advice = ["images_dir names the folder of the pictures"] * (not images_dir)
+    advice += ["allow_missing goes on without those that are missing"] * (not allow_missing and bool(examples))
+    omissions.settle(allow_missing, advice)
+    if not examples:
+        raise ValueError(f"{files[0]}: holds no captioned image")
     return examples
 
 
-def check_all_captioned(path, captions, silent=None):
-    """Raise ValueError if train/, val/ or test/ hold an image that the caption file does not name."""
-    present = []
-    for split in SPLITS:
-        for folder, folders, names in os.walk(path.parent / split):
-            folders.sort()
-            prefix = Path(folder).relative_to(path.parent).as_posix()
-            present += [f"{prefix}/{name}" for name in sorted(names) if is_image_name(name)]
-    named = set(map(folded, captions))
-    refuse_silent([name for name in present if folded(name) not in named], path, silent)
+def read_entries(path, split, omissions):
+    """Return the captioned entries of one annotation file; split: of those that the file puts in none, "" = none."""
+    entries = READERS["" if path.is_dir() else path.suffix.lower()](path, omissions)
+    if not any(entry.split for entry in entries):
+        for entry in entries:
+            entry.split = split
+        if not split and not path.is_dir():
+            entries = split_by_lists(path, entries, omissions)
+    omissions.total["images"] += len(entries)
+    for entry in entries:
+        if not entry.captions:
+            omissions.image(entry.name, path)
+    return [entry for entry in entries if entry.captions]
 
 
-def is_image_name(name):
-    """True for a file name with an image's suffix that is not hidden (macOS leaves ._1.jpg beside 1.jpg)."""
-    return name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith(".")
+def split_by_lists(path, entries, omissions):
+    """Return the entries that lists of names beside a caption file put in a split; all of them if there are none.
 
-
-def refuse_silent(names, path, silent):
-    """Raise ValueError naming the first of the images without a caption, and their count, or add them to `silent`."""
-    if silent is not None:
-        silent += names
-    elif names:
-        raise ValueError(f"{path}: no caption for {names[0]} ({counted(len(names), 'image')} without a caption)")
-
-
-def read_karpathy(files, silent=None):
-    """Karpathy's dataset.json: images with filename, split and sentences[].raw; `restval` counts as train.
-
-    `filepath` is the class if there are several and none is like train2014 (COCO's folders are not classes).
-    Source: Karpathy and Fei-Fei 2015 (arXiv:1412.2306).
-    """
-    (path,) = files
-    entries = {}  # name -> (folder, captions, split)
-    for index, image in enumerate(read_list(path, read_json(path), "images")):
-        where = f"images[{index}]"
-        name, split = (read_key(image, key, str, path, where) for key in ("filename", "split"))
-        if split not in _SPLIT_NAMES:
-            raise ValueError(f"{path}: {where}: split {split!r}, allowed are {', '.join(_SPLIT_NAMES)}")
-        texts = [
-            checked_caption(read_key(sentence, "raw", str, path, f"{where}.sentences[{number}]"), path, where)
-            for number, sentence in enumerate(read_key(image, "sentences", list, path, where))
-        ]
-        folder = read_key(image, "filepath", str, path, where).strip("/") if "filepath" in image else ""
-        name = f"{folder}/{name}" if folder else name
-        if name in entries:
-            raise ValueError(f"{path}: {where}: {name} stands in it twice")
-        entries[name] = (folder, texts, _SPLIT_NAMES[split])
-    refuse_silent([name for name, (_, texts, _) in entries.items() if not texts], path, silent)
-    entries = {name: entry for name, entry in entries.items() if entry[1]}
-
-    folders = {folder for folder, _, _ in entries.values()}
-    has_classes = len(folders) > 1 and not any(re.fullmatch(r"|(train|val|test)\d*", name) for name in folders)
-    images = locate(entries, path, [dataset_root(path)], bare=True)
-    return [
-        Example(images[name], texts, folder if has_classes else "", split)
-        for name, (folder, texts, split) in entries.items()
-    ]
-
-
-def read_coco(files, silent=None):
-    """COCO's captions_<split><year>.json; the split is read from the file's name.
-
-    With instances_<split><year>.json beside it, the label is the category with the largest total area in the
-    image (the first of equals; "" for an image without an object); without it there are no labels.
-    Source: Chen et al. 2015 (arXiv:1504.00325).
-    """
-    paths = {}
-    for path in files:
-        split = coco_split(path)
-        if not split:
-            raise ValueError(f"{path}: the file's name must say which split it is: {', '.join(SPLITS)}")
-        if split in paths:
-            raise ValueError(f"{path}: {paths[split].name} is {split}, too; give the path of one of them")
-        paths[split] = path
-    return [example for split, path in paths.items() for example in read_coco_file(path, split, silent)]
-
-
-def coco_split(path):
-    """The split in a COCO file's name, a whole part of it: captions_val2017, captions_latest_train; "" = none.
-
-    Raises ValueError if two splits are named.
-    """
-    parts = re.findall("[a-z]+", path.stem.lower())
-    found = list(dict.fromkeys(_SPLIT_NAMES[part] for part in parts if part in _SPLIT_NAMES))
-    if len(found) > 1:
-        raise ValueError(f"{path}: its name has {' and '.join(found)}; one split must be left")
-    return found[0] if found else ""
-
-
-def read_coco_file(path, split, silent=None):
-    """The examples of one COCO caption file."""
-    content = read_json(path)
-    names = {}
-    for index, image in enumerate(read_list(path, content, "images")):
-        where = f"images[{index}]"
-        image_id = read_key(image, "id", _ID, path, where)
-        if image_id in names:
-            raise ValueError(f"{path}: {where}: id {image_id} is that of {names[image_id]}, too")
-        names[image_id] = read_key(image, "file_name", str, path, where)
-    captions = defaultdict(list)
-    for index, annotation in enumerate(read_list(path, content, "annotations")):
-        where = f"annotations[{index}]"
-        image_id = read_key(annotation, "image_id", _ID, path, where)
-        if image_id not in names:
-            raise ValueError(f"{path}: {where}: image_id {image_id} is not among its images")
-        captions[image_id].append(checked_caption(read_key(annotation, "caption", str, path, where), path, where))
-    refuse_silent([name for image_id, name in names.items() if image_id not in captions], path, silent)
-    names = {image_id: name for image_id, name in names.items() if image_id in captions}
-
-    folder = path.stem.removeprefix("captions_")  # train2017
-    root = dataset_root(path)
-    images = locate(names.values(), path, [root / folder, root / "images" / folder, root / split, root])
-    labels = read_coco_labels(path.with_name(path.name.replace("captions", "instances", 1)))
-    return [Example(images[name], captions[i], labels.get(i, ""), split) for i, name in names.items()]
-
-
-def read_coco_labels(path):
-    """Return image id -> name of the category with the largest total area; {} if the file is not there."""
-    if not path.is_file() or not path.name.startswith("instances"):
-        return {}
-    content = read_json(path, unread=("segmentation",))  # nine tenths of the file
-    categories = {}
-    for index, category in enumerate(read_list(path, content, "categories")):
-        where = f"categories[{index}]"
-        categories[read_key(category, "id", _ID, path, where)] = read_key(category, "name", str, path, where)
-    areas = defaultdict(lambda: defaultdict(float))
-    for index, annotation in enumerate(read_list(path, content, "annotations")):
-        where = f"annotations[{index}]"
-        category = read_key(annotation, "category_id", _ID, path, where)
-        if category not in categories:
-            raise ValueError(f"{path}: {where}: category_id {category} is not among its categories")
-        area = read_key(annotation, "area", int | float, path, where)
-        if not 0 <= area < MAX_AREA:
-            raise ValueError(f"{path}: {where}: area is {area!r:.80}, allowed is 0 to {MAX_AREA:,} pixels")
-        areas[read_key(annotation, "image_id", _ID, path, where)][category] += area
-    return {image_id: categories[max(sums, key=sums.get)] for image_id, sums in areas.items()}
-
-
-def read_flickr8k(files, silent=None):
-    """captions.txt (image,caption) or Flickr8k.token.txt (image#number<tab>caption), with three split files.
-
-    Images outside the split files are left out (92 of the original's). There are no labels.
+    Images in no list are left out (92 of Flickr8k's 8,092).
     Source: Hodosh, Young and Hockenmaier 2013 (doi:10.1613/jair.3994).
     """
-    path = files[0]
-    captions = defaultdict(list)
-    rows = read_tokens(path) if path.name.endswith(".token.txt") else read_csv(path, ("image", "caption"))
-    for row, (name, caption) in rows:
-        captions[name.strip()].append(checked_caption(caption, path, f"row {row}"))
-
-    splits = {}
-    for name in ("train", "dev", "test"):
-        split_path = path.with_name(f"Flickr_8k.{name}Images.txt")
-        if not split_path.is_file():
-            raise FileNotFoundError(
-                f"{split_path}: no such file; Flickr8k needs its three split files beside {path.name}"
-            )
-        for row, line in enumerate(read_lines(split_path), 1):
-            image = line.strip()
-            if not image:
-                continue
-            if image not in captions:
-                if silent is None:
-                    raise ValueError(f"{split_path}: row {row}: {image} has no caption in {path.name}")
-                silent.append(image)
-                continue
-            if splits.setdefault(image, _SPLIT_NAMES[name]) != _SPLIT_NAMES[name]:
-                raise ValueError(f"{split_path}: row {row}: {image} is in the {splits[image]} split, too")
-    images = locate(splits, path, [path.parent])
-    return [Example(images[name], texts, "", splits[name]) for name, texts in captions.items() if name in splits]
+    splits, silent = read_split_lists(path.parent, {entry.name for entry in entries})
+    if not splits:
+        return entries
+    for list_path, number, name in silent:
+        omissions.total["images"] += 1
+        omissions.image(name, f"{list_path}: line {number}")
+    for entry in entries:
+        entry.split = splits.get(entry.name, "")
+    return [entry for entry in entries if entry.split]
 
 
-FORMATS = (
-    (("captions.csv",), read_project),
-    (("dataset.json", "dataset_*.json"), read_karpathy),
-    (("captions_*.json", "annotations/captions_*.json"), read_coco),
-    (("captions.txt", "Flickr8k.token.txt"), read_flickr8k),
-)
+def picture_folders(path, split, root, images_dir):
+    """Return the Pictures of an annotation file: where they usually lie, train2017/ and images/ among others."""
+    base = Path(images_dir or root)
+    stem = path.stem.removeprefix("captions_")
+    bases = [base / stem, base / "images" / stem, base / split, base]
+    if not images_dir:
+        bases.insert(3, path.parent)
+    return Pictures(base, dict.fromkeys(os.path.join(one, folder) for one in bases for folder in IMAGE_FOLDERS))
 
 
-# ---- files, rows and keys ------------------------------------------------------------------------
-
-
-def locate(names, path, roots, bare=False):
-    """Return name -> path of the image file, for the relative `names` in the annotation file `path`.
-
-    roots: folders to look in, each with its usual image folders; the last one is the dataset's
-    bare:  where the folders of a name are not there, look for the file alone, if no two names share it
-
-    A name may be spelt otherwise than on disk, see captioning.data.names.
-    Raises ValueError for a name that leads out of the dataset, and for images that are not there (naming the
-    first, with their count and the nearest name on disk).
-    """
-    folders = [os.path.join(root, folder) for root in roots for folder in _IMAGE_FOLDERS]
-    bare = bare and len({os.path.basename(name) for name in names}) == len(names)
-    disk, found, missing = Folders(), {}, []
-    for name in names:
-        if os.path.isabs(name) or ".." in name.replace("\\", "/").split("/"):
-            raise ValueError(f"{path}: image {name!r}: allowed is a path inside the dataset's folder")
-        spellings = (name, posixpath.basename(normalised(name))) if bare else (name,)
-        there = (disk.find(folder, spelling) for spelling in spellings for folder in folders)
-        image = next(filter(None, there), None)
-        if image:
-            found[name] = Path(image)
-        else:
-            missing.append(name)
-    if missing:
-        nearest = disk.nearest(folders, missing[0])
-        told = f"; the nearest name there is {nearest}" if nearest else ""
-        count = counted(len(missing), "image")
-        raise ValueError(f"{path}: names {missing[0]}, which is not in {roots[-1]}{told} ({count} missing)")
-    return found
-
-
-def checked_caption(caption, path, where):
-    """Return the caption without outer blanks.
-
-    Raises ValueError if it has no letter or digit, half a character, or more of them than MAX_CAPTION.
-    """
-    if len(caption) > MAX_CAPTION:
-        got = f"{caption[:40]!r}... has {len(caption):,} characters"
-        raise ValueError(f"{path}: {where}: caption {got}, allowed are {MAX_CAPTION:,}")
-    if not any(character.isalnum() for character in caption):
-        raise ValueError(f"{path}: {where}: empty caption {caption!r}")
-    if any("\ud800" <= character <= "\udfff" for character in caption):  # JSON can spell it; no file can hold it
-        raise ValueError(f"{path}: {where}: caption {caption!r:.80} has half of a surrogate pair, which is no text")
-    return caption.strip()
-
-
-def read_csv(path, columns):
-    """Yield (row number, values of `columns`) of a CSV; the header is row 1, and may have further columns."""
-    check_regular(path)
-    with open(path, encoding="utf-8-sig", newline="") as file:
-        reader = csv.reader(file, strict=True)
+def locate(entries, path, pictures, omissions):
+    """Return [(entry, path of its picture)]; pictures that are missing, or of a kind that is not read, are left out."""
+    bare = len({posixpath.basename(entry.name) for entry in entries}) == len(entries)
+    bare = bare and not any(entry.label is None for entry in entries)
+    located = []
+    omissions.total["pictures"] += len(entries)
+    omissions.total["endings"] += len(entries)
+    for entry in entries:
         try:
-            header = [name.strip().lower() for name in next(reader, [])]
-            if not set(columns) <= set(header):
-                raise ValueError(f"{path}: row 1: {','.join(header)!r}, must be the header {','.join(columns)}")
-            places = [header.index(column) for column in columns]
-            for values in reader:
-                if not values:
-                    continue
-                if len(values) != len(header):
-                    raise ValueError(
-                        f"{path}: row {reader.line_num}: {len(values)} columns, the header has {len(header)} "
-                        "(a caption with a comma needs quotes)"
-                    )
-                yield reader.line_num, tuple(values[place] for place in places)
-        except csv.Error as error:
-            raise ValueError(f"{path}: row {reader.line_num}: malformed CSV ({error})") from None
-        except UnicodeDecodeError as error:
-            raise ValueError(f"{path}: not UTF-8 text ({error.reason} after row {reader.line_num})") from None
+            image, problem = pictures.find(entry.name, entry.split, bare)
+        except ValueError as error:
+            raise ValueError(f"{path}: {entry.where}: {error}") from None
+        if problem:
+            nearest = "" if omissions.found["pictures"] else pictures.nearest(entry.name)
+            told = f"; the nearest name there is {nearest}" if nearest else ""
+            omissions.add("pictures", f"{path}: {entry.where}: {problem}{told}")
+        elif image.lower().endswith(OTHER_PICTURES):
+            omissions.add("endings", f"{path}: {entry.where}: names {entry.name}, a kind of picture that is not read")
+        else:
+            located.append((entry, image))
+    return located
 
 
-def read_tokens(path):
-    """Yield (row number, (image, caption)) of Flickr8k.token.txt."""
-    for row, line in enumerate(read_lines(path), 1):
-        if line.strip():
-            name, tab, caption = line.partition("\t")
-            if not tab:
-                raise ValueError(f"{path}: row {row}: no tab between image and caption")
-            yield row, (name.rpartition("#")[0] or name, caption)
+def as_examples(located, root, path, omissions):
+    """Return the Examples of entries and their pictures; folders say the classes and splits that the file does not."""
+    start = len(os.path.join(root, ""))
+    by_folder = [image[start:] for entry, image in located if entry.label is None]
+    places, examples, split_folders = iter(read_folders(by_folder, path)), {}, set()
+    for entry, image in located:
+        split, label = next(places) if entry.label is None else ("", entry.label)
+        if split and not entry.split:
+            split_folders.add(image[: image.index("/", start)])
+        example = Example(Path(image), entry.captions, label, entry.split or split)
+        if image in examples:
+            both = f"one in {examples[image].split}, one in {example.split}"
+            raise ValueError(f"{path}: {image} has two entries ({both}); allowed is one for each image")
+        examples[image] = example
+    named = set(map(folded, omissions.silent))
+    for image in list_pictures(split_folders):
+        if image not in examples and folded(image[start:]) not in named:
+            omissions.total["images"] += 1
+            omissions.image(image[start:], path)
+    return list(examples.values())
 
 
-def read_lines(path):
-    """The lines of a UTF-8 text file."""
-    try:
-        return path.read_text(encoding="utf-8-sig").split("\n")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from None
-
-
-def read_json(path, unread=()):
-    """The object in a JSON file; the keys `unread` of all objects in it are dropped as soon as they are parsed."""
-
-    def drop(entry):
-        for key in unread:
-            entry.pop(key, None)
-        return entry
-
-    collecting = gc.isenabled()
-    gc.disable()  # millions of new objects, none to free: COCO's instances load a third faster
-    try:
-        content = json.loads(path.read_bytes(), object_hook=drop if unread else None)
-    except (ValueError, RecursionError) as error:  # of JSON, of its text, or of a number with thousands of digits
-        raise ValueError(f"{path}: malformed JSON ({error})") from None
-    finally:
-        if collecting:
-            gc.enable()
-    if not isinstance(content, dict):
-        raise ValueError(f"{path}: holds a {type(content).__name__}, must be an object")
-    return content
-
-
-def read_list(path, content, key):
-    """The list under a top-level key of a JSON file."""
-    if not isinstance(content.get(key), list):
-        raise ValueError(f"{path}: no list under the key {key!r}")
-    return content[key]
-
-
-def read_key(entry, key, kind, path, where):
-    """One value, of the type `kind`, of a JSON object inside the file."""
-    if not isinstance(entry, dict) or key not in entry:
-        raise ValueError(f"{path}: {where}: no key {key!r}")
-    if not isinstance(entry[key], kind):
-        raise ValueError(f"{path}: {where}: {key} is {entry[key]!r:.80}, which has the wrong type")
-    return entry[key]
+def list_pictures(folders):
+    """Yield the paths of all pictures in folders and below them."""
+    for folder in sorted(folders):
+        for below, names in list_tree(folder):
+            yield from (os.path.join(folder, below, name) for name in names if is_image_name(name))

@@ -12,11 +12,13 @@ import numpy as np
 import pandas as pd
 
 from captioning.cli import counted
-from captioning.data.annotations import SPLITS
 from captioning.data.copies import describe_image, find_copies, process_map
+from captioning.data.splits import SPLITS
 from captioning.data.tokenizer import Tokens
 from captioning.progress import Progress
 
+UNLIKE = 1.3  # ratio of the different captions per image of two splits; from here on their scores do not compare
+SELDOM = 0.1  # share of captions that name their class; below it, class scores say little
 LEAK = 0.05  # a larger share of the split that is scored, known from train, is worth a warning
 
 MEASURES = {  # key in the audit -> as printed; shares are 0..1
@@ -27,6 +29,7 @@ MEASURES = {  # key in the audit -> as printed; shares are 0..1
     "near_copies": "images that nearly equal one of an earlier split",
     "captions": "captions",
     "captions_per_image": "captions per image, mean",
+    "different_per_image": "different captions per image, mean",
     "words_mean": "words in a caption, mean",
     "words_min": "words in a caption, least",
     "words_max": "words in a caption, most",
@@ -34,6 +37,7 @@ MEASURES = {  # key in the audit -> as printed; shares are 0..1
     "images_in_train": "share of images all of whose captions stand word for word in train",
     "new_words": "different words that train lacks",
     "new_word_share": "share of all words that train lacks",
+    "naming": "share of captions that name the class of their image",
     "classes": "classes",
     "class_min": "images of the smallest class",
     "class_max": "images of the largest class",
@@ -70,6 +74,7 @@ def caption_measures(captions, trained_captions, trained_words):
         "images": len(captions),
         "captions": len(flat),
         "captions_per_image": len(flat) / len(captions),
+        "different_per_image": sum(len(set(group)) for group in captions) / len(captions),
         "words_mean": float(np.mean(lengths)),
         "words_min": min(lengths),
         "words_max": max(lengths),
@@ -83,11 +88,12 @@ def caption_measures(captions, trained_captions, trained_words):
 # ---- the whole -----------------------------------------------------------------------------------------
 
 
-def audit_examples(examples, silent=(), *, num_workers=1, progress=True, tokens=None):
+def audit_examples(examples, silent=(), *, num_workers=1, progress=True, tokens=None, naming_share=None):
     """Return the Audit of a dataset's examples, all splits together.
 
-    silent: names of its images without a caption, which are no examples
-    tokens: Tokens of captions that were tokenised already
+    silent:       names of its images without a caption, which are no examples
+    tokens:       Tokens of captions that were tokenised already
+    naming_share: function (examples of a split) -> share of captions that name their class; None = it is not asked
     """
     tokens = Tokens() if tokens is None else tokens
     splits = [split for split in SPLITS if any(example.split == split for example in examples)]
@@ -101,6 +107,8 @@ def audit_examples(examples, silent=(), *, num_workers=1, progress=True, tokens=
         if sizes:
             sizes = sizes.values()
             rows[split] |= {"classes": len(sizes), "class_min": min(sizes), "class_max": max(sizes)}
+            if naming_share:
+                rows[split]["naming"] = naming_share([example for example in examples if example.split == split])
         if split == "train" or not trained:
             for measure in ("captions_in_train", "images_in_train", "new_words", "new_word_share"):
                 del rows[split][measure]
@@ -151,7 +159,7 @@ def measure_text(measure, value):
     """Write one value of an audit; "" for None."""
     if value is None:
         return ""
-    if measure in ("captions_in_train", "images_in_train", "new_word_share"):
+    if measure in ("captions_in_train", "images_in_train", "new_word_share", "naming"):
         return f"{value:.1%}"
     return f"{value:.1f}" if measure.endswith(("mean", "per_image")) else f"{value:,.0f}"
 
@@ -176,6 +184,19 @@ def warnings(audit, split):
         lines.append(
             f"{share:.1%} of the {split} split's captions stand word for word in train: a model that repeats what it "
             "has read scores well here, so BLEU and CIDEr-D flatter it."
+        )
+    different = {row.split: row.value for row in audit.table.itertuples() if row.measure == "different_per_image"}
+    other = max(different, key=lambda name: max(different[name] / different[split], different[split] / different[name]))
+    if max(different[other], different[split]) >= UNLIKE * min(different[other], different[split]):
+        lines.append(
+            f"Images of the {split} split have {different[split]:.1f} different captions, those of {other} "
+            f"{different[other]:.1f}: scores of the two do not compare, since each further reference raises BLEU and "
+            "changes CIDEr-D."
+        )
+    if values.get("naming", 1) < SELDOM:
+        lines.append(
+            f"{values['naming']:.1%} of the {split} split's captions name the class of their image: accuracy says "
+            "little, until aliases.csv has the words that mean a class."
         )
     if number := int(values.get("unreadable", 0)):
         lines.append(f"{number:,} of the {images:,.0f} images of the {split} split cannot be read.")

@@ -1,6 +1,6 @@
-"""Folders of photographs, `<source>/<class>/*.jpg`, to square JPEGs without copies, shared out to the splits.
+"""Folders of photographs, with classes and splits or without, to square JPEGs without copies, shared out to the splits.
 
-The steps in order: list_photos, choose_classes, read_captions, gather_photos (decode, crop, drop copies), place_photos.
+The steps in order: list_photos, choose_classes, gather_photos (decode, crop, drop copies), place_photos.
 Nothing is written outside the folder that the caller gives.
 """
 
@@ -12,30 +12,33 @@ import random
 import re
 import shutil
 import tempfile
-from collections import Counter, defaultdict
+from collections import Counter
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from PIL import Image, ImageOps
 
-from captioning.cli import counted, one_line
-from captioning.data.annotations import SPLITS, checked_caption, is_image_name, read_csv
+from captioning.cli import one_line
+from captioning.data.annotations import Example
 from captioning.data.copies import CopyGroups, describe_picture, process_map
 from captioning.data.images import load_image
-from captioning.data.names import folded, normalised
+from captioning.data.names import IMAGE_SUFFIXES, is_image_name, list_tree
+from captioning.data.places import read_folders
+from captioning.data.splits import SPLITS
 from captioning.progress import Progress
 
 JPEG_QUALITY = 92
 ORIENTATION = 0x0112  # EXIF tag; 1 = as stored
+TEXTS = (".txt", ".caption", ".csv", ".tsv", ".json", ".jsonl", ".xml", ".md", ".html", ".token", ".db", ".ini")
 WRITTEN = {*SPLITS, "captions.csv", "preview.png"}  # what a dataset folder of this project holds
 
 
 @dataclass(frozen=True)
 class Photo:
-    """A usable photograph: its class, its path relative to the source, and the square JPEG made of it."""
+    """A usable photograph: its (split, class), its path relative to the source, and the square JPEG made of it."""
 
-    label: str
+    group: tuple
     name: str
     path: Path
 
@@ -44,7 +47,7 @@ class Photo:
 class Gathered:
     """What became of the photographs looked at."""
 
-    photos: dict[str, list[Photo]]  # class -> those to use, in their random order
+    photos: dict[tuple, list[Photo]]  # (split, class) -> those to use, in their random order
     looked_at: int = 0
     unreadable: list[str] = field(default_factory=list)  # one error line each
     exact: int = 0  # dropped copies, byte for byte
@@ -55,18 +58,34 @@ class Gathered:
 
 
 def list_photos(source):
-    """Return class -> image paths relative to `source` ("cat/1.jpg"), both sorted; other files are ignored."""
+    """Return (Examples without captions, sorted by path, Counter of the endings of files that are not read).
+
+    Folders say the split and the class of each, see places.read_folders; "" = they say none.
+    """
     if not source.is_dir():
-        raise FileNotFoundError(f"{source}: no such folder; --source takes a folder of <class>/<image>.jpg")
-    photos = {}
-    for label in sorted(os.listdir(source)):
-        if not label.startswith(".") and (source / label).is_dir():
-            names = sorted(name for name in os.listdir(source / label) if is_image_name(name))
-            if names:
-                photos[label] = [f"{label}/{name}" for name in names]
-    if not photos:
-        raise ValueError(f"{source}: no images in folders below it; --source takes a folder of <class>/<image>.jpg")
-    return photos
+        raise FileNotFoundError(f"{source}: no such folder; --source takes a folder of photos, as <class>/<image>.jpg")
+    files = [os.path.join(folder, name) for folder, names in list_tree(source) for name in names]
+    names = sorted(name for name in files if is_image_name(name))
+    others = Counter(ending for name in files if (ending := other_ending(name)))
+    if not names:
+        found = f", but {listed(others)}, which are not read; convert them to JPEG" if others else ""
+        raise ValueError(f"{source}: no images in it or in folders below it{found}")
+    places = read_folders(names, source)
+    photos = [Example(source / name, [], label, split) for name, (split, label) in zip(names, places, strict=True)]
+    return photos, others
+
+
+def other_ending(name):
+    """Return the ending of a file that is no image, as .heic or .jpg.1; "" = an image, or a text beside the images."""
+    stem, ending = os.path.splitext(name.lower())
+    if is_image_name(os.path.basename(name)) or ending in ("", *TEXTS):
+        return ""
+    return os.path.splitext(stem)[1] * stem.endswith(IMAGE_SUFFIXES) + ending
+
+
+def listed(endings):
+    """Return "2 .heic, 1 .avif" of a Counter of endings."""
+    return ", ".join(f"{number:,} {ending}" for ending, number in endings.most_common())
 
 
 def choose_classes(available, wanted):
@@ -86,36 +105,6 @@ def choose_classes(available, wanted):
                 f"classes: there is no {name!r} among the {len(available)} folders; nearest is {nearest!r}"
             )
     return names
-
-
-def read_captions(path, photos):
-    """Return image -> captions from a CSV (image,caption), the image relative to the source folder.
-
-    A name may be spelt otherwise than on disk, have more folders before it, or lack its class if one class has it.
-    Raises ValueError for a malformed row, an empty caption, and images that are not in the source.
-    """
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file; --captions takes a CSV with the header image,caption")
-    present = defaultdict(list)  # spelling, with and without the class -> names on disk
-    for name in itertools.chain.from_iterable(photos.values()):
-        present[folded(name)].append(name)
-        present[folded(name.partition("/")[2])].append(name)
-    captions, missing = {}, []
-    for row, (name, caption) in read_csv(path, ("image", "caption")):
-        # Perhaps with folders above the class, as the source's own name. A name without any folder has no class.
-        spellings = (name, "/".join(normalised(name).split("/")[-2:]))
-        spelt = next((found for one in spellings if (found := present.get(folded(one)))), [])
-        if len(spelt) != 1 and normalised(name) not in spelt:
-            problem = "which is not in the source folder"
-            if spelt:
-                problem = f"which may be {' or '.join(spelt[:2])}; write it with its class"
-            missing.append(f"row {row}: names {normalised(name)}, {problem}")
-            continue
-        name = normalised(name) if normalised(name) in spelt else spelt[0]
-        captions.setdefault(name, []).append(checked_caption(caption, path, f"row {row}"))
-    if missing:
-        raise ValueError(f"{path}: {missing[0]} ({counted(len(missing), 'row')} of this kind)")
-    return captions
 
 
 # ---- decoding ----------------------------------------------------------------------------------------
@@ -174,41 +163,42 @@ class Gathering:
 def gather_photos(source, candidates, folder, gathering, num_workers=1, progress=True):
     """Read photographs in random order until each class has `need` without copies, or is used up.
 
-    candidates: class -> image paths relative to `source`
+    candidates: (split, class) -> image paths relative to `source`; a split of "" is not known
     folder:     where the square JPEGs go; those of dropped images stay there as well
 
-    Of a group of copies one image stays, the first read, across classes too. Looking at no more images than needed
-    saves most of the time on large sources.
+    Of a group of copies one image stays, the first read, across classes and splits too. Looking at no more images
+    than needed saves most of the time on large sources.
     """
     waiting = {}
-    for label, names in candidates.items():
-        waiting[label] = sorted(names)
-        random.Random(f"{gathering.seed} {label}").shuffle(waiting[label])  # so a class's order hangs on no other class
+    for group, names in candidates.items():
+        waiting[group] = sorted(names)
+        place = "/".join(filter(None, group))  # so a class's order hangs on no other class
+        random.Random(f"{gathering.seed} {place}").shuffle(waiting[group])
     groups, read, result = CopyGroups(gathering.distance), [], Gathered(photos={})
     need = gathering.need
-    lacking = {label: need or len(names) for label, names in waiting.items()}
+    lacking = {group: need or len(names) for group, names in waiting.items()}
     reading = Progress(total=0, desc="reading", unit=" images", disable=not progress)
     with process_map(num_workers) as run, reading as bar:
-        while batch := [(label, name) for label in waiting for name in waiting[label][: lacking[label]]]:
-            waiting = {label: names[lacking[label] :] for label, names in waiting.items()}
+        while batch := [(group, name) for group in waiting for name in waiting[group][: lacking[group]]]:
+            waiting = {group: names[lacking[group] :] for group, names in waiting.items()}
             bar.total = result.looked_at + len(batch)
             targets = [folder / f"{result.looked_at + i:07}.jpg" for i in range(len(batch))]
             tasks = [(source / name, target) for (_, name), target in zip(batch, targets, strict=True)]
             pictures, results = [], run(functools.partial(make_square, size=gathering.size), tasks)
-            for (label, name), (_, target), answer in zip(batch, tasks, results, strict=True):
+            for (group, name), (_, target), answer in zip(batch, tasks, results, strict=True):
                 bar.update()
                 if isinstance(answer, str):
                     result.unreadable.append(answer)
                 else:
                     pictures.append(answer)
-                    read.append(Photo(label, name, target))
+                    read.append(Photo(group, name, target))
             result.looked_at += len(batch)
             if pictures:
                 groups.add(pictures)
             kept = [photo for photo, first in zip(read, groups.firsts(), strict=True) if first]
-            have = Counter(photo.label for photo in kept)
-            lacking = {label: max(0, need - have[label]) for label in waiting}
-    result.photos = {label: [photo for photo in kept if photo.label == label] for label in candidates}
+            have = Counter(photo.group for photo in kept)
+            lacking = {group: max(0, need - have[group]) for group in waiting}
+    result.photos = {group: [photo for photo in kept if photo.group == group] for group in candidates}
     result.exact = int(groups.exact.sum())
     result.near = int((~groups.firsts() & ~groups.exact).sum())
     return result
@@ -217,20 +207,22 @@ def gather_photos(source, candidates, folder, gathering, num_workers=1, progress
 # ---- the dataset's folder ------------------------------------------------------------------------------
 
 
-def place_photos(photos, sizes, folder):
-    """Move the JPEGs of one class to folder/<split>/<class>/, the first sizes["train"] to train and so on.
+def place_photos(photos, label, sizes, folder):
+    """Move the JPEGs of a class to folder/<split>/<class>/, the first sizes["train"] to train and so on.
 
+    label:   the class, "" = none: they go to folder/<split>/
     returns: path relative to `folder` -> the photograph's path relative to the source
     A file keeps its name as far as it is a plain one.
     """
     origin, taken, rest = {}, set(), iter(photos)
     for split, count in sizes.items():
+        place = f"{split}/{label}" if label else split
         for photo in itertools.islice(rest, count):
             stem = re.sub(r"[^\w.()+-]", "_", Path(photo.name).stem)
             while stem.lower() in taken:  # 1.jpg beside 1.png, or a.jpg beside A.jpg
                 stem += "_"
             taken.add(stem.lower())
-            name = f"{split}/{photo.label}/{stem}.jpg"
+            name = f"{place}/{stem}.jpg"
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             photo.path.rename(folder / name)
             origin[name] = photo.name

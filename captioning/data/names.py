@@ -1,24 +1,74 @@
 """Names of files as annotations spell them, found on disk as the disk spells them.
 
 macOS decomposes accents and Hangul, Windows writes backslashes and does not tell upper from lower case, and cameras
-write .JPG: one file, several spellings.
+write .JPG: one file, several spellings. Pictures lie in folders of many names, and annotations name more folders than
+there are, or fewer.
 """
 
 import difflib
 import os
 import posixpath
+import re
 import unicodedata
-from collections import defaultdict
+from collections import defaultdict, deque
+
+from captioning.data.splits import split_of_folder
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp")
+OTHER_PICTURES = (".heic", ".heif", ".avif", ".jxl", ".jp2", ".svg", ".psd", ".raw", ".cr2", ".nef", ".arw", ".dng")
+IMAGE_FOLDERS = (  # names that say nothing about the pictures in them; the first is the folder of the captions itself
+    "",
+    "images",
+    "Images",
+    "imgs",
+    "img",
+    "image",
+    "photos",
+    "pictures",
+    "Flicker8k_Dataset",
+    "Flickr8k_Dataset",
+    "flickr30k_images",
+    "flickr30k-images",
+)
+MAX_FOLDERS = 10_000  # that are looked into for a picture
 
 
 def folded(name):
     """Return what all spellings of a name have in common: composed (NFC), case-folded, / between, no ./ before."""
-    return unicodedata.normalize("NFC", normalised(name)).casefold()
+    name = normalised(name)
+    return name.casefold() if name.isascii() else unicodedata.normalize("NFC", name).casefold()
 
 
 def normalised(name):
     """Return a relative path with / between its parts, without . and blanks around it."""
     return posixpath.normpath(name.strip().replace("\\", "/"))
+
+
+def is_image_name(name):
+    """True for a file name with an image's suffix that is not hidden (macOS leaves ._1.jpg beside 1.jpg)."""
+    return name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith(".")
+
+
+def list_tree(root):
+    """Yield (path relative to `root`, "" = itself, sorted names of its files) of a folder and those below it.
+
+    Hidden ones are left out. Folders are taken level by level, MAX_FOLDERS at most; none is entered twice, through
+    whatever links.
+    """
+    waiting, seen = deque([""]), set()
+    while waiting and len(seen) < MAX_FOLDERS:
+        folder = waiting.popleft()
+        path = os.path.join(root, folder)
+        if (real := os.path.realpath(path)) in seen:
+            continue
+        seen.add(real)
+        files, folders = [], []
+        with os.scandir(path) as entries:
+            for entry in entries:
+                if not entry.name.startswith("."):
+                    (folders if entry.is_dir() else files).append(entry.name)
+        yield folder, sorted(files)
+        waiting.extend(posixpath.join(folder, name) for name in sorted(folders))
 
 
 class Folders:
@@ -28,11 +78,11 @@ class Folders:
         self.names, self.spellings, self.resolved = {}, {}, {}
 
     def find(self, root, name):
-        """Return the path of the file `name` below the folder `root`, or None.
+        """Return the path of the file `name`, relative and normalised, below the folder `root`, or None.
 
         Each part is taken as it is spelt if it is there, else the only one that differs in nothing but its spelling.
         """
-        parent, base = posixpath.split(normalised(name))
+        parent, base = posixpath.split(name)
         folder = self.resolve(root, parent)
         found = folder and self.pick(folder, base)
         return os.path.join(folder, found) if found else None
@@ -64,7 +114,7 @@ class Folders:
 
     def nearest(self, roots, name):
         """Return the name most like a missing one in its folder: another ending, or a few other letters; "" = none."""
-        parent, base = posixpath.split(normalised(name))
+        parent, base = posixpath.split(name)
         stem = posixpath.splitext(folded(base))[0]
         for root in roots:
             folder = self.resolve(root, parent)
@@ -73,6 +123,66 @@ class Folders:
             if matches := same_stem or difflib.get_close_matches(base, there, n=1):
                 return posixpath.join(parent, matches[0])
         return ""
+
+
+class Pictures:
+    """The pictures of a dataset, found by the names that its annotations give them.
+
+    root:    the folder that nothing is taken from outside of
+    folders: those below it, or itself, where a name is looked for first
+    """
+
+    def __init__(self, root, folders):
+        self.root, self.folders = str(root), [str(folder) for folder in folders if os.path.isdir(folder)]
+        self.disk, self.everywhere = Folders(), None
+
+    def find(self, name, split="", bare=False):
+        """Return (path, ""), or ("", why there is none).
+
+        split: of the image, "" = not known; a picture in the folder of another one is not taken
+        bare:  where the folders of a name are not there, the file alone will do
+
+        Where the usual folders do not have a picture, one below the root is taken whose path ends as the name does, or
+        the name as the path, if it is the only one: whatever folders are named, or lie, above.
+        Raises ValueError for a name that leads out of the dataset.
+        """
+        relative = re.sub(r"^([a-zA-Z]:)?/+", "", normalised(name))
+        if ".." in name.replace("\\", "/").split("/"):
+            raise ValueError(f"image {name!r}: allowed is a path inside the dataset's folder")
+        for spelling in (relative, posixpath.basename(relative)) if bare else (relative,):
+            for folder in self.folders:
+                path = self.disk.find(folder, spelling)
+                if path and (is_image_name(os.path.basename(path)) or os.path.isfile(path)):
+                    return path, ""
+        found = self.below(relative, split) or (bare and self.below(posixpath.basename(relative), split)) or []
+        if len(found) == 1:
+            return os.path.join(self.root, found[0]), ""
+        if found:
+            return "", f"names {relative}, which may be {found[0]} or {found[1]}; write it with its folder"
+        return "", f"names {relative}, which is not in {self.root} or below it"
+
+    def below(self, name, split):
+        """Return the paths, relative to the root, of all pictures below it that a name may mean."""
+        if self.everywhere is None:
+            self.everywhere = defaultdict(list)
+            for folder, files in list_tree(self.root):
+                parts = folded(folder).split("/") if folder else []
+                for file in files:
+                    whole, base = posixpath.join(folder, file), folded(file)
+                    for key in {base, posixpath.splitext(base)[0]} if is_image_name(file) else {base}:
+                        self.everywhere[key].append((parts, whole))
+        *parents, base = folded(name).split("/")
+        fitting = defaultdict(list)  # folders in common -> paths
+        for parts, whole in self.everywhere.get(base, ()):
+            common = min(len(parts), len(parents))
+            elsewhere = split and any(split_of_folder(part) not in ("", split) for part in parts)
+            if parts[len(parts) - common :] == parents[len(parents) - common :] and not elsewhere:
+                fitting[common].append(whole)
+        return fitting[max(fitting)] if fitting else []
+
+    def nearest(self, name):
+        """Return the name on disk that is most like a missing one, "" = none."""
+        return self.disk.nearest(self.folders, normalised(name))
 
 
 def list_names(folder):

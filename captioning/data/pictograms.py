@@ -16,8 +16,8 @@ import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from captioning.data.annotations import SPLITS
 from captioning.data.class_folders import check_replaceable, replace_folder
+from captioning.data.splits import SPLITS, split_sizes
 from captioning.progress import Progress
 
 IMAGE_SIZE = 256  # pixels a side
@@ -178,14 +178,6 @@ def draw_example(word, rng):
     return picture, captions
 
 
-def split_sizes(per_class):
-    """Return the images of a class per split, 8:1:1 with one at least. Raises ValueError for fewer than 3."""
-    if per_class < 3:
-        raise ValueError(f"per_class: got {per_class}, allowed is 3 or more (one image for each split)")
-    held_out = max(1, round(per_class / 10))
-    return {"train": per_class - 2 * held_out, "val": held_out, "test": held_out}
-
-
 def write_class(folder, class_name, sizes, seed):
     """Draw one class of the dataset: rows of (image path relative to `folder`, caption)."""
     rows = []
@@ -209,6 +201,8 @@ def write_dataset(out_dir, *, per_class=300, seed=0, num_workers=0, progress=Tru
     An older dataset there is replaced when the new one is complete.
     Raises ValueError if `out_dir` holds something that is not a dataset, or a dataset and something else.
     """
+    if per_class < len(SPLITS):
+        raise ValueError(f"per_class: got {per_class}, allowed is 3 or more (one image for each split)")
     out_dir, sizes = Path(out_dir), split_sizes(per_class)
     for key, value in (("seed", seed), ("num_workers", num_workers)):
         if value < 0:

@@ -20,7 +20,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from captioning.cli import one_line
-from captioning.data.annotations import IMAGE_SUFFIXES, checked_caption
+from captioning.data.names import IMAGE_SUFFIXES
+from captioning.data.omissions import checked_caption
 from captioning.files import check_regular, replace_file
 
 SUFFIX = ".tar"

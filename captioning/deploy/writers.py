@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from captioning.data.annotations import IMAGE_SUFFIXES
+from captioning.data.names import IMAGE_SUFFIXES
 from captioning.files import check_kind, hold_lock, replace_file
 from captioning.untrusted import on_one_line
 

@@ -10,8 +10,11 @@ import numpy as np
 import pandas as pd
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
+from captioning.data.class_names import spoken_names
 from captioning.data.tokenizer import tokenize
 
+SELDOM_NAMED = 0.1  # of the captions; below it, class names are hardly what the captions are about
+NAMING_SAMPLE = 2000  # captions that are looked at
 NONE = "(none)"  # the column of captions that name no class
 
 CASES = {  # how a caption can name its image's class -> as printed
@@ -67,7 +70,8 @@ class Mentions(NamedTuple):
 class Grounder:
     """Finds class names in captions.
 
-    classes: names as the data has them, `tennis_court` and `carpenter_s_kit` as well as "tennis court"
+    classes: names as the data has them, `tennis_court` and `carpenter_s_kit` as well as "tennis court"; ids before
+             them, as in 001.lotus, need not be said
     aliases: class -> further words that name it
 
     Names and captions are compared word by word, split by one tokenizer; case, underscores, hyphens and the way
@@ -80,6 +84,7 @@ class Grounder:
 
     def __init__(self, classes, aliases=None):
         names = [(name, name) for name in classes]
+        names += [(plain, name) for name, plain in spoken_names(classes).items() if plain != name]
         for name, words in (aliases or {}).items():
             if name not in classes:
                 near = ", ".join(difflib.get_close_matches(name, classes, n=1, cutoff=0))
@@ -156,6 +161,23 @@ def build_grounders(labels, trained_classes, aliases):
     known = Grounder(classes, aliases)
     classes += {name_words(name): name for name in trained_classes if not known.label(name)}.values()
     return Grounder(classes, aliases), Grounder(classes) if aliases else None
+
+
+def naming_share(examples, grounder):
+    """Return the share of captions, 0..1, that name the class of their image, in a sample; nan = no classes."""
+    pairs = [(caption, e.label) for e in examples if e.label for caption in e.captions]
+    pairs = pairs[:: -(-len(pairs) // NAMING_SAMPLE) or 1]
+    return sum(label in grounder.find(text) for text, label in pairs) / len(pairs) if pairs else float("nan")
+
+
+def naming_warning(share, root):
+    """Return a line if captions hardly ever name their class, else "". share: of naming_share; root: of the dataset."""
+    if not share < SELDOM_NAMED:
+        return ""
+    return (
+        f"{share:.1%} of the train captions name the class of their image, so accuracy and all that rests on class "
+        f"names say little; write the words that mean a class to {root / 'aliases.csv'} (class,alias)"
+    )
 
 
 def remember_named(grounder, vocabulary, classes):

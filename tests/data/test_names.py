@@ -6,8 +6,7 @@ import unicodedata
 import pytest
 from PIL import Image
 
-from captioning.data import class_folders
-from captioning.data.annotations import load_examples
+from captioning.data.annotations import load_examples, read_examples
 from captioning.data.names import Folders, folded
 from captioning.data.tokenizer import tokenize
 
@@ -50,8 +49,8 @@ def test_the_captions_of_class_folders_find_a_picture_by_any_spelling(tmp_path, 
     there, written = there.removeprefix("train/"), written.replace("train", "", 1).lstrip("./\\")
     write_picture(tmp_path / "source" / there)
     (tmp_path / "c.csv").write_text(f"image,caption\n{written},a picture\n", encoding="utf-8")
-    found = class_folders.read_captions(tmp_path / "c.csv", class_folders.list_photos(tmp_path / "source"))
-    assert found == {there: ["a picture"]}
+    (example,) = read_examples(tmp_path / "c.csv", images_dir=tmp_path / "source")
+    assert example.image == tmp_path / "source" / there
 
 
 def test_two_files_that_differ_in_case_alone_are_told_apart_or_not_guessed(tmp_path):
@@ -81,22 +80,20 @@ def test_composed_and_decomposed_words_are_one_word():
 def test_captions_of_class_folders_may_name_more_or_less_than_the_class(tmp_path, written):
     write_picture(tmp_path / "photos/cat/1.jpg")
     (tmp_path / "c.csv").write_text(f"image,caption\n{written},a cat\n", encoding="utf-8")
-    photos = class_folders.list_photos(tmp_path / "photos")
-    assert class_folders.read_captions(tmp_path / "c.csv", photos) == {"cat/1.jpg": ["a cat"]}
+    (example,) = read_examples(tmp_path / "c.csv", images_dir=tmp_path / "photos")
+    assert (example.image, example.label) == (tmp_path / "photos/cat/1.jpg", "cat")
 
 
 def test_a_picture_of_another_class_is_not_taken_for_one_that_is_missing(tmp_path):
     write_picture(tmp_path / "photos/dog/1.jpg")
     (tmp_path / "c.csv").write_text("image,caption\ncat/1.jpg,a cat\n", encoding="utf-8")
-    photos = class_folders.list_photos(tmp_path / "photos")
-    with pytest.raises(ValueError, match=r"row 2: names cat/1.jpg, which is not in the source folder"):
-        class_folders.read_captions(tmp_path / "c.csv", photos)
+    with pytest.raises(ValueError, match=r"line 2: names cat/1.jpg, which is not in .*photos or below it"):
+        read_examples(tmp_path / "c.csv", images_dir=tmp_path / "photos")
 
 
 def test_a_name_without_its_class_that_two_classes_have_is_not_guessed(tmp_path):
     for label in ("cat", "dog"):
         write_picture(tmp_path / f"photos/{label}/1.jpg")
     (tmp_path / "c.csv").write_text("image,caption\n1.jpg,a cat\n", encoding="utf-8")
-    photos = class_folders.list_photos(tmp_path / "photos")
-    with pytest.raises(ValueError, match=r"row 2: names 1.jpg, which may be cat/1.jpg or dog/1.jpg; write it with"):
-        class_folders.read_captions(tmp_path / "c.csv", photos)
+    with pytest.raises(ValueError, match=r"line 2: names 1.jpg, which may be cat/1.jpg or dog/1.jpg; write it with"):
+        read_examples(tmp_path / "c.csv", images_dir=tmp_path / "photos")

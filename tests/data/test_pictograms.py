@@ -8,6 +8,7 @@ import pytest
 
 from captioning.data import pictograms
 from captioning.data.pictograms import CLASSES, COLOURS, GLYPHS, draw_example, glyph_mask, phrase, write_dataset
+from captioning.data.splits import split_sizes
 from captioning.scores.grounding import Grounder
 
 
@@ -52,11 +53,11 @@ def test_layout_and_counts(tmp_path, few_classes):
     assert all((tmp_path / "data" / row["image"]).is_file() for row in rows)
 
 
-def test_the_published_counts():
-    assert pictograms.split_sizes(300) == {"train": 240, "val": 30, "test": 30}
-    assert pictograms.split_sizes(3) == {"train": 1, "val": 1, "test": 1}
+def test_the_published_counts(tmp_path):
+    assert split_sizes(300) == {"train": 240, "val": 30, "test": 30}
+    assert [list(split_sizes(number).values()) for number in (3, 2, 1)] == [[1, 1, 1], [1, 1, 0], [1, 0, 0]]
     with pytest.raises(ValueError, match="per_class: got 2, allowed is 3"):
-        pictograms.split_sizes(2)
+        write_dataset(tmp_path / "new", per_class=2, progress=False)
 
 
 def test_a_folder_that_is_not_a_dataset_is_left_alone(tmp_path):

@@ -6,12 +6,16 @@ import json
 import pytest
 from sklearn.metrics import precision_recall_fscore_support
 
+from captioning.data.annotations import Example
+from captioning.data.class_names import spoken_names
 from captioning.scores.grounding import (
     CASES,
     Grounder,
     classification_scores,
     confusion,
     naming_case,
+    naming_share,
+    naming_warning,
     per_class_scores,
     remember_named,
 )
@@ -230,3 +234,45 @@ def test_share_of_ucm_references_that_name_their_class(shared_dir):
     for grounder, share in ((Grounder(classes), 0.836), (Grounder(classes, aliases), 0.893)):
         named = [grounder.name(sentence["raw"]) for image in images for sentence in image["sentences"]]
         assert classification_scores(true, named, classes)["accuracy"] == pytest.approx(share, abs=5e-4)
+
+
+@pytest.mark.parametrize(
+    ("classes", "spoken"),
+    [
+        (["n02110958-pug", "n02510455-giant_panda"], ["pug", "giant_panda"]),  # Stanford Dogs, ImageNet
+        (["001.Black_footed_Albatross", "002.Laysan_Albatross"], ["Black_footed_Albatross", "Laysan_Albatross"]),  # CUB
+        (["057.dolphin-101", "257.clutter"], ["dolphin", "clutter"]),  # Caltech-256
+        (["12_rose", "3 tulip"], ["rose", "tulip"]),
+        (["Dance-Fly_(insect)", "pug"], ["Dance-Fly", "pug"]),
+        (["3_d_glasses", "cat", "dog"], ["3_d_glasses", "cat", "dog"]),  # a number that is a part of the name
+        (["001.crane", "002.crane"], ["001.crane", "002.crane"]),  # the same word twice
+        (["crane_(bird)", "crane_(machine)"], ["crane_(bird)", "crane_(machine)"]),
+        (["001.pug", "pug"], ["001.pug", "pug"]),
+        (["n02510455", "017"], ["n02510455", "017"]),  # nothing but an id
+        (["tennis_court", "t-shirt"], ["tennis_court", "t-shirt"]),
+    ],
+)
+def test_ids_are_no_part_of_a_spoken_name_where_the_rest_is_unique(classes, spoken):
+    assert list(spoken_names(classes).values()) == spoken
+
+
+def test_captions_name_classes_whose_folders_have_ids():
+    """BLEU-4 was 0.81 and accuracy 0.000: no caption says n02510455-giant_panda."""
+    grounder = Grounder(["n02510455-giant_panda", "001.lotus", "Dance-Fly_(insect)"])
+    assert grounder.find("a giant panda, two lotuses, a dance fly") == grounder.find(
+        "n02510455-giant panda 001.lotus dance-fly (insect)"
+    )
+    assert grounder.find("two giant pandas") == ["n02510455-giant_panda"]
+
+
+def test_captions_that_hardly_ever_name_their_class_are_said(tmp_path):
+    grounder = Grounder(["agricultural"], {})
+    examples = [Example(tmp_path, [text], "agricultural", "train") for text in ["a farm"] * 19 + ["agricultural land"]]
+    assert naming_share(examples, grounder) == 0.05
+    assert naming_warning(0.05, tmp_path).startswith("5.0% of the train captions name the class of their image")
+    assert str(tmp_path / "aliases.csv") in naming_warning(0.05, tmp_path)
+    assert naming_share(examples, Grounder(["agricultural"], {"agricultural": ["farm"]})) == 1
+    assert naming_warning(1.0, tmp_path) == ""
+    without = [Example(tmp_path, ["a farm"], "", "train")]
+    assert naming_warning(naming_share(without, Grounder([])), tmp_path) == ""
+    assert naming_warning(naming_share([], Grounder([])), tmp_path) == ""

@@ -1,0 +1,93 @@
+"""Splits: their names as others spell them, lists of them in files, and seeded shares where there are none."""
+
+import random
+import re
+
+from captioning.files import read_lines
+
+SPLITS = ("train", "val", "test")
+SPLIT_NAMES = {
+    "train": "train",
+    "training": "train",
+    "restval": "train",  # Karpathy's: the rest of COCO's val images, to be trained on
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "dev": "val",
+    "test": "test",
+    "testing": "test",
+}
+# Flickr_8k.devImages.txt, train.txt, val_images.txt
+_SPLIT_LIST = re.compile(rf"(?:flickr_?\d+k[._])?({'|'.join(SPLIT_NAMES)})(?:_?(?:images|list|split))?\.txt")
+
+
+def check_split(split):
+    """Raise ValueError unless `split` is the name of one."""
+    if split not in SPLITS:
+        raise ValueError(f"split: got {split!r}, allowed are {', '.join(SPLITS)}")
+
+
+def split_of_file(path):
+    """The split in a file's name, a whole part of it: captions_val2017, captions_latest_train; "" = none.
+
+    Raises ValueError if two splits are named.
+    """
+    parts = re.findall("[a-z]+", path.stem.lower())
+    found = list(dict.fromkeys(SPLIT_NAMES[part] for part in parts if part in SPLIT_NAMES))
+    if len(found) > 1:
+        raise ValueError(f"{path}: its name has {' and '.join(found)}; one split must be left")
+    return found[0] if found else ""
+
+
+def split_of_folder(name):
+    """The split that a folder's whole name stands for, a year aside: train, Validation, val2014; "" = none."""
+    return SPLIT_NAMES.get(re.sub(r"[\W_]*\d+$", "", name.lower()), "")
+
+
+def read_split_lists(folder, names):
+    """Read which of `names` are in which split, from lists of names beside the captions.
+
+    names:   of images, as the caption file spells them; a list may leave out the file's ending
+    returns: (name -> split, [(list, line number, name) of listed images that have no caption]); ({}, []) = no lists
+    Raises ValueError if an image is in two splits.
+    """
+    stems = {re.sub(r"\.\w+$", "", name): name for name in names}
+    splits, silent = {}, []
+    for path in sorted(folder.glob("*.txt")):
+        if not (found := _SPLIT_LIST.fullmatch(path.name.lower())):
+            continue
+        split = SPLIT_NAMES[found[1]]
+        for number, line in enumerate(read_lines(path), 1):
+            listed = line.strip()
+            name = listed if listed in names else stems.get(listed, "")
+            if name and splits.setdefault(name, split) != split:
+                raise ValueError(f"{path}: line {number}: {name} is in the {splits[name]} split, too")
+            if listed and not name:
+                silent.append((path, number, listed))
+    return splits, silent
+
+
+def split_sizes(number):
+    """Return split -> its share of `number` images, 8:1:1: one in each split from 3 on, of 2 one in train and val."""
+    held_out = max(1, round(number / 10))
+    val, test = held_out if number > 1 else 0, held_out if number > 2 else 0
+    return {"train": number - val - test, "val": val, "test": test}
+
+
+def share_out(names):
+    """Return name -> split, 8:1:1; it depends on the names alone, not on their order."""
+    names = shuffled(names)
+    sizes = split_sizes(len(names))
+    return dict(zip(names, [split for split, size in sizes.items() for _ in range(size)], strict=True))
+
+
+def hold_out(names):
+    """Return a tenth of the names, one at least, to validate on; it depends on the names alone, not on their order."""
+    return shuffled(names)[: max(1, round(len(names) / 10))]
+
+
+def shuffled(names):
+    """Return the names in an order that is random, and the same each time."""
+    names = sorted(names)
+    random.Random(0).shuffle(names)
+    return names
