@@ -76,6 +76,7 @@ ROOT = Path(__file__).resolve().parent
 FIRST_PORT, NUM_PORTS = 7860, 100  # where a free one is looked for
 TERMINATED = 143  # exit code, 128 + SIGTERM
 THUMBNAIL, MAP_SIZE = 256, 96  # pixels a side: of a card's picture, of the pictures that show where the model looked
+MAX_SESSIONS = 100  # visitors whose controls Gradio remembers, 40 kB each; the page does not need it
 NUM_BEST = 3  # captions of a picture, at first
 NUM_CLASSES = 12  # of a model, that are named where it is chosen
 
@@ -317,7 +318,8 @@ def serve(service, uploads, config):
 
     page, label, inputs = build_page(service, config["queue_size"])
     hosts = [*filter(None, (*config["allowed_hosts"], config["host"], os.environ.get("SPACE_HOST", "")))]
-    gate = {"uploads": Uploads(uploads, config["max_uploads_mb"] * 2**20), "hosts": hosts}
+    max_upload = config["max_upload_mb"] * 2**20
+    gate = {"uploads": Uploads(uploads, config["max_uploads_mb"] * 2**20), "max_upload": max_upload, "hosts": hosts}
     gate["check"] = lambda body: service.check_call(body, inputs)
     host = config["host"] or os.environ.get("GRADIO_SERVER_NAME", "")
     _, address, _ = page.launch(
@@ -330,8 +332,9 @@ def serve(service, uploads, config):
         run_history=False,
         mcp_server=False,
         enable_monitoring=False,
+        state_session_capacity=MAX_SESSIONS,
         footer_links=[],
-        max_file_size=config["max_upload_mb"] * 2**20,
+        max_file_size=max_upload,
         i18n=label,
         css=CSS + picker.CSS + results.CSS,
         theme=gr.themes.Default(**LOOK).set(**COLOURS),

@@ -31,9 +31,15 @@ SPIN_COUNT = 3_000  # turns, about 0.1 ms where `pause` takes 140 cycles
 
 def set_up():
     """Set malloc and OpenMP for this process and its children; does nothing where there is no glibc or libgomp."""
+    disable_telemetry()
     if sys.platform == "linux":
         keep_freed_memory()
         limit_spinning()
+
+
+def disable_telemetry():
+    """Keep onnxruntime from writing an identifier of this machine to the temporary folder, and from sending events."""
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read when it is imported, since version 1.32
 
 
 def keep_freed_memory():

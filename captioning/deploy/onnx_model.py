@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
+from captioning import process
 from captioning.cli import one_line
 from captioning.deploy.downloads import CHECKPOINTS, FORMS, SHIPPED, cache_folder
 from captioning.familiarity import Familiarity
@@ -51,6 +52,7 @@ class OnnxModel:
 
         Raises ValueError, one line naming the file, if it is missing, damaged, hostile, or not of this project.
         """
+        process.disable_telemetry()
         import onnxruntime  # a quarter of a second, and not needed for a .safetensors file
 
         path = Path(path)

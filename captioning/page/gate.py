@@ -24,6 +24,7 @@ PUBLIC = re.compile(
 )
 CALLS = re.compile(rf"{API}/(queue/join|call/caption)/?")
 MAX_BODY = 2**20  # bytes of a request that uploads nothing
+OVERHEAD = 2**14  # bytes of an upload's request around its file
 UPLOAD_SECONDS = 120  # of one upload
 LOCAL = ("localhost",)
 HEADERS = {
@@ -45,13 +46,14 @@ class RefusedError(Exception):
 class Gate:
     """ASGI middleware.
 
-    uploads: Uploads
-    hosts:   names under which this server is reached, besides localhost and any IP address
-    check:   check(body) returns the JSON object of a call to be passed on, or raises ValueError, one sentence
+    uploads:    Uploads
+    max_upload: bytes of one of them
+    hosts:      names under which this server is reached, besides localhost and any IP address
+    check:      check(body) returns the JSON object of a call to be passed on, or raises ValueError, one sentence
     """
 
-    def __init__(self, app, *, uploads, hosts, check):
-        self.app, self.uploads, self.check = app, uploads, check
+    def __init__(self, app, *, uploads, max_upload, hosts, check):
+        self.app, self.uploads, self.max_upload, self.check = app, uploads, max_upload, check
         self.hosts = {name.lower() for name in (*LOCAL, *hosts)}
 
     async def __call__(self, scope, receive, send):
@@ -85,6 +87,8 @@ class Gate:
             length = headers.get("content-length", "")
             if not length.isdecimal():
                 raise RefusedError(411, "An upload must tell its length: Content-Length is missing.")
+            if int(length) > self.max_upload + OVERHEAD:
+                raise RefusedError(413, f"An upload may have {self.max_upload // 2**20} MB at most.")
             try:
                 with self.uploads.receive(int(length)):
                     async with asyncio.timeout(UPLOAD_SECONDS):
