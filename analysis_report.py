@@ -293,7 +293,10 @@ def write_report(folder, title, report, scored):
     """Write the report's files; those that are there are replaced when all the new ones are complete."""
     with replaced_files(folder, sections.FILES) as new:
         write_tables(new, report.tables)
+        began = time.monotonic()
         draw_figures(new, title, report, scored)
+        seconds = report.provenance["seconds"] | {"figures": round(time.monotonic() - began, 1)}
+        report = report._replace(provenance=report.provenance | {"seconds": seconds})
         chosen = sections.chosen_rows(report.tables["images"])
         text = results.results_text(title, report.provenance, report.tables, report.texts, chosen)
         (new / "report.json").write_text(text, encoding="utf-8")

@@ -17,6 +17,7 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, fontManager
+from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
 from captioning.data.images import highlight
@@ -67,6 +68,9 @@ def new_figure(path, width, height, layout="constrained", dpi=DPI):
         figure = Figure(figsize=(width, height), dpi=dpi, layout=layout, facecolor="white")
         FigureCanvasAgg(figure)
         yield figure
+        if layout == "constrained":
+            figure.draw_without_rendering()
+            figure.set_layout_engine("none")  # else each of the two passes of a tight page lays it out again
         with replace_file(path) as temporary:
             tight = "tight" if layout == "constrained" else None
             figure.savefig(temporary, format="png", bbox_inches=tight, pad_inches=0.15)
@@ -314,6 +318,9 @@ def _wrap(text, width, font, renderer):
             continue
         if lines[-1]:
             lines.append("")
+        if fits(word):
+            lines[-1] = word
+            continue
         for letter in word:
             if lines[-1] and not fits(lines[-1] + letter):
                 lines.append("")
@@ -327,16 +334,13 @@ def _draw_picture(figure, image, lines, box):
     scale = min(width / image.width, height / image.height)
     shown_width, shown_height = image.width * scale, image.height * scale
     x, y = x + (width - shown_width) / 2, y + (height - shown_height) / 2
-    total_width, total_height = figure.get_size_inches()
-    axes = figure.add_axes((x / total_width, y / total_height, shown_width / total_width, shown_height / total_height))
     pixels = (max(1, round(shown_width * figure.dpi)), max(1, round(shown_height * figure.dpi)))
-    axes.imshow(image.convert("RGB").resize(pixels), aspect="auto")
-    axes.set(xticks=[], yticks=[])
-    axes.grid(visible=False)
+    figure.figimage(image.convert("RGB").resize(pixels), round(x * figure.dpi), round(y * figure.dpi), origin="upper")
     style = next((style for _, style in lines if style in FRAMES), "")
     color, dashes = FRAMES.get(style, ("#999999", "-"))
-    for spine in axes.spines.values():
-        spine.set(visible=True, color=color, linestyle=dashes, linewidth=3 if style else 0.8)
+    size = (shown_width, shown_height)
+    frame = {"fill": False, "edgecolor": color, "linestyle": dashes, "linewidth": 3 if style else 0.8}
+    figure.add_artist(Rectangle((x, y), *size, transform=figure.dpi_scale_trans, zorder=3, **frame))
 
 
 def attention_figure(pictures, words, maps, path, *, title):

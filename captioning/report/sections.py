@@ -11,7 +11,7 @@ from captioning.plots import caption_lines
 from captioning.report.columns import column_of
 from captioning.report.document import Facts, Figure, Gallery, Matrix, Section, Table, Text
 from captioning.report.provenance import provenance_rows
-from captioning.report.tables import FEWEST_IN_CLASS, extremes
+from captioning.report.tables import FEWEST_IN_CLASS, extremes, judged_classes
 from captioning.scores.grounding import NONE
 
 GALLERY_IMAGES = 10  # of the best, and of the worst captions
@@ -125,7 +125,8 @@ def image_lines(row):
 def gallery_of(file, images, rows, paths):
     """Return the Gallery of some rows of the image_table; paths: the picture of each row."""
     lines = [image_lines(images.loc[row].to_dict()) for row in rows]
-    return Gallery(file, FIGURES[file], [paths[row] for row in rows], lines)
+    text = FIGURES[file] if "named" in images else FIGURES[file].removesuffix(", one of each class")
+    return Gallery(file, text, [paths[row] for row in rows], lines)
 
 
 def extreme_rows(images):
@@ -241,13 +242,18 @@ def gallery_blocks(galleries):
     return [*shown, Text(["No caption is best or worst: all have the same CIDEr-D, or there is only one."])]
 
 
-def extreme_blocks(extreme, averages):
+def extreme_blocks(extreme, averages, classes):
     """Return the tables of the best and the worst classes with their averages, or why there are none."""
+    scores = judged_classes(classes)["bleu4"].round(9)
     blocks = []
     for group, word in (("top", "Best"), ("bottom", "Worst")):
         rows = extreme[extreme["group"] == group].drop(columns="group")
         if len(rows):
             ties = "; equal BLEU-4 is one rank" if rows["rank"].duplicated().any() else ""
+            last = rows["bleu4"].round(9).iloc[-1]
+            if left_out := int((scores == last).sum() - (rows["bleu4"].round(9) == last).sum()):
+                are = "is" if left_out == 1 else "are"
+                ties += f"; {counted(left_out, 'more class')} with that of the last {are} left out"
             average = averages[averages["group"] == group].to_dict("records")[0]
             foot = {name: average[name] for name in rows.columns if name in average} | {"class": "average"}
             blocks += [Text([f"{word} {counted(len(rows), 'class')} by BLEU-4{ties}:"]), Table(rows, foot=(foot,))]
@@ -263,7 +269,7 @@ def extreme_blocks(extreme, averages):
 
 def class_blocks(tables, texts):
     """Return the blocks about the classes: the best and worst, all of them, and the yardsticks."""
-    blocks = extreme_blocks(tables["top_bottom"], tables["averages"])
+    blocks = extreme_blocks(tables["top_bottom"], tables["averages"], tables["classes"])
     classes = tables["classes"]
     kept = ["class", "count", "bleu4", "sentence_bleu4", "cider_d", "accuracy", "f1"]
     kept += ["agreement", "reference_naming", "probe"]

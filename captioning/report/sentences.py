@@ -17,6 +17,7 @@ from captioning.report.tables import (
     RARELY,
     calibration_error,
     discrimination,
+    frequent_mistakes,
     judged_classes,
     listed,
     price_of_a_class,
@@ -71,7 +72,11 @@ def findings(tables, subject):
         f"{counted(len(tables['classes']), 'class')} first ({percent_between(accuracy.low, accuracy.high)}); of the "
         f"reference captions {reference_accuracy:.1%} do."
     )
-    return [*facts, *class_range(tables["classes"]), *frequent_mistake(tables["mistakes"])]
+    return [
+        *facts,
+        *class_range(tables["classes"]),
+        *frequent_mistake(frequent_mistakes(tables["confusion"], most=None)),
+    ]
 
 
 def familiarity_findings(images):

@@ -315,11 +315,14 @@ def average_table(extreme):
 
 
 def frequent_mistakes(matrix, most=10):
-    """The largest counts off the diagonal of a confusion matrix: class, named, images, share of the class."""
+    """The largest counts off the diagonal of a confusion matrix: class, named, images, share of the class.
+
+    most: rows; None = all
+    """
     counts = matrix.rename_axis(index="class", columns="named").stack().rename("images").reset_index()
     counts["share"] = counts["images"] / counts.groupby("class")["images"].transform("sum").clip(lower=1)
     wrong = counts[(counts["class"] != counts["named"]) & (counts["images"] > 0)]
-    return wrong.sort_values(["images", "share"], ascending=False, kind="stable", ignore_index=True).head(most)
+    return wrong.sort_values(["images", "share"], ascending=False, kind="stable", ignore_index=True)[:most]
 
 
 def listed(names, most=10):

@@ -41,6 +41,7 @@ def test_without_classes_the_report_is_about_captions():
     assert "no classes" in studied.notes()[-1]
     text = text_of(studied)
     assert "confusion.png)" not in text.split("## Files")[0]
+    assert "one of each class" not in text.split("## Files")[0]
     with_classes = text_of(study(HAND_MADE))
     heads = [[line for line in part.splitlines() if line.startswith("## ")] for part in (text, with_classes)]
     assert heads[0] == heads[1], "two reports can be laid side by side"
@@ -73,3 +74,20 @@ def test_the_sample_is_drawn_from_a_seed():
     assert drawn == sections.sample_rows(images) != sections.sample_rows(images, seed=1)
     assert len(set(drawn)) == sections.GALLERY_IMAGES
     assert drawn != list(range(10))
+
+
+def test_classes_that_tie_with_the_last_of_a_group_are_counted():
+    made = [predict(f"c{n:02}", "a b c d", "a b c d", name=f"{i}.jpg") for n in range(25) for i in range(5)]
+    made += many_classes(3)
+    text = text_of(study([*made], classes=[f"c{n:02}" for n in range(25)]))
+    assert (
+        "Best 10 classes by BLEU-4; equal BLEU-4 is one rank; 12 more classes with that of the last are left out:"
+        in text
+    )
+
+
+def test_all_the_mistakes_that_are_as_frequent_are_counted():
+    """The table has ten of them; the sentence once said "7 more pairs" where there were more."""
+    names = [f"c{n:02}" for n in range(15)]
+    text = text_of(study([predict(name, "a thing", f"a {name}") for name in names], classes=names))
+    assert "no class where c02 is true, and 12 more pairs: 1 time each." in text
