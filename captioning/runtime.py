@@ -17,7 +17,7 @@ import torch.distributed as dist
 from torch.overrides import TorchFunctionMode
 
 from captioning import __version__
-from captioning.cli import USER_ERROR, one_line
+from captioning.cli import INTERRUPTED, USER_ERROR, one_line
 
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 TRACKER_MODES = ("auto", "online", "offline", "off")
@@ -30,7 +30,6 @@ def pick_device(name=""):
     """
     if num_ranks() > 1 and (name == "cuda" or (not name and torch.cuda.is_available())):
         name = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
-        torch.cuda.set_device(name) if torch.cuda.is_available() else None
     elif num_ranks() > 1 and not name:
         name = "cpu"
     if not name:
@@ -46,6 +45,8 @@ def pick_device(name=""):
     if name != kind and not (number.isdecimal() and int(number) < count):
         cards = f", cuda:0 to cuda:{count - 1}" if count else ""
         raise ValueError(f"device: got {name!r}, this machine has {', '.join(k for k, v in have.items() if v)}{cards}")
+    if num_ranks() > 1 and kind == "cuda":
+        torch.cuda.set_device(name)
     return torch.device(name)
 
 
@@ -84,7 +85,10 @@ def restore_random_state(state):
     np.random.set_state((kind, keys.numpy().astype(np.uint32), position, has_gauss, cached))
     torch.set_rng_state(state["torch"])
     if state["cuda"] and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all(state["cuda"])
+        if num_ranks() > 1:  # all draw as the first rank does, whose card was the first
+            torch.cuda.set_rng_state(state["cuda"][0])
+        else:
+            torch.cuda.set_rng_state_all(state["cuda"])
 
 
 def pick_precision(name, device):
@@ -284,6 +288,10 @@ def join_ranks(minutes):
                 stack.enter_context(contextlib.redirect_stderr(nowhere))  # bars and warnings
             yield
             dist.barrier()  # the first rank may still write; nobody takes the store away before
+    except KeyboardInterrupt:
+        if rank == 0:
+            raise
+        raise SystemExit(INTERRUPTED) from None
     except (ValueError, OSError):
         if speaks():
             raise
@@ -299,15 +307,14 @@ def join_ranks(minutes):
 
 
 def launch():
-    """Return what names this launch of torchrun, whose restarts all have the same; "" = there was no launcher."""
-    if num_ranks() == 1:
-        return ""
-    return f"{os.environ.get('TORCHELASTIC_RUN_ID', '')} {platform.node()} {os.getppid()}"
+    """Return what names this launch of torchrun, whose restarts all have the same; "" = it was not torchrun."""
+    run_id = os.environ.get("TORCHELASTIC_RUN_ID", "")
+    return run_id and f"{run_id} {platform.node()} {os.getppid()}"
 
 
 def was_restarted():
     """True if torchrun has started this training again after one of its processes died."""
-    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0
+    return bool(launch()) and int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0
 
 
 def share(num_rows):

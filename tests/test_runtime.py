@@ -244,3 +244,33 @@ def test_a_worker_that_dies_or_is_late_is_one_line():
     assert next(read) == 1
     with pytest.raises(ValueError, match="num_workers: a process that reads images failed .*timed out.*; give 0"):
         next(read)
+
+
+def test_a_restart_is_told_from_another_launch(monkeypatch):
+    """Also where torchrun has one process: it must not go on with the file of a run that had no launcher."""
+    for name in ("TORCHELASTIC_RUN_ID", "TORCHELASTIC_RESTART_COUNT"):
+        monkeypatch.delenv(name, raising=False)
+    assert (runtime.launch(), runtime.was_restarted()) == ("", False)
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "a")
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "0")
+    first = runtime.launch()
+    assert first
+    assert not runtime.was_restarted()
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    assert (runtime.launch(), runtime.was_restarted()) == (first, True)
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "b")
+    assert runtime.launch() != first
+
+
+def test_without_a_launcher_one_rank_is_all():
+    """What the ranks do together is, alone, what was there already: the very same tensors, and no process group."""
+    tensor, rows = torch.tensor(2.0, requires_grad=True), [1, 2]
+    with runtime.join_ranks(1), runtime.whole_batch_norm(), runtime.shared_draws((3, 4), tensor.device):
+        assert runtime.total(tensor) is tensor
+        assert runtime.share_of_mean(tensor, 7) is tensor
+        assert runtime.gather_list(rows) is rows
+        assert runtime.from_first(lambda: 5) == 5
+        assert runtime.total_counts(1, 2) == [1, 2]
+        assert rows[runtime.share(2)] == rows
+        assert (runtime.num_ranks(), runtime.is_first()) == (1, True)
+    assert not torch.distributed.is_initialized()
