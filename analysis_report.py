@@ -4,6 +4,7 @@
     python analysis_report.py --split test     # -> reports/mobile_test/
     python analysis_report.py --model_path checkpoints/pictograms.safetensors --beam_size 1
     python analysis_report.py --compare checkpoints/a.safetensors checkpoints/b.safetensors  # -> reports/a_vs_b/
+    torchrun --standalone --nproc-per-node=2 analysis_report.py    # several processes caption, one scores
 
 Reads   the checkpoint, and the images, captions and classes of `data_dir`
 Writes  reports/<run>/, <run> being the checkpoint's name: report.html, one page that needs nothing else, the same
@@ -44,7 +45,7 @@ from captioning.deploy.downloads import fetch_model
 from captioning.evaluation import caption_examples, encode_images
 from captioning.files import check_folder
 from captioning.report import comparison, document, latex, provenance, results, sections, sentences, tables, yardsticks
-from captioning.runtime import Machine, pick_device, pick_workers
+from captioning.runtime import Machine, is_first, join_ranks, pick_device, pick_workers
 from captioning.scores.grounding import build_grounders, naming_share
 from captioning.scores.recipes import java_scores
 from captioning.scores.scored import score
@@ -77,6 +78,7 @@ CONFIG = {
     "batch_size": 64,  # images per batch
     "num_workers": 2,  # threads or processes that read images
     "device": "",  # cuda | mps | cpu; "" = the first of these that is available
+    "rank_minutes": 30.0,  # longest wait of a process that torchrun started for the others
 }
 
 
@@ -438,17 +440,20 @@ def main(config):
         yardsticks.load_imagenet(config["imagenet_weights"])  # a wrong file is refused before an hour of captioning
     paths = compared or [config["model_path"]]
     folder = report_folder(config["output"], comparison_name([*map(model_name, paths)]), config["split"])
-    dataset = load_dataset(config["data_dir"], config["split"], **picture_settings(config))
-    captioned = [caption_split(path, dataset, config) for path in paths]
-    if compared:
-        compare(captioned, folder, config)
-    else:
-        report_on(captioned[0], folder, config)
-        flags = {"model_path": config["model_path"], **data_flags(config)}
-        print(f"next: {cli.command('test_inference.py', flags)}")
+    with join_ranks(config["rank_minutes"]):
+        dataset = load_dataset(config["data_dir"], config["split"], **picture_settings(config))
+        captioned = [caption_split(path, dataset, config) for path in paths]
+        if not is_first():
+            return  # the first process scores the captions of all, once
+        if compared:
+            compare(captioned, folder, config)
+        else:
+            report_on(captioned[0], folder, config)
+            flags = {"model_path": config["model_path"], **data_flags(config)}
+            print(f"next: {cli.command('test_inference.py', flags)}")
 
 
 if __name__ == "__main__":
     limits = search_options.LIMITS | {"batch_size": (1, 65536), "num_workers": (0, 256), "probe_images": (0, 100_000)}
-    limits |= {"neighbor_images": (0, 10_000_000)}
+    limits |= {"neighbor_images": (0, 10_000_000), "rank_minutes": (0.01, 10_000)}
     cli.run(main, {"report": limits}, report=CONFIG)

@@ -15,7 +15,7 @@ from captioning.data.images import check_unreadable, load_image
 from captioning.data.sequences import Paths
 from captioning.familiarity import is_unlike
 from captioning.progress import Progress
-from captioning.runtime import LONGEST_WAIT, autocast, fit_workers, random_numbers, start_workers
+from captioning.runtime import LONGEST_WAIT, autocast, fit_workers, gather_list, random_numbers, share, start_workers
 from captioning.search.beam import beam_search
 from captioning.search.options import confidence
 
@@ -172,10 +172,13 @@ def teacher_forced(model, embeddings, tokens, pad_id, batch_size=128):
 def caption_examples(captioner, examples, *, options, batch_size=64, num_workers=2, progress=True):
     """Caption the images of examples as SearchOptions say: one Prediction per readable image, in order.
 
+    Of several ranks each captions its share, in the batches that one rank would make; all get the Predictions of all.
+
     captioner: caption.Captioner, or what has its method `stream`
 
     Raises ValueError if more than a small share of the images cannot be read.
     """
+    total, examples = len(examples), examples[share(len(examples), batch_size)]
     images = [example.image for example in examples]
     results = captioner.stream(images, options, batch_size=batch_size, num_workers=max(1, num_workers))
     predictions, failed = [], []
@@ -186,5 +189,5 @@ def caption_examples(captioner, examples, *, options, batch_size=64, num_workers
         else:
             found = (caption.text, caption.log_prob, caption.ended, caption.familiarity)
             predictions.append(Prediction(example, *found))
-    check_unreadable(failed, len(images), "images")
-    return predictions
+    check_unreadable(gather_list(failed), total, "images")
+    return gather_list(predictions)

@@ -317,12 +317,15 @@ def was_restarted():
     return bool(launch()) and int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0
 
 
-def share(num_rows):
-    """Return the slice of `num_rows` rows that this rank works on; the slices of all ranks follow one another."""
+def share(num_rows, batch_size=1):
+    """Return the slice of `num_rows` rows that this rank works on; the slices of all ranks follow one another.
+
+    batch_size: rows that stay together, in the batches that one rank would make: sums of floats depend on them
+    """
     if num_ranks() == 1:
         return slice(0, num_rows)
-    rank, size = dist.get_rank(), num_ranks()
-    return slice(rank * num_rows // size, (rank + 1) * num_rows // size)
+    rank, size, num_batches = dist.get_rank(), num_ranks(), -(-num_rows // batch_size)
+    return slice(rank * num_batches // size * batch_size, (rank + 1) * num_batches // size * batch_size)
 
 
 @torch.no_grad()

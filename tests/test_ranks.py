@@ -1,5 +1,6 @@
 """Several processes train as one does: the same draws, the same statistics, the same steps."""
 
+import json
 import os
 import re
 import shutil
@@ -196,6 +197,28 @@ def assert_equal_to_two(folder, run):
     one, other = (load_checkpoint(folder / "checkpoints" / f"{name}.safetensors") for name in ("two", run))
     assert all(torch.equal(other.weights[name], one.weights[name]) for name in one.weights)
     assert [row["train_loss"] for row in other.history] == [row["train_loss"] for row in one.history]
+
+
+def test_a_report_by_two_processes_has_the_same_files(folder):
+    """Byte for byte, but for the lines that name the command, the date, the machine and the time."""
+    report = [str(ROOT / "analysis_report.py"), "--model_path", "checkpoints/one.safetensors", "--data_dir", "data",
+              "--batch_size", "16", "--device", "cpu"]  # fmt: skip
+    finish(start_ranks([*report, "--output", "reports/alone"], 1, folder))
+    outs, errors = finish(start_ranks([*report, "--output", "reports/shared"], 2, folder))
+    assert "wrote reports/shared/report.html" in outs[0]
+    assert (outs[1], errors[1]) == ("", "")
+    alone, shared = (folder / "reports" / name for name in ("alone", "shared"))
+    names = sorted(path.name for path in alone.iterdir())
+    assert names == sorted(path.name for path in shared.iterdir())
+    assert len(names) > 20
+    for name in names:
+        if name not in ("report.html", "report.md", "report.json"):
+            assert (alone / name).read_bytes() == (shared / name).read_bytes(), name
+    one, two = (json.loads((path / "report.json").read_text()) for path in (alone, shared))
+    for told in (one, two):
+        for key in ("command", "date", "machine", "seconds"):
+            del told["provenance"][key]
+    assert two == one
 
 
 KILLED = """
