@@ -202,7 +202,7 @@ def assert_equal_to_two(folder, run):
 def test_a_report_by_two_processes_has_the_same_files(folder):
     """Byte for byte, but for the lines that name the command, the date, the machine and the time."""
     report = [str(ROOT / "analysis_report.py"), "--model_path", "checkpoints/one.safetensors", "--data_dir", "data",
-              "--batch_size", "16", "--device", "cpu"]  # fmt: skip
+              "--batch_size", "16", "--device", "cpu", "--audit", "false", "--probe_images", "0"]  # fmt: skip
     finish(start_ranks([*report, "--output", "reports/alone"], 1, folder))
     outs, errors = finish(start_ranks([*report, "--output", "reports/shared"], 2, folder))
     assert "wrote reports/shared/report.html" in outs[0]
@@ -210,7 +210,7 @@ def test_a_report_by_two_processes_has_the_same_files(folder):
     alone, shared = (folder / "reports" / name for name in ("alone", "shared"))
     names = sorted(path.name for path in alone.iterdir())
     assert names == sorted(path.name for path in shared.iterdir())
-    assert len(names) > 20
+    assert len(names) > 15
     for name in names:
         if name not in ("report.html", "report.md", "report.json"):
             assert (alone / name).read_bytes() == (shared / name).read_bytes(), name
