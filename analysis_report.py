@@ -416,7 +416,7 @@ def compare(captioned, folder, config):
     write_comparison(folder, compared, provenance.build_provenance(captioned[0].subject, models, device, seconds))
     for line in compared.lines:
         print(line)
-    print(f"wrote {folder / 'report.html'} and {', '.join(comparison.COMPARISON_FILES)}")
+    print(f"wrote {folder / 'report.html'}, report.md and the tables and figures that they name")
 
 
 def comparison_name(names):

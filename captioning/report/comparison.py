@@ -79,7 +79,7 @@ def compare_models(scored, subjects, primary):
     label, number = METRICS[primary], len(names) * (len(names) - 1) // 2
     about = (
         f"{'Both' if len(names) == 2 else f'All {len(names)} models'} captioned the same "
-        f"{counted(len(images[0]), 'image')} {how}. The primary score is {label}: its p-values come from "
+        f"{counted(len(images[0]), 'image')}, {how}. The primary score is {label}: its p-values come from "
         f"{bootstrap.draws_for(number):,} paired bootstrap draws and are corrected for {counted(number, 'pair')} by "
         "Holm's procedure. All intervals are 95 % intervals over the images, without correction."
     )

@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 
 from captioning import __version__
+from captioning.cli import counted
 from captioning.files import file_digest
 from captioning.untrusted import on_one_line
 
@@ -153,7 +154,7 @@ def provenance_rows(provenance):
         ("data", f"{data['name']} ({data['path']}), {data['split']} split, {data['images']:,} images, fingerprint "
                  f"`{data['fingerprint']}`"),
         ("versions", versions),
-        ("machine", f"{machine['processor']}, {machine['cores']} cores, {machine['threads']} threads, device "
+        ("machine", f"{machine['processor']}, {counted(machine['cores'], 'core')}, {counted(machine['threads'], 'thread')}, device "
                     f"{machine['device']}, {machine['system']}"),
         ("time", seconds),
     ]  # fmt: skip
