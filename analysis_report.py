@@ -26,6 +26,7 @@ import tempfile
 import time
 from collections import Counter
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -47,13 +48,13 @@ from captioning.files import check_folder
 from captioning.report import comparison, document, latex, provenance, results, sections, sentences, tables, yardsticks
 from captioning.runtime import Machine, is_first, join_ranks, pick_device, pick_workers
 from captioning.scores.grounding import build_grounders, naming_share
-from captioning.scores.recipes import java_scores
+from captioning.scores.recipes import java_scores, tokenizer_recipe
 from captioning.scores.scored import score
 from captioning.search import options as search_options
 from captioning.search.options import SETTINGS
 from data_loader import EvalTransform
 from model import image_vector
-from vocab import SPECIALS, length_warning
+from vocab import SPECIALS, count_words, length_warning
 
 CONFIG = {
     # what
@@ -128,13 +129,22 @@ def caption_split(model_path, dataset, config):
         batch_size=config["batch_size"],
         num_workers=config["num_workers"],
     )
-    words = frozenset(captioner.vocabulary.itos[len(SPECIALS) :])
-    subject = tables.Subject(run, dataset, config["split"], options, words, captioner.model.classes)
+    tokenizer = tokenizer_recipe(captioner.vocabulary.tokenizer)
+    words = sayable_words(captioner.vocabulary, dataset)
+    subject = tables.Subject(run, dataset, config["split"], options, words, captioner.model.classes, tokenizer)
     seconds = time.monotonic() - began
     files = [fetch_model(part) for part in split_sources(model_path)]
     members = getattr(captioner.model, "models", [captioner.model])
     models = provenance.describe_models(model_path, files, members, options)
     return Captioned(subject, captioner, predictions, models, seconds)
+
+
+def sayable_words(vocabulary, dataset):
+    """Return the set of words that a model can say; where it has pieces, those of the Dataset's words that it can."""
+    if not vocabulary.pieces:
+        return frozenset(vocabulary.itos[len(SPECIALS) :])
+    captions = (caption for example in dataset.examples for caption in example.captions)
+    return frozenset(word for word in count_words(captions, vocabulary.unit)[0] if word in vocabulary)
 
 
 def score_captions(captioned, tokens):
@@ -393,7 +403,7 @@ def print_summary(summary):
 
 def report_on(captioned, folder, config):
     """Score one model's captions, tell what the scores say, and write it."""
-    tokens = Tokens()
+    tokens = Tokens(captioned.captioner.vocabulary.unit)
     (scored,), grounder = score_captions([captioned], tokens)
     report = tell(captioned, scored, grounder, tokens, config)
     write_report(folder, captioned.subject.title, report, scored)
@@ -408,8 +418,13 @@ def report_on(captioned, folder, config):
 def compare(captioned, folder, config):
     """Score several models' captions of the same images, and write how they differ."""
     began = time.monotonic()
-    scored, _ = score_captions(captioned, Tokens())
-    compared = comparison.compare_models(scored, [one.subject for one in captioned], config["primary"])
+    # Scores compare where they count the same; characters can be counted in any captions.
+    tokenizers = [one.captioner.vocabulary.tokenizer for one in captioned]
+    unit = "characters" if any(one["unit"] == "characters" for one in tokenizers) else "words"
+    names = [tokenizer_recipe(tokenizer, unit) for tokenizer in tokenizers]
+    subjects = [replace(one.subject, tokenizer=name) for one, name in zip(captioned, names, strict=True)]
+    scored, _ = score_captions(captioned, Tokens(unit))
+    compared = comparison.compare_models(scored, subjects, config["primary"])
     models = [model for one in captioned for model in one.models]
     seconds = {"captioning": sum(one.seconds for one in captioned), "comparison": time.monotonic() - began}
     device = pick_device(config["device"])

@@ -152,7 +152,7 @@ def caption_picture(captioner, path, options, max_pixels):
     result = {"records": [one.record() for one in (caption, *caption.alternatives)]}
     if captioner.has_attention:
         ((seen, maps),) = captioner.attend([picture], [caption.text])
-        words = zip(caption.text.split(), maps, strict=False)
+        words = zip(captioner.vocabulary.words(caption.text), maps, strict=False)
         result["looked"] = [(word, to_jpeg(mark(seen, weights), MAP_SIZE)) for word, weights in words]
     return result | {"thumbnail": to_jpeg(picture, THUMBNAIL)}
 

@@ -40,6 +40,7 @@ from captioning import cli
 from captioning.data.images import MAX_PIXELS, read_image, to_pixels
 from captioning.data.names import IMAGE_SUFFIXES, is_image_name
 from captioning.data.tars import find_shards, is_shards
+from captioning.data.tokenizer import WORDS, tokenizer_name
 from captioning.deploy.downloads import fetch_model, loading
 from captioning.deploy.onnx_model import OnnxModel
 from captioning.deploy.writers import EXISTING, FORMATS, identify, open_writer
@@ -102,7 +103,7 @@ LISTED = 100_000  # images that are listed beforehand, so that the progress bar 
 class Caption:
     """What a model says about an image.
 
-    text:         words joined by blanks
+    text:         as the language writes it
     log_prob:     nats, of all its tokens, <end> included where it was said
     tokens:       their ids, without <start> and <end>
     ended:        False = cut at max_len, so <end> was not said
@@ -145,14 +146,16 @@ class Caption:
 class TorchModel:
     """A CNNtoRNN behind `search`, as captioning.deploy.onnx_model.OnnxModel is."""
 
-    def __init__(self, network, vocab, transform, config, classes=(), decoding=None, familiarity=None):
+    def __init__(self, network, vocab, transform, config, classes=(), **parts):
+        """parts: decoding, familiarity and tokenizer, as in captioning.checkpoint.Checkpoint."""
         import torch  # takes seconds, and an .onnx model needs none
 
         self.network = network.eval()
         with torch.inference_mode():
             self.step = network.decoder.make_step()
         self.vocab, self.transform, self.config, self.classes = vocab, transform, config, list(classes)
-        self.decoding, self.familiarity = decoding or {}, Familiarity.from_json(familiarity)
+        self.decoding, self.familiarity = parts.get("decoding", {}), Familiarity.from_json(parts.get("familiarity"))
+        self.tokenizer = parts.get("tokenizer", WORDS)
         self.origin = {}  # its history, best, versions and data; {} = not from a file
 
     @classmethod
@@ -164,8 +167,8 @@ class TorchModel:
         except ModuleNotFoundError as error:
             raise ValueError(f"{path}: needs torch ({error}); an .onnx model does not") from None
         network, vocabulary, checkpoint = load_captioner(path, pick_device(device))
-        names = ("transform", "config", "classes", "decoding", "familiarity")
-        model = cls(network, vocabulary.itos, *(getattr(checkpoint, name) for name in names))
+        parts = {name: getattr(checkpoint, name) for name in ("decoding", "familiarity", "tokenizer")}
+        model = cls(network, vocabulary.itos, checkpoint.transform, checkpoint.config, checkpoint.classes, **parts)
         model.origin = {name: getattr(checkpoint, name) for name in ORIGIN}
         return model
 
@@ -208,8 +211,11 @@ class Ensemble:
         first = models[0]
         self.models = models
         self.vocab, self.transform, self.config = first.vocab, first.transform, first.config
-        self.decoding = first.decoding
+        self.decoding, self.tokenizer = first.decoding, first.tokenizer
         for number, model in enumerate(models[1:], start=2):
+            if model.tokenizer != first.tokenizer:
+                names = tokenizer_name(model.tokenizer), tokenizer_name(first.tokenizer)
+                raise ValueError(f"the tokenizer of model {number} is {names[0]}, the first model's {names[1]}")
             if model.vocab != first.vocab:
                 sizes = f"{len(model.vocab)} words, the first model's has {len(first.vocab)}"
                 raise ValueError(f"the vocabulary of model {number} is another ({sizes})")
@@ -251,7 +257,7 @@ class Captioner:
     """
 
     def __init__(self, model):
-        self.model, self.vocabulary = model, Vocabulary(model.vocab)
+        self.model, self.vocabulary = model, Vocabulary(model.vocab, model.tokenizer)
 
     @classmethod
     def load(cls, source, *, device="", num_threads=0):
@@ -325,6 +331,7 @@ class Captioner:
         if not pixels:
             return batch
         words = self.vocabulary
+        options = replace(options, pieces=words.pieces)
         found, familiarity = self.model.search(
             np.stack(pixels), options, start=words.start_id, end=words.end_id, banned=words.banned
         )

@@ -33,6 +33,7 @@ from torch.overrides import TorchFunctionMode
 
 from captioning import cli
 from captioning.checkpoint import load_checkpoint, load_state_dict, load_weights
+from captioning.data.tokenizer import tokenizer_name
 from captioning.deploy.downloads import fetch_model, loading
 from captioning.files import check_folder
 from captioning.mobilenet import FEATURE_DIM, mobilenet_v2
@@ -593,6 +594,10 @@ def start_model(vocabulary, classes, settings, model_config):
         name, source = model_config["encoder"], model_config["encoder_weights"]
         return model, load_encoder_weights(model.encoder, name, source)
     checkpoint = load_fetched(fetch_model(settings["init"]))
+    theirs, ours = tokenizer_name(checkpoint.tokenizer), tokenizer_name(vocabulary.tokenizer)
+    if theirs != ours:
+        raise ValueError(f"--train.init: {settings['init']} has the tokenizer {theirs}, the vocabulary {ours}; "
+                         "they must be the same")  # fmt: skip
     given = dict(checkpoint.weights)
     if checkpoint.vocab != vocabulary.itos:
         names = [f"decoder.{name}" for name in model.decoder.word_weights]
@@ -662,7 +667,7 @@ def load_captioner(path, device="cpu"):
     """
     checkpoint = load_checkpoint(path)
     try:
-        vocabulary = Vocabulary(checkpoint.vocab)
+        vocabulary = Vocabulary(checkpoint.vocab, checkpoint.tokenizer)
         for key, (least, most) in LIMITS.items():
             value = checkpoint.config["model"].get(key, least)
             if isinstance(value, bool) or not least <= value <= most:

@@ -2,6 +2,7 @@
 
     python prepare_data.py                           # -> data/pictograms, 60 classes x 300 drawn pictures
     python prepare_data.py --per_class 20            # a small one
+    python prepare_data.py --language ko             # the same pictures, in Korean -> data/pictograms_ko
     python prepare_data.py --source photos --captions photos.csv           # photos/<class>/*.jpg -> data/photos
     python prepare_data.py --source photos --captioner photos              # captions by a shipped model
     python prepare_data.py --source photos --caption_template "a photo of a {class}"    # captions from class names
@@ -63,6 +64,7 @@ from captioning.scores.grounding import Grounder, naming_share
 CONFIG = {
     # what
     "source": "",  # folder of photos, best in one folder per class, or annotated dataset; "" = draw the pictograms
+    "language": "en",  # of the drawn pictures' captions and classes: en | ko
     "output": "",  # folder; "" = data/pictograms or data/<name of source>; a dataset that is there is replaced
     "shards": 0,  # tar shards to write the train split of the dataset `source`, of any layout, into; 0 = none
     "audit": "",  # dataset to audit instead of making one; "" = none
@@ -271,9 +273,14 @@ def write_photographs(source, output, candidates, captions_of, sizes, gathering,
 # ---- the two sources -------------------------------------------------------------------------------
 
 
-def prepare_pictograms(output, *, per_class, seed, num_workers):
-    """Draw the pictograms into `output` and return their examples."""
-    pictograms.write_dataset(output, per_class=per_class, seed=seed, num_workers=num_workers)
+def drawn_dir(language):
+    """Return the folder of the pictograms in a language."""
+    return DEFAULT_DATA_DIR if language == "en" else f"{DEFAULT_DATA_DIR}_{language}"
+
+
+def prepare_pictograms(output, **settings):
+    """Draw the pictograms into `output`, settings as of pictograms.write_dataset, and return their examples."""
+    pictograms.write_dataset(output, **settings)
     return write_preview(output)
 
 
@@ -464,7 +471,7 @@ def main(config):
         return
     source = Path(config["source"])
     captions_path = Path(config["captions"]) if config["captions"] else None
-    default = f"data/{source.resolve().name}" if config["source"] else DEFAULT_DATA_DIR
+    default = f"data/{source.resolve().name}" if config["source"] else drawn_dir(config["language"])
     output = Path(config["output"] or default)
     inputs = [source] * bool(config["source"]) + [captions_path] * bool(captions_path)
     class_folders.check_replaceable(output, inputs)
@@ -472,6 +479,8 @@ def main(config):
     per_class = config["per_class"]
     if per_class == -1:
         per_class = 0 if config["source"] else DRAWN_PER_CLASS
+    if config["source"] and config["language"] != CONFIG["language"]:
+        raise ValueError("--language: is for drawn pictures; photos have the captions that are given")
     if config["shards"]:
         if not config["source"]:
             raise ValueError("--shards: needs --source, the dataset to write as shards")
@@ -502,7 +511,9 @@ def main(config):
             raise ValueError(f"{given[0]}: is for photos, which --source names; pictograms take --per_class")
         if config["image_size"] != pictograms.IMAGE_SIZE:
             raise ValueError(f"--image_size: pictograms have {pictograms.IMAGE_SIZE} pixels a side")
-        examples = prepare_pictograms(output, per_class=per_class, seed=config["seed"], num_workers=num_workers)
+        examples = prepare_pictograms(
+            output, per_class=per_class, seed=config["seed"], num_workers=num_workers, language=config["language"]
+        )
 
     counts = Counter(example.split for example in examples)
     print(f"classes          {len({example.label for example in examples} - {''}):,}")

@@ -126,7 +126,7 @@ def draw_attention(path, run, captioner, predictions):
     """Draw the attention map of each word of each caption."""
     captions = [prediction.caption for prediction in predictions]
     pictures, maps = zip(*captioner.attend([p.example.image for p in predictions], captions), strict=True)
-    words = [caption.split() for caption in captions]
+    words = [captioner.vocabulary.words(caption) for caption in captions]
     plots.attention_figure(pictures, words, maps, path, title=f"Attention of {run} for each word")
 
 

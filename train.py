@@ -47,6 +47,7 @@ from captioning.cli import counted
 from captioning.data.annotations import PICTURE_SETTINGS, data_flags, load_dataset, picture_settings
 from captioning.data.images import check_unreadable
 from captioning.data.sequences import PAD_ID, Captions
+from captioning.data.tokenizer import tokenizer_name
 from captioning.deploy.downloads import CHECKPOINTS, SHIPPED, fetch_model
 from captioning.evaluation import FEWEST_FOR_CIDER, encode_images
 from captioning.files import check_file, check_folder, file_digest
@@ -135,7 +136,7 @@ CONFIG = {
     # validation
     "beam_size": 1,  # beams; 1 = greedy
     "consensus": SearchOptions.consensus,  # MBR exponent: candidates weigh p**x; 0 = plain beam search
-    "max_len": 30,  # tokens of the longest caption, <end> included
+    "max_len": 30,  # words of the longest caption, <end> counts as one
     # results
     "save_minutes": 10.0,  # minutes between two resume files inside an epoch; 0 = one after each epoch alone
     "half": False,  # store the checkpoint in float16
@@ -331,7 +332,9 @@ def build_loss(stage, data, settings, vocabulary, class_of):
     return SelfCritical(
         data.captions,
         vocabulary,
-        SamplingOptions(num_samples=settings["self_critical_samples"], max_len=settings["max_len"]),
+        SamplingOptions(
+            num_samples=settings["self_critical_samples"], max_len=settings["max_len"], pieces=vocabulary.pieces
+        ),
         baseline=settings["self_critical_baseline"],
         class_reward=settings["class_reward"],
         class_of=class_of,
@@ -491,7 +494,7 @@ def check_coverage(vocabulary, examples, data_dir):
 
     Raises ValueError if the vocabulary knows too few words of the train examples to be made for them.
     """
-    counts, lengths = count_words(caption for example in examples for caption in example.captions)
+    counts, lengths = count_words((caption for example in examples for caption in example.captions), vocabulary.unit)
     known = coverage(counts, vocabulary)
     if known < LEAST_COVERAGE:
         raise ValueError(
@@ -519,6 +522,7 @@ def describe_run(config, vocabulary, classes, dataset):
     return {
         "config": config,
         "vocab": vocabulary.itos,
+        "tokenizer": vocabulary.tokenizer,
         "transform": {"image_size": config["data"]["image_size"], "mean": data_loader.MEAN, "std": data_loader.STD},
         "classes": classes,
         "versions": versions(),
@@ -531,7 +535,11 @@ def identify_run(config, vocabulary, dataset, start):
     free = {"resume", "device", "half", "save_minutes", "rank_minutes", "wandb", "wandb_project"}
     free |= {"data_dir", *PICTURE_SETTINGS, "vocab_path", "num_workers"}
     identity = {f"{part}.{key}": v for part, keys in config.items() for key, v in keys.items() if key not in free}
-    identity |= {"vocabulary": vocabulary.itos, "validation data": dataset.fingerprint("val")}
+    identity |= {
+        "tokenizer": tokenizer_name(vocabulary.tokenizer),
+        "vocabulary": vocabulary.itos,
+        "validation data": dataset.fingerprint("val"),
+    }
     identity["data"] = {"name": dataset.name, "fingerprint": dataset.fingerprint("train")}
     no_file = start in ("none", "imagenet")
     return identity | {"first weights' sha256": "" if no_file else file_digest(fetch_model(start))}

@@ -3,11 +3,21 @@
     python vocab.py                                       # data/pictograms -> vocab_2.pkl
     python vocab.py --data_dir data/birds --min_count 5   # -> vocab_5.pkl
     python vocab.py --data_dir 'shards/train/{00000..00099}.tar' --min_count 5    # tar shards, see docs/scale.md
+    python vocab.py --data_dir data/birds --tokenizer pieces --num_pieces 1000
 
 Reads   the captions of `data_dir`, in any format that captioning/data/annotations.py knows
 Writes  vocab_<min_count>.pkl, a pickle of built-in types only, and graphs/vocabulary.png
 
 Only the train split counts: a word that occurs in val or test alone becomes <unk>, as it would in use.
+
+The tokenizer stands in the vocabulary, and every checkpoint trained with it keeps it:
+  words       for languages with blanks between words, English and Korean among them (captioning/data/tokenizer.py)
+  characters  the same, but each character of a script without blanks (Chinese, Japanese, Thai ...) is a token
+  pieces      words are cut into frequent pieces (captioning/data/pieces.py), so that rare and new words can be said:
+              for languages whose words have many forms, Korean, Turkish or Finnish. Needs `pip install tokenizers`
+              here; training and captioning do not
+  auto        characters where the captions have text without blanks, else words; says which
+Scores count words or characters, never pieces; so do the limits of a caption's length.
 """
 
 if __name__ == "__main__":
@@ -16,15 +26,29 @@ if __name__ == "__main__":
     process.set_up()  # before torch loads
 
 import io
+import itertools
 import pickle
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
+
 from captioning import cli
-from captioning.data.tokenizer import tokenize
+from captioning.data.pieces import MARK, Splitter, learn_pieces
+from captioning.data.tokenizer import (
+    NAMES,
+    WORDS,
+    check_tokenizer,
+    join_tokens,
+    pick_unit,
+    split_text,
+    tokenize,
+    tokenizer_name,
+)
 from captioning.files import check_file, replace_file
 from captioning.metadata import bad_word, is_number
 from captioning.search.options import SearchOptions
+from captioning.search.pieces import Pieces
 from captioning.untrusted import CONTROL
 
 CONFIG = {
@@ -33,26 +57,36 @@ CONFIG = {
     "images_dir": "",  # folder of its pictures; "" = beside the captions
     "allow_missing": False,  # go on without pictures that are not there, however many
     "min_count": 2,  # words with fewer occurrences in the train captions become <unk>
+    "tokenizer": "auto",  # words | characters (Chinese, Japanese, Thai ...) | pieces | auto: by the captions
+    "num_pieces": 4000,  # pieces at most, with tokenizer pieces
     "vocab_path": "",  # output; "" = vocab_<min_count>.pkl
     "graph_path": "graphs/vocabulary.png",  # figure of caption lengths and word frequencies
 }
 
 LONG_SHARE = 0.1  # of the train captions; more that are longer than max_len are worth a warning
 SPECIALS = ["<pad>", "<start>", "<end>", "<unk>"]
-FORMAT = 1
+FORMAT = 2  # of format 1, which knew words alone, files are still read
+SAMPLE = 20_000  # captions that the tokenizer is chosen by
+LEAST_COVERAGE = 0.5  # of the running words of a split; with less, a line says so
 MAX_FILE_BYTES = 64 * 2**20  # a vocabulary of a million words takes a third of it
 MAX_INSTRUCTIONS = 5_000_000  # of its pickle; a million words take 4 million
 MAX_CONTAINERS = 100  # dicts and lists in it, and how deep they may stand in each other
 
 
 class Vocabulary:
-    """The words a model can say; index = id.
+    """The tokens a model can say; index = id.
 
-    itos: the words, the four specials first: <pad>, <start>, <end>, <unk>
-    Raises ValueError if the specials are not where they belong, or a word stands twice.
+    itos:      the tokens, the four specials first: <pad>, <start>, <end>, <unk>
+    tokenizer: of captioning.data.tokenizer.check_tokenizer
+    pieces:    what a search needs to count words where tokens are pieces of them; else None
+    unit:      words | characters, what scores count
+
+    A token in it is a word: `word in vocabulary` is True if the model can say it.
+    Raises ValueError if the specials are not where they belong, a word stands twice, or the tokenizer is none.
     """
 
-    def __init__(self, itos):
+    def __init__(self, itos, tokenizer=WORDS):
+        check_tokenizer(tokenizer)
         if list(itos[: len(SPECIALS)]) != SPECIALS:
             raise ValueError(f"vocabulary: begins with {list(itos[:4])}, must begin with {SPECIALS}")
         self.itos = list(itos)
@@ -61,26 +95,52 @@ class Vocabulary:
             raise ValueError(f"vocabulary: {len(self.itos) - len(self.stoi)} words stand in it twice")
         self.pad_id, self.start_id, self.end_id, self.unk_id = range(len(SPECIALS))
         self.banned = (self.pad_id, self.start_id, self.unk_id)  # ids that no search may choose
+        self.tokenizer, self.unit = dict(tokenizer), tokenizer["unit"]
+        self.splitter = self.pieces = None
+        if tokenizer["name"] == "pieces":
+            self.splitter = Splitter(self.itos[len(SPECIALS) :], tokenizer["merges"])
+            self.pieces = Pieces([word in SPECIALS or word.startswith(MARK) for word in self.itos])
 
     def __len__(self):
         return len(self.itos)
 
+    def __contains__(self, word):
+        return bool(self.splitter.split(word)) if self.splitter else word in self.stoi
+
     def encode(self, caption):
         """Return the ids of a caption, <start> and <end> included; an unknown word is <unk>."""
-        words = [self.stoi.get(word, self.unk_id) for word in tokenize(caption)]
-        return [self.start_id, *words, self.end_id]
+        tokens = tokenize(caption, self.unit)
+        if self.splitter:
+            tokens = [piece for word in tokens for piece in self.splitter.split(word) or SPECIALS[3:]]
+        return [self.start_id, *(self.stoi.get(token, self.unk_id) for token in tokens), self.end_id]
 
     def decode(self, ids):
-        """Return the words of `ids` joined by blanks; <pad>, <start> and <end> are left out."""
+        """Return the text of `ids` as the language writes it; <pad>, <start> and <end> are left out."""
         silent = (self.pad_id, self.start_id, self.end_id)
-        return " ".join(self.itos[index] for index in ids if index not in silent)
+        tokens = [self.itos[index] for index in ids if index not in silent]
+        if self.splitter:
+            tokens = "".join(f"{MARK}<unk>" if token == SPECIALS[3] else token for token in tokens).split(MARK)
+        return join_tokens([token for token in tokens if token], self.unit)
+
+    def words(self, text):
+        """Return the words, or characters, of a text that `decode` made."""
+        return split_text(text, self.unit)
+
+    def by_word(self, ids, maps):
+        """Return the mean of the tokens' maps for each word: (T, ...) for `ids`, T without specials -> (words, ...)."""
+        if not self.pieces or not len(ids):
+            return maps
+        begins = self.pieces.begins[ids]
+        begins[0] = True
+        sizes = np.diff(np.append(np.flatnonzero(begins), len(ids)))
+        return np.add.reduceat(maps, np.flatnonzero(begins)) / sizes.reshape(-1, *[1] * (maps.ndim - 1))
 
 
-def count_words(captions):
-    """Return (Counter of words, Counter of caption lengths in words)."""
+def count_words(captions, unit="words"):
+    """Return (Counter of words, or characters, Counter of caption lengths in them)."""
     words, lengths = Counter(), Counter()
     for caption in captions:
-        tokens = tokenize(caption)
+        tokens = tokenize(caption, unit)
         words.update(tokens)
         lengths[len(tokens)] += 1
     return words, lengths
@@ -101,27 +161,53 @@ def length_warning(lengths, max_len=SearchOptions.max_len, split="train"):
     )
 
 
-def build_vocabulary(counts, min_count):
+def pick_tokenizer(name, captions):
+    """Return the tokenizer of a setting without merges, and what it was chosen for, in words.
+
+    Raises ValueError for an unknown name.
+    """
+    if name not in (*NAMES, "auto"):
+        raise ValueError(f"--tokenizer: got {name!r}, allowed are auto, {', '.join(NAMES)}")
+    unit, reason = pick_unit(captions)
+    if name == "auto":
+        return {"name": unit, "unit": unit}, f"auto, as {reason}"
+    return {"name": name, "unit": unit if name == "pieces" else name}, "as set"
+
+
+def build_vocabulary(counts, min_count, tokenizer=WORDS, num_pieces=CONFIG["num_pieces"]):
     """Return the Vocabulary of the words seen at least `min_count` times, most frequent first.
+
+    tokenizer: of pick_tokenizer. With pieces the vocabulary has these, and characters seen fewer times become <unk>
 
     A word with control characters, which a damaged file may hold, becomes <unk>: checkpoints with such are refused.
     """
     if min_count < 1:
         raise ValueError(f"min_count: got {min_count}, allowed is 1 or more")
-    known = [word for word, count in counts.items() if count >= min_count and not CONTROL.search(word)]
+    counts = {word: count for word, count in counts.items() if not CONTROL.search(word)}
+    if tokenizer["name"] == "pieces":
+        pieces, merges = learn_pieces(counts, num_pieces, min_count)
+        return Vocabulary(SPECIALS + pieces, tokenizer | {"merges": merges})
+    known = [word for word, count in counts.items() if count >= min_count]
     words = sorted(known, key=lambda word: (-counts[word], word))
-    return Vocabulary(SPECIALS + words)
+    return Vocabulary(SPECIALS + words, tokenizer)
 
 
 def coverage(counts, vocabulary):
     """Return the share of running words, 0 to 1, that the vocabulary knows."""
-    known = sum(count for word, count in counts.items() if word in vocabulary.stoi)
+    known = sum(count for word, count in counts.items() if word in vocabulary)
     return known / max(1, sum(counts.values()))
+
+
+def advice(name, min_count):
+    """Return what may help where a vocabulary covers little; name: of its tokenizer."""
+    ways = [f"a --min_count below {min_count}"] * (min_count > 1) + ["--tokenizer pieces"] * (name != "pieces")
+    return f"{' or '.join(ways)} may help" if ways else "train has too few captions"
 
 
 def save_vocabulary(path, vocabulary, counts, min_count):
     """Write the vocabulary as a pickle of a plain dict; the old file stays until the new one is complete."""
     content = {"format": FORMAT, "min_count": min_count, "itos": vocabulary.itos, "counts": dict(counts)}
+    content["tokenizer"] = vocabulary.tokenizer
     with replace_file(path) as temporary:
         temporary.write_bytes(pickle.dumps(content))
 
@@ -146,13 +232,13 @@ def load_vocabulary(path):
         content = PlainUnpickler(io.BytesIO(written)).load()
         if not isinstance(content, dict):
             raise ValueError("it is not a dict")
-        if not is_number(content["format"], int) or content["format"] != FORMAT:
-            raise ValueError(f"its format is not {FORMAT}, which this version reads")
+        if not is_number(content["format"], int) or content["format"] not in range(1, FORMAT + 1):
+            raise ValueError(f"its format is not one of 1 to {FORMAT}, which this version reads")
         if not isinstance(content["itos"], list) or not all(isinstance(word, str) for word in content["itos"]):
             raise ValueError("itos holds something other than words")
         if problem := bad_word(content["itos"]):
             raise ValueError(problem)
-        return Vocabulary(content["itos"])
+        return Vocabulary(content["itos"], WORDS if content["format"] == 1 else content["tokenizer"])
     except CodeInPickleError as error:
         raise ValueError(f"{path}: refused, this pickle carries code ({error})") from None
     except Exception as error:  # a damaged pickle can raise nearly anything
@@ -233,21 +319,29 @@ def main(config):
     check_file(path)
     plots.check_figure(config["graph_path"])
     captions, dataset = read_captions(config)
-    counts, lengths = count_words(captions.get("train", ()))
+    train = captions.get("train", ())
+    tokenizer, reason = pick_tokenizer(config["tokenizer"], list(itertools.islice(train, SAMPLE)))
+    unit = tokenizer["unit"]
+    counts, lengths = count_words(train, unit)
     if not lengths:
         raise ValueError(f"{config['data_dir']}: no captions in its train split, which the vocabulary is built from")
-    vocabulary = build_vocabulary(counts, config["min_count"])
+    vocabulary = build_vocabulary(counts, config["min_count"], tokenizer, config["num_pieces"])
     save_vocabulary(path, vocabulary, counts, config["min_count"])
     plots.vocabulary_figure(lengths, counts, config["graph_path"], min_count=config["min_count"])
 
     for line in getattr(captions["train"], "failed", [])[:5]:
         print(f"warning: {line}; skipped")
-    print(f"train captions   {sum(lengths.values()):,}, {sum(counts.values()):,} words, {len(counts):,} different")
+    print(f"tokenizer        {tokenizer_name(tokenizer)} ({reason})")
+    print(f"train captions   {sum(lengths.values()):,}, {sum(counts.values()):,} {unit}, {len(counts):,} different")
     print(f"vocabulary       {len(vocabulary):,} ({len(SPECIALS)} specials, min_count {config['min_count']})")
-    print(f"coverage train   {coverage(counts, vocabulary):.2%} of the running words")
-    if "val" in captions:
-        print(f"coverage val     {coverage(count_words(captions['val'])[0], vocabulary):.2%} of the running words")
     warnings = [length_warning(lengths)]
+    for split in ("train", "val"):
+        if split in captions:
+            share = coverage(counts if split == "train" else count_words(captions[split], unit)[0], vocabulary)
+            print(f"coverage {split:<7} {share:.2%} of the running {unit}")
+            if share < LEAST_COVERAGE:
+                ways = advice(tokenizer["name"], config["min_count"])
+                warnings.append(f"most {unit} of {split} become <unk>; {ways}")
     if dataset:
         share = naming_share(dataset.splits["train"], Grounder(dataset.classes, dataset.aliases))
         warnings.append(naming_warning(share, dataset.root))
@@ -260,4 +354,4 @@ def main(config):
 
 
 if __name__ == "__main__":
-    cli.run(main, {"vocab": {"min_count": (1, 2**31)}}, vocab=CONFIG)
+    cli.run(main, {"vocab": {"min_count": (1, 2**31), "num_pieces": (1, 1_000_000)}}, vocab=CONFIG)

@@ -2,7 +2,7 @@
 
 `checkpoints/<run>.safetensors`   weights; the header's metadata holds JSON: format, config, vocab, transform,
                                   classes, history, best, versions, data, decoding,
-                                  familiarity
+                                  familiarity, tokenizer
 `checkpoints/<run>_last.pt`       torch.save of built-in types and tensors, read with weights_only=True; its content
                                   is that of captioning/training/history.py
 
@@ -19,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from captioning.cli import one_line
+from captioning.data.tokenizer import WORDS
 from captioning.files import replace_file
 from captioning.metadata import dump_metadata, parse_metadata
 from captioning.model_files import check_safetensors
@@ -37,6 +38,7 @@ class Checkpoint:
     versions:  of the libraries; data: name, fingerprint
     decoding:  length_penalty and consensus, as chosen on the validation split; {} = not chosen
     familiarity: what training pictures look like, as captioning.familiarity writes it; {} = not known
+    tokenizer: of captioning.data.tokenizer.check_tokenizer
     """
 
     weights: dict
@@ -50,6 +52,7 @@ class Checkpoint:
     data: dict = field(default_factory=dict)
     decoding: dict = field(default_factory=dict)
     familiarity: dict = field(default_factory=dict)
+    tokenizer: dict = field(default_factory=lambda: dict(WORDS))
 
 
 def save_checkpoint(path, checkpoint, *, half=False):

@@ -4,7 +4,7 @@ Captions are always decoded freely: the model reads its own words, never those o
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch.nn import functional as F
@@ -24,10 +24,11 @@ FEWEST_FOR_CIDER = 20  # images; with fewer, CIDEr's document frequencies say no
 
 @dataclass(frozen=True)
 class Prediction:
-    """A generated caption: words joined by blanks, and its log-probability in nats.
+    """A generated caption, and its log-probability in nats.
 
     ended:       False = cut at max_len, so <end> was not said and is not in log_prob
     familiarity: of the image, as captioning.familiarity; None = the model does not know
+    num_tokens:  without <end>; -1 = one for each word between blanks
     """
 
     example: Example
@@ -35,6 +36,7 @@ class Prediction:
     log_prob: float
     ended: bool = True
     familiarity: float | None = None
+    num_tokens: int = -1
 
     @property
     def unlike(self):
@@ -44,7 +46,8 @@ class Prediction:
     @property
     def confidence(self):
         """As captioning.search.options.confidence."""
-        return confidence(self.log_prob, len(self.caption.split()) + self.ended)
+        num_tokens = len(self.caption.split()) if self.num_tokens == -1 else self.num_tokens
+        return confidence(self.log_prob, num_tokens + self.ended)
 
 
 class ImageDataset(Dataset):
@@ -113,8 +116,9 @@ def encode_images(network, paths, transform, machine, *, random_key=(), bar=""):
 def decode_embeddings(model, embeddings, vocabulary, options, *, batch_size=128):
     """Caption image embeddings (N, E): the best caption of each, as SearchOptions say.
 
-    returns: N pairs (words joined by blanks, log-probability in nats, <end> included)
+    returns: N pairs (text, log-probability in nats, <end> included)
     """
+    options = replace(options, pieces=vocabulary.pieces)
     model.eval()
     device, step = next(model.parameters()).device, model.decoder.make_step()
     captions = []
@@ -135,14 +139,16 @@ def decode_embeddings(model, embeddings, vocabulary, options, *, batch_size=128)
 def attention_maps(model, embeddings, captions, vocabulary):
     """Return where an attention decoder looked for each word: for each caption an array (words, h, w), square.
 
-    embeddings: (N, P, E); captions: N strings of words joined by blanks
+    embeddings: (N, P, E); captions: N texts that the model said
     """
     device, maps = next(model.parameters()).device, []
     for embedding, caption in zip(embeddings, captions, strict=True):
-        tokens = torch.tensor([vocabulary.encode(caption)[:-1]], device=device)  # <start> w1 ... wT
+        ids = vocabulary.encode(caption)[1:-1]
+        tokens = torch.tensor([[vocabulary.start_id, *ids]], device=device)
         _, attention = model.decoder.attend(embedding[None].to(device), tokens)
         side = math.isqrt(attention.shape[2])
-        maps.append(attention[0, : len(caption.split())].unflatten(1, (side, side)).float().cpu().numpy())
+        seen = attention[0, : len(ids)].unflatten(1, (side, side)).float().cpu().numpy()
+        maps.append(vocabulary.by_word(ids, seen))
     return maps
 
 
@@ -187,7 +193,7 @@ def caption_examples(captioner, examples, *, options, batch_size=64, num_workers
         if isinstance(caption, ValueError):
             failed.append(str(caption))
         else:
-            found = (caption.text, caption.log_prob, caption.ended, caption.familiarity)
+            found = (caption.text, caption.log_prob, caption.ended, caption.familiarity, len(caption.tokens))
             predictions.append(Prediction(example, *found))
     check_unreadable(gather_list(failed), total, "images")
     return gather_list(predictions)

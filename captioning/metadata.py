@@ -1,6 +1,7 @@
 """What stands beside the weights in a checkpoint or an ONNX model, as JSON: vocabulary, config, transform, history.
 
-Format 2 added `decoding`, format 3 `familiarity`. Older files are read as if what they lack were {}.
+Format 2 added `decoding`, format 3 `familiarity` and `tokenizer`. Older files are read as if what they lack were {}, and
+the tokenizer words.
 """
 
 import json
@@ -12,8 +13,9 @@ from captioning.untrusted import CONTROL
 FORMAT = 3
 MAX_IMAGE_SIZE = 1024  # pixels a side
 PARTS = {"config": dict, "vocab": list, "transform": dict, "classes": list, "history": list, "best": dict}
-PARTS |= {"versions": dict, "data": dict, "decoding": dict, "familiarity": dict}
-SINCE_FORMAT_2 = ("decoding", "familiarity")
+PARTS |= {"versions": dict, "data": dict, "decoding": dict, "familiarity": dict, "tokenizer": dict}
+# What an older file has not -> its value.
+BEFORE = {"decoding": {}, "familiarity": {}, "tokenizer": {"name": "words", "unit": "words"}}
 ORIGIN = ("history", "best", "versions", "data")  # the parts that tell where a model comes from
 DECODING = {"length_penalty": (0, 10), "consensus": (0, 10)}  # key -> (least, most)
 
@@ -26,7 +28,7 @@ def dump_metadata(parts):
 
 def parse_metadata(path, metadata):
     """Return {name of PARTS: value} from {name: JSON}. Raises ValueError, one line naming the file `path`."""
-    metadata = dict.fromkeys(SINCE_FORMAT_2, "{}") | metadata
+    metadata = {name: json.dumps(value) for name, value in BEFORE.items()} | metadata
     missing = [name for name in ("format", *PARTS) if name not in metadata]
     if missing:
         raise ValueError(f"{path}: not a checkpoint of this project (no {missing[0]!r})")

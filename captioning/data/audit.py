@@ -14,7 +14,7 @@ import pandas as pd
 from captioning.cli import counted
 from captioning.data.copies import describe_image, find_copies, process_map
 from captioning.data.splits import SPLITS
-from captioning.data.tokenizer import Tokens
+from captioning.data.tokenizer import Tokens, pick_unit
 from captioning.progress import Progress
 
 UNLIKE = 1.3  # ratio of the different captions per image of two splits; from here on their scores do not compare
@@ -95,7 +95,8 @@ def audit_examples(examples, silent=(), *, num_workers=1, progress=True, tokens=
     tokens:       Tokens of captions that were tokenised already
     naming_share: function (examples of a split) -> share of captions that name their class; None = it is not asked
     """
-    tokens = Tokens() if tokens is None else tokens
+    if tokens is None:
+        tokens = Tokens(pick_unit([caption for example in examples for caption in example.captions])[0])
     splits = [split for split in SPLITS if any(example.split == split for example in examples)]
     texts = {split: [[tuple(tokens[c]) for c in e.captions] for e in examples if e.split == split] for split in splits}
     trained = {caption for group in texts.get("train", []) for caption in group}

@@ -11,11 +11,13 @@ import multiprocessing
 import os
 import signal
 from pathlib import Path
+from typing import NamedTuple
 
 import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from captioning.data import pictograms_ko
 from captioning.data.class_folders import check_replaceable, replace_folder
 from captioning.data.splits import SPLITS, split_sizes
 from captioning.progress import Progress
@@ -88,6 +90,37 @@ def phrase(word, number, *adjectives):
     return f"{NUMBERS[number]} {PLURAL.get(word, f'{{}}{word}s').format(told)}"
 
 
+class Scene(NamedTuple):
+    """What a picture shows: `number` objects of a class, of one size and colour, on a background, in English."""
+
+    word: str
+    number: int
+    size: str
+    figure: str
+    ground: str
+    texture: str
+
+
+def describe(scene, wordings):
+    """Return the captions of a Scene: the canonical one, then those of WORDINGS at the places `wordings`."""
+    objects, ground = phrase(scene.word, scene.number, scene.figure), scene.ground
+    parts = {
+        "objects": objects,
+        "sized": phrase(scene.word, scene.number, scene.size, scene.figure),
+        "ground": ground,
+        "textured": f"{scene.texture} {ground}",
+        "is_are": "is" if scene.number == 1 else "are",
+    }
+    captions = [WORDINGS[index].format(**parts).replace(" a orange", " an orange") for index in wordings]
+    return [f"{objects} on {'an' if ground[0] in 'aeiou' else 'a'} {ground} background", *captions]
+
+
+LANGUAGES = {  # name -> (class word -> class name, the function that describes a Scene)
+    "en": ({word: word for word in GLYPHS}, describe),
+    "ko": ({word: noun for word, (noun, _) in pictograms_ko.NOUNS.items()}, pictograms_ko.describe),
+}
+
+
 def luminance(rgb):
     """Return the luma of a colour, 0..255 (ITU-R BT.601)."""
     return 0.299 * rgb[0] + 0.587 * rgb[1] + 0.114 * rgb[2]
@@ -142,8 +175,11 @@ def jittered(rng, name):
     return tuple(int(v) for v in np.clip(np.array(COLOURS[name]) + rng.integers(-COLOUR_JITTER, 11, 3), 0, 255))
 
 
-def draw_example(word, rng):
-    """Draw one picture: (PIL RGB 256x256, list of captions); the same generator state gives the same picture."""
+def draw_example(word, rng, describe=describe):
+    """Draw one picture: (PIL RGB 256x256, list of captions); the same generator state gives the same picture.
+
+    describe: of LANGUAGES
+    """
     number = int(rng.integers(1, 4))
     sizes = list(SIZES) if number == 1 else ["small", ""]
     size = sizes[int(rng.integers(len(sizes)))]
@@ -165,38 +201,31 @@ def draw_example(word, rng):
         x = left + int(rng.integers(4, room - mask.width - 3))
         y = top + int(rng.integers(4, room - mask.height - 3))
         picture.paste(colour, (x, y), mask)
-    parts = {
-        "objects": phrase(word, number, figure),
-        "sized": phrase(word, number, size, figure),
-        "ground": ground,
-        "textured": f"{texture} {ground}",
-        "is_are": "is" if number == 1 else "are",
-    }
-    captions = [f"{parts['objects']} on {'an' if ground[0] in 'aeiou' else 'a'} {ground} background"]
-    for index in sorted(rng.permutation(len(WORDINGS))[:NUM_WORDINGS].tolist()):
-        captions.append(WORDINGS[index].format(**parts).replace(" a orange", " an orange"))
-    return picture, captions
+    wordings = sorted(rng.permutation(len(WORDINGS))[:NUM_WORDINGS].tolist())
+    return picture, describe(Scene(word, number, size, figure, ground, texture), wordings)
 
 
-def write_class(folder, class_name, sizes, seed):
+def write_class(folder, class_name, sizes, seed, language="en"):
     """Draw one class of the dataset: rows of (image path relative to `folder`, caption)."""
-    rows = []
+    word, (names, describe) = class_name.replace("_", " "), LANGUAGES[language]
+    name_of_folder, rows = names[word].replace(" ", "_"), []
     for split, count in sizes.items():
-        (folder / split / class_name).mkdir(parents=True)
+        (folder / split / name_of_folder).mkdir(parents=True)
         for number in range(1, count + 1):
             rng = np.random.default_rng([seed, CLASSES.index(class_name), SPLITS.index(split), number])
-            picture, captions = draw_example(class_name.replace("_", " "), rng)
-            name = f"{split}/{class_name}/{number:04d}.jpg"
+            picture, captions = draw_example(word, rng, describe)
+            name = f"{split}/{name_of_folder}/{number:04d}.jpg"
             picture.save(folder / name, quality=90)
             rows += [(name, caption) for caption in captions]
     return rows
 
 
-def write_dataset(out_dir, *, per_class=300, seed=0, num_workers=0, progress=True):
+def write_dataset(out_dir, *, per_class=300, seed=0, num_workers=0, progress=True, language="en"):
     """Draw the dataset into `out_dir` and return the number of images.
 
     per_class:   images of each class, split 8:1:1 (300 = 240/30/30)
     num_workers: processes; 0 = one per core
+    language:    of captions and class names, a key of LANGUAGES; the pictures are the same
 
     An older dataset there is replaced when the new one is complete.
     Raises ValueError if `out_dir` holds something that is not a dataset, or a dataset and something else.
@@ -204,6 +233,8 @@ def write_dataset(out_dir, *, per_class=300, seed=0, num_workers=0, progress=Tru
     if per_class < len(SPLITS):
         raise ValueError(f"per_class: got {per_class}, allowed is 3 or more (one image for each split)")
     out_dir, sizes = Path(out_dir), split_sizes(per_class)
+    if language not in LANGUAGES:
+        raise ValueError(f"language: got {language!r}, allowed are {', '.join(LANGUAGES)}")
     for key, value in (("seed", seed), ("num_workers", num_workers)):
         if value < 0:
             raise ValueError(f"{key}: got {value}, allowed is 0 or more")
@@ -212,7 +243,7 @@ def write_dataset(out_dir, *, per_class=300, seed=0, num_workers=0, progress=Tru
     check_replaceable(out_dir, [])
     with replace_folder(out_dir) as folder:
         workers = min(num_workers or os.cpu_count() or 1, len(CLASSES))
-        draw = functools.partial(write_class, folder, sizes=sizes, seed=seed)
+        draw = functools.partial(write_class, folder, sizes=sizes, seed=seed, language=language)
         with Progress(total=per_class * len(CLASSES), desc="drawing", unit=" images", disable=not progress) as bar:
             rows = []
             # spawn, as on every system: a forked child of a process with threads can hang. Ctrl-C is the parent's.

@@ -1,5 +1,10 @@
 """Captions to tokens and back: for the vocabulary, every metric and the class look-up.
 
+A tokenizer, as a vocabulary and a checkpoint keep it, is a dict of plain types:
+  name    words | characters: a token is a unit | pieces: it is a piece of one (captioning/data/pieces.py)
+  unit    words | characters
+  merges  of pieces
+
 A unit is what metrics and limits count:
   words       the rules of NLTK's word tokenizer: regular expressions in NLTK's code, so nothing is downloaded
   characters  the same, and each character of a script without blanks (Han, kana, Thai, Lao, Khmer, Burmese) is a token
@@ -10,6 +15,8 @@ import re
 import unicodedata
 
 UNITS = ("words", "characters")
+NAMES = (*UNITS, "pieces")
+WORDS = {"name": "words", "unit": "words"}
 
 # The ASCII characters of COCO's list (pycocoevalcap's PUNCTUATIONS: quotes, brackets, . ? ! , : ; - -- ...). Square
 # brackets are added. clean() leaves no others.
@@ -115,7 +122,7 @@ def _signs():
     return re.compile(f"[^{ranges}]"), signs
 
 
-def join(tokens, unit="words"):
+def join_tokens(tokens, unit="words"):
     """The text of tokens as the language writes it: blanks between words, none between characters without blanks."""
     if unit == "words":
         return " ".join(tokens)
@@ -133,8 +140,8 @@ def _touch(last, token):
     return unspaced and last.isascii() and bool(_TIGHT.match(token))
 
 
-def split(text, unit="words"):
-    """The tokens of a text that `join` made."""
+def split_text(text, unit="words"):
+    """The tokens of a text that `join_tokens` made."""
     return (_UNSPACED.sub(r" \g<0> ", text) if unit == "characters" else text).split()
 
 
@@ -156,6 +163,23 @@ def pick_unit(captions):
 def _runs(caption):
     """The words of a caption that have a character of a script without blanks."""
     return [] if caption.isascii() else [word for word in tokenize(caption) if _UNSPACED.search(word)]
+
+
+def check_tokenizer(tokenizer):
+    """Raise ValueError unless a tokenizer, as a file has it, is one."""
+    name, unit, merges = (tokenizer.get(key) for key in ("name", "unit", "merges"))
+    if name not in NAMES:
+        raise ValueError(f"tokenizer: got {str(name)[:60]!r}, allowed are {', '.join(NAMES)}")
+    if unit not in UNITS or (name in UNITS and unit != name):
+        raise ValueError(f"tokenizer: counts {str(unit)[:60]!r}, allowed are {', '.join(UNITS)}")
+    right = isinstance(merges, list) and all(isinstance(merge, str) for merge in merges)
+    if tokenizer.keys() - {"name", "unit", "merges"} or (name == "pieces") != right or (name in UNITS and merges):
+        raise ValueError("tokenizer: allowed are name, unit and, of pieces, merges, a list of texts")
+
+
+def tokenizer_name(tokenizer):
+    """Return how messages name a tokenizer: words, characters, pieces of words, pieces of characters."""
+    return f"pieces of {tokenizer['unit']}" if tokenizer["name"] == "pieces" else tokenizer["name"]
 
 
 class Tokens(dict):

@@ -86,6 +86,7 @@ def write_folder(folder, owner_name, paths, checkpoint, *, scores, examples):
         copy(path, folder / name)
     copy(LICENCE, folder / "LICENSE")
     config = {"config": checkpoint.config, "transform": checkpoint.transform, "vocab": checkpoint.vocab}
+    config["tokenizer"] = checkpoint.tokenizer
     config |= {"classes": checkpoint.classes, "best": checkpoint.best, "data": checkpoint.data}
     write_text(folder / "config.json", json.dumps(config, ensure_ascii=False, indent=1) + "\n")
     for number, (picture, _) in enumerate(examples, start=1):

@@ -39,7 +39,7 @@ TYPES = {"tensor(float)": np.float32, "tensor(int64)": np.int64, "tensor(bool)":
 class OnnxModel:
     """An encoder and a decoder behind `search`.
 
-    vocab, transform, config, classes, decoding: as in captioning.checkpoint.Checkpoint
+    vocab, tokenizer, transform, config, classes, decoding: as in captioning.checkpoint.Checkpoint
     familiarity: Familiarity of its training pictures, None = not known
     origin: its history, best, versions and data
     """
@@ -74,7 +74,7 @@ class OnnxModel:
             )  # a fallback is told on standard output, among the captions
         except Exception as error:  # onnxruntime's classes derive from Exception and RuntimeError alone
             raise ValueError(f"{path}: not a readable ONNX model ({one_line(error, 160)})") from None
-        self.vocab, self.transform = parts["vocab"], parts["transform"]
+        self.vocab, self.tokenizer, self.transform = parts["vocab"], parts["tokenizer"], parts["transform"]
         self.config, self.classes, self.decoding = parts["config"], parts["classes"], parts["decoding"]
         self.familiarity = Familiarity.from_json(parts["familiarity"])
         self.origin = {name: parts[name] for name in ORIGIN}
@@ -124,12 +124,12 @@ class OnnxModel:
         """Return where it looked for each word of its captions of images (B, 3, S, S): arrays (words, h, w), square."""
         maps = []
         for image, caption in zip(images, captions, strict=True):
-            (state, _), looked = self.encode(image[None]), []
-            for token in vocabulary.encode(caption)[:-2]:  # <start> w1 ... , each read before the next is said
+            (state, _), looked, ids = self.encode(image[None]), [], vocabulary.encode(caption)[1:-1]
+            for token in [vocabulary.start_id, *ids[:-1]][: len(ids)]:  # each is read before the next is said
                 found, state = self.advance(np.array([token]), state)
                 looked.append(found[ATTENTION][0])
             side = math.isqrt(self.places)
-            maps.append(np.reshape(looked, (-1, side, side)).astype(np.float32))
+            maps.append(vocabulary.by_word(ids, np.reshape(looked, (-1, side, side)).astype(np.float32)))
         return maps
 
     def advance(self, tokens, state):

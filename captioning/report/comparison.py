@@ -109,7 +109,9 @@ def score_table(scored, subjects, names):
     """The scores of each model: model, metric, value, low, high, recipe."""
     rows = []
     for name, side, subject in zip(names, scored, subjects, strict=True):
-        recipe_of = recipe_writer(side.references, subject.options, has_aliases=bool(side.said_by_name))
+        recipe_of = recipe_writer(
+            side.references, subject.options, subject.tokenizer, has_aliases=bool(side.said_by_name)
+        )
         count = dict.fromkeys(CLASS_METRICS, len(side.labelled))
         estimates = bootstrap.estimate_scores(side.counts)
         rows += [

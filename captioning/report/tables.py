@@ -18,7 +18,7 @@ from captioning.data.annotations import Dataset
 from captioning.scores import bootstrap
 from captioning.scores.grounding import CASES, NONE, classification_scores, confusion, name_words, naming_case
 from captioning.scores.metrics import CiderD, bleu_counts, bleu_of_counts, corpus_bleu
-from captioning.scores.recipes import recipe
+from captioning.scores.recipes import TOKENIZERS, recipe
 from captioning.search.options import SearchOptions
 
 METRICS = {  # as in summary.csv and the recipes -> as printed
@@ -56,6 +56,7 @@ class Subject:
     options:    SearchOptions that the captions were found with
     vocabulary: set of the words that the model can say
     classes:    the classes that the model was trained on
+    tokenizer:  as recipes name it
     """
 
     run: str
@@ -64,6 +65,7 @@ class Subject:
     options: SearchOptions
     vocabulary: frozenset
     classes: list
+    tokenizer: str = TOKENIZERS["words"]
 
     @property
     def title(self):
@@ -79,7 +81,9 @@ def build_tables(scored, subject, *, trained=frozenset(), probed=None, yardstick
     yardsticks: rows of yardstick_table
     java:       name in JAVA_METRICS -> value
     """
-    recipe_of = recipe_writer(scored.references, subject.options, has_aliases=bool(scored.said_by_name))
+    recipe_of = recipe_writer(
+        scored.references, subject.options, subject.tokenizer, has_aliases=bool(scored.said_by_name)
+    )
     images = image_table(scored, subject.dataset.root)
     tables = {
         "images": images,
@@ -113,17 +117,17 @@ def build_tables(scored, subject, *, trained=frozenset(), probed=None, yardstick
     }
 
 
-def recipe_writer(references, options, *, has_aliases):
+def recipe_writer(references, options, tokenizer, *, has_aliases):
     """Return a function (metric, number of images, aliases "yes" or "no") -> what a score of it depends on.
 
-    references: for each image a list; options: the SearchOptions; has_aliases: whether the data have some, which class
-    metrics depend on
+    references:  for each image a list; options: the SearchOptions; tokenizer: as recipes name it
+    has_aliases: whether the data have some, which class metrics depend on
     """
     fewest, most = min(map(len, references)), max(map(len, references))
     number = f"{most}" if fewest == most else f"{fewest}-{most}"
 
     def recipe_of(metric, count, aliases="yes"):
-        text = recipe(metric, references=number, options=options, count=count)
+        text = recipe(metric, references=number, options=options, count=count, tokenizer=tokenizer)
         return f"{text}|aliases:{aliases}" if has_aliases and metric in CLASS_METRICS else text
 
     return recipe_of

@@ -11,6 +11,7 @@ import pandas as pd
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
 from captioning.data.class_names import spoken_names
+from captioning.data.korean import is_counter, stems
 from captioning.data.tokenizer import tokenize
 
 SELDOM_NAMED = 0.1  # of the captions; below it, class names are hardly what the captions are about
@@ -77,7 +78,8 @@ class Grounder:
     Names and captions are compared word by word, split by one tokenizer; case, underscores, hyphens and the way
     that Unicode spells a letter make no difference. The last word may be singular or plural on either side.
     Where names overlap the longest counts: "garden spider" is no "spider". An exact name comes before the
-    plural of another.
+    plural of another. Where a script has no blanks, a word is a character. A Korean name may carry particles:
+    captioning.data.korean tells which.
     Raises ValueError for a name without words, a name that stands for two classes, aliases of an unknown
     class.
     """
@@ -111,7 +113,7 @@ class Grounder:
     def read(self, caption, tokens=None):
         """Return the Mentions of a caption.
 
-        tokens: tokenize(caption), where it is at hand; a caption with letters beyond ASCII is tokenised here all the
+        tokens: of tokenize, where they are at hand; a caption with letters beyond ASCII is tokenised here all the
                 same, since Unicode spells some of them in several ways
         """
         if tokens is None or not caption.isascii():
@@ -125,8 +127,7 @@ class Grounder:
         found = []  # (-size, start, class)
         for start in edges:
             for size in self._sizes:
-                label = self._classes.get(tuple(words[start : start + size]))
-                if label and start + size in edges:
+                if start + size in edges and (label := self.class_of(words, start, start + size)):
                     found.append((-size, start, label))
 
         mentions, nested, owner = [], [], {}  # owner: place of a word -> the class that it helps to name
@@ -138,6 +139,14 @@ class Grounder:
             elif len({owner.get(place) for place in span}) == 1 and owner[start] != label:
                 nested.append((owner[start], label))
         return Mentions(list(dict.fromkeys(label for _, label in sorted(mentions))), list(dict.fromkeys(nested)))
+
+    def class_of(self, words, start, stop):
+        """The class that words[start:stop] name, the last of them with or without particles; "" if none."""
+        *others, last = words[start:stop]
+        if start and is_counter(last, words[start - 1]):
+            return ""
+        forms = (last, *stems(last))
+        return next((label for form in forms if (label := self._classes.get((*others, form)))), "")
 
     def label(self, name):
         """The class that these words as a whole are a name of, "" if none."""
@@ -279,7 +288,7 @@ def name_words(name):
 
 def _tokens(text):
     """The tokens of a name or caption, with one spelling of letters, apostrophes and hyphens."""
-    return tokenize(unicodedata.normalize("NFKC", text).translate(_SPELLINGS))
+    return tokenize(unicodedata.normalize("NFKC", text).translate(_SPELLINGS), "characters")
 
 
 def _plurals(word):

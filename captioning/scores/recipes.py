@@ -73,21 +73,36 @@ def missing_for(name):
 
 
 RECIPES = {
-    **{f"bleu{n}": f"bleu{n}|corpus|{{refs}}|tok:nltk-coco|smooth:none|{{rest}}" for n in range(1, 5)},
-    "sentence_bleu4": "bleu4|mean-of-sentences|{refs}|tok:nltk-coco|smooth:nltk-method4|{rest}",
-    "rouge_l": "rouge_l|mean-of-images|{refs}|tok:nltk-coco|beta:1.2|{rest}",
-    "cider_d": "cider_d|df:this-split|{refs}|tok:nltk-coco|sigma:6|{rest}",
-    "meteor": "meteor|corpus|{refs}|tok:nltk-coco|version:1.5-en-norm|{rest}",
-    "spice": "spice|mean-of-images|{refs}|tok:nltk-coco|version:1.0|{rest}",
-    "accuracy": "accuracy|class-named-in-caption|none:wrong|{rest}",
-    **{name: f"{name}|class-named-in-caption|macro|none:wrong|{{rest}}" for name in ("precision", "recall", "f1")},
+    **{f"bleu{n}": f"bleu{n}|corpus|{{refs}}|{{tok}}|smooth:none|{{rest}}" for n in range(1, 5)},
+    "sentence_bleu4": "bleu4|mean-of-sentences|{refs}|{tok}|smooth:nltk-method4|{rest}",
+    "rouge_l": "rouge_l|mean-of-images|{refs}|{tok}|beta:1.2|{rest}",
+    "cider_d": "cider_d|df:this-split|{refs}|{tok}|sigma:6|{rest}",
+    "meteor": "meteor|corpus|{refs}|{tok}|version:1.5-en-norm|{rest}",
+    "spice": "spice|mean-of-images|{refs}|{tok}|version:1.0|{rest}",
+    "accuracy": "accuracy|class-named-in-caption|{tok}|none:wrong|{rest}",
     **{
-        f"weighted_{name}": f"{name}|class-named-in-caption|weighted|none:wrong|{{rest}}"
+        name: f"{name}|class-named-in-caption|{{tok}}|macro|none:wrong|{{rest}}"
+        for name in ("precision", "recall", "f1")
+    },
+    **{
+        f"weighted_{name}": f"{name}|class-named-in-caption|{{tok}}|weighted|none:wrong|{{rest}}"
         for name in ("precision", "recall", "f1")
     },
 }
 
 
-def recipe(metric, *, references, options, count):
+TOKENIZERS = {"words": "nltk-coco", "characters": "characters"}  # unit -> as recipes name it
+
+
+def tokenizer_recipe(tokenizer, unit=""):
+    """Return how a recipe names a tokenizer: what is counted, and +pieces if the model says pieces of it.
+
+    tokenizer: of captioning.data.tokenizer; unit: what is counted, "" = the tokenizer's own
+    """
+    return TOKENIZERS[unit or tokenizer["unit"]] + "+pieces" * (tokenizer["name"] == "pieces")
+
+
+def recipe(metric, *, references, options, count, tokenizer=TOKENIZERS["words"]):
     """Return how a score was made, e.g. bleu4|corpus|refs:5|tok:nltk-coco|smooth:none|beam:5|consensus:0.6|n:210."""
-    return RECIPES[metric].format(refs=f"refs:{references}", rest=f"{options.recipe()}|n:{count}")
+    rest = f"{options.recipe()}|n:{count}"
+    return RECIPES[metric].format(refs=f"refs:{references}", tok=f"tok:{tokenizer}", rest=rest)

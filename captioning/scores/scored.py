@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from captioning.data.tokenizer import Tokens
+from captioning.data.tokenizer import Tokens, split_text
 from captioning.scores.bootstrap import Counts, count
 
 
@@ -60,10 +60,10 @@ def score(predictions, grounder=None, name_grounder=None, tokens=None):
 
     grounder:      Grounder over the classes; None = data without classes
     name_grounder: one without the aliases, where `grounder` has some
-    tokens:        Tokens of captions that were tokenised already
+    tokens:        Tokens of captions that were tokenised already; its unit is what the scores count
     """
     tokens = Tokens() if tokens is None else tokens
-    hypotheses = [prediction.caption.split() for prediction in predictions]
+    hypotheses = [split_text(prediction.caption, tokens.unit) for prediction in predictions]
     texts = [prediction.example.captions for prediction in predictions]
     references = [[tokens[text] for text in group] for group in texts]
     mentions, reference_mentions, said_by_name = [], [], []

@@ -65,19 +65,19 @@ def beam_search(step, state, options, *, start, end, banned=()):
     groups, size = options.groups, options.beam_size // options.groups
     batch_size, device = len(state[0]), state[0].device
     banned = torch.tensor(banned, dtype=torch.long, device=device)
-    beams = start_beams(batch_size, groups, min(options.num_best, size), options.max_len, end, device)
+    beams = start_beams(batch_size, groups, min(options.num_best, size), options.max_tokens, end, device)
     state = tuple(part.repeat_interleave(groups, dim=0) for part in state)
     tokens = torch.full((batch_size * groups,), start, device=device)
     left = []  # groups of the rows that are done
 
-    for t in range(options.max_len):
+    for t in range(options.max_tokens):
         log_probs, state = step(tokens, state)
         total = log_probs + beams.log_prob.reshape(-1, 1)  # (M*W, V)
         forbid(total, beams.sequences.flatten(0, 1)[:, :t], options, end=end, banned=banned)
         beams, parent = extend(beams, total, t, options, end)
 
         # Scores only fall, so no live beam can end better than its score now over the full length.
-        bound = beams.log_prob.amax(dim=1) / options.max_len**options.length_penalty
+        bound = beams.log_prob.amax(dim=1) / options.max_tokens**options.length_penalty
         done = (beams.num_ended >= size) | (beams.best_score[:, -1] >= bound)
         beams = beams._replace(log_prob=beams.log_prob.masked_fill(done[:, None], -torch.inf))
         going = ~done.view(-1, groups).all(dim=1)
@@ -120,6 +120,11 @@ def forbid(scores, said, options, *, end, banned):
     """
     length, size = said.shape[1], options.no_repeat_ngram
     scores.index_fill_(1, banned, -torch.inf)
+    if options.pieces:
+        mask, ending = options.pieces.forbidden(said.numpy(force=True), options, end), scores[:, end].clone()
+        scores.masked_fill_(torch.from_numpy(mask).to(scores.device), -torch.inf)
+        scores[:, end] = torch.where(scores.amax(dim=1) == -torch.inf, ending, scores[:, end])
+        return
     if 0 < size <= length:
         runs = said.unfold(1, size, 1)  # (N, t - n + 1, n)
         again = (runs[:, :, :-1] == said[:, None, length - size + 1 :]).all(dim=2)
@@ -213,7 +218,7 @@ def keep_unfinished(beams, options):
     never = beams.best_score[:, 0] == -torch.inf
     log_prob, best = beams.log_prob.max(dim=1)
     sequence = pick_sequences(beams.sequences, best[:, None])[:, 0]
-    score = log_prob / options.max_len**options.length_penalty
+    score = log_prob / options.max_tokens**options.length_penalty
     beams.best_score[:, 0] = torch.where(never, score, beams.best_score[:, 0])
     beams.best_log_prob[:, 0] = torch.where(never, log_prob, beams.best_log_prob[:, 0])
     beams.best_sequences[:, 0] = torch.where(never[:, None], sequence, beams.best_sequences[:, 0])
@@ -229,7 +234,7 @@ def collect(parts, batch_size, options, end):
         for rank, (score, log_prob, ids) in enumerate(zip(scores, log_probs, sequences, strict=True)):
             if rank == 0 or score > -math.inf:
                 words = until(ids, end)
-                found[row].append((rank, Hypothesis(words, log_prob, score, ended=len(words) < options.max_len)))
+                found[row].append((rank, Hypothesis(words, log_prob, score, ended=len(words) < options.max_tokens)))
     results = []
     for row in found:
         row.sort(key=lambda pair: (pair[0], -pair[1].score))
@@ -252,7 +257,7 @@ def sample(step, state, options, *, start, end, banned=(), generator=None):
     step, state, banned: as for beam_search
     options:   SamplingOptions
     generator: torch.Generator on any device; the same seed draws the same samples. None = torch's global one
-    returns:   Samples; a sample that never ends has max_len words. Their log-probabilities are the model's own, as at
+    returns:   Samples; one that never ends has max_tokens tokens. Their log-probabilities are the model's own, as at
                temperature 1 with nothing cut off or forbidden, which is what a policy gradient needs
 
     With top_k and top_p the smaller set counts; top_p is of the whole probability, not of that of the top_k.
@@ -265,11 +270,11 @@ def sample(step, state, options, *, start, end, banned=(), generator=None):
     banned = torch.tensor(banned, dtype=torch.long, device=device)
     state = tuple(part.repeat_interleave(options.num_samples, dim=0) for part in state)
     tokens = torch.full((num,), start, device=device)
-    sequences = torch.full((num, options.max_len), end, device=device)
-    token_log_probs = torch.zeros(num, options.max_len, device=device)
+    sequences = torch.full((num, options.max_tokens), end, device=device)
+    token_log_probs = torch.zeros(num, options.max_tokens, device=device)
     active = torch.arange(num, device=device)  # samples that have not ended
 
-    for t in range(options.max_len):
+    for t in range(options.max_tokens):
         log_probs, state = step(tokens, state)
         uniform = torch.rand(num, generator=generator, device=generator.device if generator else device)
         allowed = log_probs / options.temperature
@@ -283,7 +288,7 @@ def sample(step, state, options, *, start, end, banned=(), generator=None):
         if not len(active):
             break
 
-    lengths = ((sequences != end).sum(dim=1) + 1).clamp(max=options.max_len)
+    lengths = ((sequences != end).sum(dim=1) + 1).clamp(max=options.max_tokens)
     shape = (batch_size, options.num_samples, -1)
     return Samples(
         sequences[:, : t + 1].reshape(shape), token_log_probs[:, : t + 1].reshape(shape), lengths.view(shape[:2])

@@ -14,7 +14,7 @@ SIGMA = 6.0  # words; of CIDEr-D's penalty for captions of other lengths
 def closeness(captions):
     """Return the similarity of each pair of K captions, (K, K) in [0, 1], 1 for a caption with itself.
 
-    captions: lists of token ids, without <start> and <end>
+    captions: lists of words, as token ids or what stands for them, without <start> and <end>
 
     The cosine of their n-gram counts, averaged over the orders that at least one of the two has, times
     exp(-(difference of the lengths)^2 / (2 sigma^2)). <start> and <end> count as words.
@@ -47,6 +47,7 @@ def most_agreed(hypotheses, options):
     if log_probs.max() == -np.inf:  # nothing may be said
         return hypotheses[: options.num_best]
     weights = np.exp(options.consensus * (log_probs - log_probs.max()))
-    agreement = closeness([found.ids for found in hypotheses]) @ (weights / weights.sum())
+    said = [options.pieces.words(found.ids) if options.pieces else found.ids for found in hypotheses]
+    agreement = closeness(said) @ (weights / weights.sum())
     order = np.argsort(-agreement, kind="stable")[: options.num_best]
     return [hypotheses[place]._replace(score=float(agreement[place])) for place in order]

@@ -42,7 +42,7 @@ def beam_search(step, state, options, *, start, end, banned=()):
     ended = {row: [] for row in range(batch_size)}
     tokens = np.full(batch_size, start, dtype=np.int64)
 
-    for t in range(options.max_len):
+    for t in range(options.max_tokens):
         log_probs, state = step(tokens, state)
         log_probs = np.array(log_probs)  # a copy, to forbid words in
         log_probs[:, list(banned)] = -np.inf
@@ -53,7 +53,7 @@ def beam_search(step, state, options, *, start, end, banned=()):
                 forbid(score, beam.ids, options, end)
             live[row], origin, hypotheses = extend(beams, scores, options, end)
             ended[row] += hypotheses
-            if t == options.max_len - 1 or is_done(live[row], ended[row], options):
+            if t == options.max_tokens - 1 or is_done(live[row], ended[row], options):
                 beams_left = live.pop(row)
                 ended[row] = ended[row] or [unfinished(beams_left, options)]
             else:
@@ -73,6 +73,12 @@ def forbid(scores, said, options, end):
 
     A caption to which no_repeat_ngram and `banned` leave no word may end before min_len.
     """
+    if options.pieces:
+        ending = scores[end]
+        scores[options.pieces.forbidden([said], options, end)[0]] = -np.inf
+        if scores.max() == -np.inf:
+            scores[end] = ending
+        return
     size = options.no_repeat_ngram
     if size:
         for i in range(len(said) - size + 1):
@@ -116,7 +122,7 @@ def is_done(live, ended, options):
     if not live or len(ended) >= options.beam_size:
         return True
     # Scores only fall, so no live beam can end better than its score now over the full length.
-    bound = float(live[0].log_prob) / options.max_len**options.length_penalty
+    bound = float(live[0].log_prob) / options.max_tokens**options.length_penalty
     best = sorted((found.score for found in ended), reverse=True)
     return len(best) >= options.num_best and best[options.num_best - 1] >= bound
 
@@ -126,5 +132,5 @@ def unfinished(live, options):
     if not live:
         return Hypothesis([], -math.inf, -math.inf)
     best = live[0]
-    score = float(best.log_prob) / options.max_len**options.length_penalty
+    score = float(best.log_prob) / options.max_tokens**options.length_penalty
     return Hypothesis(best.ids, float(best.log_prob), score, ended=False)

@@ -4,6 +4,8 @@ import math
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
+from captioning.search.pieces import TOKENS_PER_WORD, Pieces
+
 
 @dataclass(frozen=True)
 class SearchOptions:
@@ -13,14 +15,15 @@ class SearchOptions:
     """
 
     beam_size: int = 5  # beams per image, all groups together; 1 = greedy
-    max_len: int = 30  # tokens of the longest caption, <end> included
+    max_len: int = 30  # words of the longest caption, <end> counts as one
     min_len: int = 0  # words of the shortest caption
     length_penalty: float = 0.7  # candidates rank by log-probability / length**x; -1 = the model's own
-    no_repeat_ngram: int = 0  # no n-gram of this length occurs twice in a caption; 0 = off
+    no_repeat_ngram: int = 0  # no n-gram of this many words occurs twice in a caption; 0 = off
     consensus: float = 0.6  # MBR exponent, candidates weigh p**x; 0 = plain beam search; -1 = the model's own
     num_best: int = 1  # captions per image, at most
     groups: int = 1  # groups of beams that avoid each other's words (diverse beam search)
     diversity: float = 0.0  # penalty in nats for a word, per beam of an earlier group that uses it at the same position
+    pieces: Pieces | None = None  # where tokens are pieces of words, the model's; limits still count words
 
     def __post_init__(self):
         check_lengths(self)
@@ -33,6 +36,11 @@ class SearchOptions:
         require(0 <= self.diversity < math.inf, "diversity", self.diversity, "0 or more")
         alone = self.groups == 1 and self.diversity > 0
         require(not alone, "diversity", self.diversity, "0 with groups 1")
+
+    @property
+    def max_tokens(self):
+        """The tokens of the longest caption, <end> included."""
+        return most_tokens(self)
 
     def agrees(self):
         """Return whether beams choose the caption together; one beam has nothing to agree with."""
@@ -66,13 +74,14 @@ class SamplingOptions:
     """What sampling draws from. Raises ValueError naming an option that is impossible or that another forbids."""
 
     num_samples: int = 1  # captions of an image
-    max_len: int = 30  # tokens of the longest caption, <end> included
+    max_len: int = 30  # words of the longest caption, <end> counts as one
     min_len: int = 0  # words of the shortest caption
     no_repeat_ngram: int = 0  # no run of this many words stands twice in a caption; 0 = off
     temperature: float = 1.0  # log-probabilities are divided by this; above 0
     top_k: int = 0  # draw from this many likeliest words; 0 = from all
     top_p: float = 1.0  # draw from the fewest likeliest words that hold this probability, above 0; 1 = from all
     seed: int = 0  # of sample_captions
+    pieces: Pieces | None = None  # as in SearchOptions
 
     def __post_init__(self):
         check_lengths(self)
@@ -80,6 +89,11 @@ class SamplingOptions:
         require(0 < self.temperature < math.inf, "temperature", self.temperature, "above 0; greedy is a beam of 1")
         require(self.top_k >= 0, "top_k", self.top_k, "1 or more, or 0 for all words")
         require(0 < self.top_p <= 1, "top_p", self.top_p, "above 0 and at most 1")
+
+    @property
+    def max_tokens(self):
+        """The tokens of the longest caption, <end> included."""
+        return most_tokens(self)
 
 
 MODEL_DECIDES = ("length_penalty", "consensus")  # chosen on the validation split, and kept in the checkpoint
@@ -126,6 +140,11 @@ def check_lengths(options):
     longest = options.max_len - 1  # one token is <end>
     require(0 <= options.min_len <= longest, "min_len", options.min_len, f"0 to max_len - 1 ({longest})")
     require(options.no_repeat_ngram >= 0, "no_repeat_ngram", options.no_repeat_ngram, "1 or more, or 0 for off")
+
+
+def most_tokens(options):
+    """Return the tokens of the longest caption: a word is a token, or a few pieces."""
+    return options.max_len * (TOKENS_PER_WORD if options.pieces else 1)
 
 
 def confidence(log_prob, num_tokens):

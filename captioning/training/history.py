@@ -76,9 +76,9 @@ def check_identity(resumed, identity, path):
     resumed:  of load_run
     identity: of the run of today: the settings that shape it, the vocabulary, the data and the first weights
 
-    A setting that an older file lacks takes its value of today.
+    A setting that an older file lacks takes its value of today; its tokenizer was words.
     """
-    saved = resumed["identity"]
+    saved = {"tokenizer": "words"} | resumed["identity"]
     for what in saved.keys() - identity.keys():
         raise ValueError(f"{path}: has a setting {what}, which this version does not know")
     for what, here in identity.items():

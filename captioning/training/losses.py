@@ -153,7 +153,7 @@ class SelfCritical:
 
     captions:     for each image the token ids of its references, <start> ... <end>
     vocabulary:   its start_id, end_id and banned
-    sampling:     SamplingOptions: captions drawn for each image, and their longest
+    sampling:     SamplingOptions: captions drawn for each image, their longest, the vocabulary's pieces
     baseline:     greedy: the greedy caption of the image; samples: the mean of the image's other samples
     class_reward: added to the CIDEr-D of a caption that names the class of its image
     class_of:     ids of a caption, a tuple -> the class that it names, -1 = none; with class_reward
@@ -178,10 +178,11 @@ class SelfCritical:
             raise ValueError(
                 f"train.self_critical_samples: got {sampling.num_samples}, baseline samples needs 2 or more"
             )
-        self.cider_d = CiderD([[ids[1:].tolist() for ids in group] for group in captions])
+        self.pieces = sampling.pieces
+        self.cider_d = CiderD([[self.words(ids[1:].tolist()) for ids in group] for group in captions])
         self.class_reward, self.class_of, self.labels = class_reward, class_of, labels
         self.baseline, self.sampling = baseline, sampling
-        self.greedy = SearchOptions(beam_size=1, max_len=sampling.max_len)
+        self.greedy = SearchOptions(beam_size=1, max_len=sampling.max_len, pieces=self.pieces)
         self.special = {"start": vocabulary.start_id, "end": vocabulary.end_id, "banned": vocabulary.banned}
 
     def __call__(self, model, embeddings, batch):
@@ -220,14 +221,18 @@ class SelfCritical:
         mean = share_of_mean(torch.tensor(reward.mean() if len(reward) else 0.0), len(reward))
         return -(advantage[:, None] * log_probs * mask).sum() / total(mask.sum()), total(mean).item()
 
+    def words(self, ids):
+        """Return token ids, <end> among them, as what CIDEr-D counts."""
+        return self.pieces.words(ids) if self.pieces else ids
+
     def greedy_captions(self, step, state):
         """Return the ids of each row's greedy caption, with <end> unless it was cut at max_len."""
         found = [hypotheses[0].ids for hypotheses in beam_search(step, state, self.greedy, **self.special)]
-        return [[*ids, self.special["end"]] if len(ids) < self.greedy.max_len else ids for ids in found]
+        return [[*ids, self.special["end"]] if len(ids) < self.greedy.max_tokens else ids for ids in found]
 
     def reward(self, sequences, images):
         """Return the rewards (M,) of M captions as ids, <end> included; images: the position of each one's image."""
-        reward = self.cider_d.score(sequences, images)
+        reward = self.cider_d.score([self.words(ids) for ids in sequences], images)
         if self.class_reward:
             named, labels = np.array([self.class_of(tuple(ids)) for ids in sequences]), self.labels[images].numpy()
             reward = reward + self.class_reward * ((named == labels) & (labels >= 0))

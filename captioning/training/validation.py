@@ -48,8 +48,9 @@ class Validation:
         tokens = [[torch.tensor(self.vocabulary.encode(text)) for text in e.captions] for e in examples]
         forced = teacher_forced(model, embeddings, tokens, self.vocabulary.pad_id)
         captions = self.caption(model, embeddings)
-        references = [[tokenize(text) for text in example.captions] for example in examples]
-        scores = caption_scores([caption.split() for caption in captions], references)
+        unit = self.vocabulary.unit
+        references = [[tokenize(text, unit) for text in example.captions] for example in examples]
+        scores = caption_scores([self.vocabulary.words(caption) for caption in captions], references)
         result = {"val_loss": forced["loss"], "token_accuracy": forced["token_accuracy"]}
         result |= {"bleu4": scores["bleu4"], "cider_d": scores["cider_d"], "commonest": commonest(captions)[1]}
         # An image without a class is neither right nor wrong.

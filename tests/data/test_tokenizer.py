@@ -7,7 +7,7 @@ import random
 import pytest
 
 from captioning.data import tokenizer
-from captioning.data.tokenizer import Tokens, join, pick_unit, split, tokenize
+from captioning.data.tokenizer import Tokens, join_tokens, pick_unit, split_text, tokenize
 
 
 @pytest.mark.parametrize(
@@ -83,15 +83,15 @@ def test_words_of_every_script(caption, tokens):
 )
 def test_characters_of_scripts_without_blanks(caption, tokens, said):
     assert tokenize(caption, "characters") == tokens.split()
-    assert join(tokens.split(), "characters") == said
-    assert split(said, "characters") == tokens.split()
+    assert join_tokens(tokens.split(), "characters") == said
+    assert split_text(said, "characters") == tokens.split()
     assert Tokens("characters")[caption] == tokens.split()
 
 
 def test_characters_are_words_where_a_script_has_blanks():
     for caption in ("Un CAFÉ à l'ombre", "말을 탄 남자.", "a cat 😀 and ½ an apple", "एक बिल्ली"):
         assert tokenize(caption, "characters") == tokenize(caption)
-        assert join(tokenize(caption), "characters") == join(tokenize(caption))
+        assert join_tokens(tokenize(caption), "characters") == join_tokens(tokenize(caption))
 
 
 @pytest.mark.parametrize(

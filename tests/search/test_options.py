@@ -10,7 +10,8 @@ import torch
 from captioning.search import beam, numpy_beam
 from captioning.search.options import SearchOptions, confidence
 
-NOT_IN_A_RECIPE = {"num_best"}  # how many captions are returned: the best of them is the same
+# num_best: how many captions are returned, the best of them is the same; pieces: of the model, named as its tokenizer
+NOT_IN_A_RECIPE = {"num_best", "pieces"}
 CHANGED = {  # a value unlike the one of BASE for each field
     "beam_size": 6,
     "max_len": 20,
