@@ -1,4 +1,4 @@
-# make demo   from nothing to a captioned picture
+# make demo   from nothing to a captioned picture; make demo-ko in Korean
 # make test   what continuous integration runs
 # make app    the page on the shipped models
 # make space  a Hugging Face Space in exports/space, as it stands
@@ -7,9 +7,10 @@
 PYTHON ?= python3
 BIN := .venv/bin
 DEMO := data/pictograms_demo
+LANGUAGE := en
 SPACE := exports/space
 
-.PHONY: demo test lint app space int8 clean
+.PHONY: demo demo-ko test lint app space int8 clean
 
 .venv/installed: requirements.txt
 	$(PYTHON) -m venv .venv
@@ -24,14 +25,18 @@ SPACE := exports/space
 	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-deploy.txt
 	touch $@
 
-demo: .venv/installed
-	$(BIN)/python prepare_data.py --output $(DEMO) --per_class 100
-	$(BIN)/python vocab.py --data_dir $(DEMO) --vocab_path runs/demo/vocab.pkl
-	$(BIN)/python train.py --train.run demo --train.epochs 8 --train.feature_views 2 --train.lr 0.001 --train.wandb off \
-		--data.data_dir $(DEMO) --data.vocab_path runs/demo/vocab.pkl --data.crop_scale 0.9
-	$(BIN)/python analysis_report.py --model_path checkpoints/demo.safetensors --data_dir $(DEMO)
-	$(BIN)/python test_inference.py --model_path checkpoints/demo.safetensors --data_dir $(DEMO)
-	@echo "Look at reports/demo/test_inference.png, 20 captioned pictures, then open reports/demo/report.html"
+demo: RUN := demo
+demo-ko: RUN := demo_ko
+demo-ko: DEMO := data/pictograms_demo_ko
+demo-ko: LANGUAGE := ko
+demo demo-ko: .venv/installed
+	$(BIN)/python prepare_data.py --output $(DEMO) --per_class 100 --language $(LANGUAGE)
+	$(BIN)/python vocab.py --data_dir $(DEMO) --vocab_path runs/$(RUN)/vocab.pkl
+	$(BIN)/python train.py --train.run $(RUN) --train.epochs 8 --train.feature_views 2 --train.lr 0.001 --train.wandb off \
+		--data.data_dir $(DEMO) --data.vocab_path runs/$(RUN)/vocab.pkl --data.crop_scale 0.9
+	$(BIN)/python analysis_report.py --model_path checkpoints/$(RUN).safetensors --data_dir $(DEMO)
+	$(BIN)/python test_inference.py --model_path checkpoints/$(RUN).safetensors --data_dir $(DEMO)
+	@echo "Look at reports/$(RUN)/test_inference.png, 20 captioned pictures, then open reports/$(RUN)/report.html"
 
 test: .venv/installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2

@@ -1,7 +1,7 @@
 """What stands beside the weights in a checkpoint or an ONNX model, as JSON: vocabulary, config, transform, history.
 
-Format 2 added `decoding`, format 3 `familiarity` and `tokenizer`. Older files are read as if what they lack were {}, and
-the tokenizer words.
+Format 2 added `decoding`, format 3 `familiarity` and `tokenizer`. Older files are read as if what they lack were {},
+the tokenizer as words.
 """
 
 import json

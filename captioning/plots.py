@@ -5,18 +5,20 @@ global state. Nothing is encoded by colour alone: a marker, a hatch, a frame or 
 be read in greyscale.
 """
 
+import functools
 import math
 import re
+import unicodedata
 import warnings
 from collections import Counter
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import matplotlib
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.font_manager import FontProperties, fontManager
+from matplotlib.font_manager import FontProperties, findSystemFonts, fontManager
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
@@ -30,15 +32,45 @@ COLORS = [BLUE, ORANGE, BLACK, "#CC79A7", GREEN, "#D55E00"]
 MARKERS = ["o", "s", "^", "D", "v", "P"]
 DASHES = ["-", "--", "-.", ":"]
 HATCHES = ["", "///", "...", "xxx", "\\\\\\", "+++"]
-# matplotlib's own font lacks Hangul, Chinese characters and kana. They are drawn with those of these fonts that are
-# installed: Noto and Google fonts, then fonts of Linux distributions, of Windows and of macOS.
+# matplotlib's own font lacks Hangul, Chinese characters, kana, Devanagari and emoji. They are drawn with those of these
+# fonts that are installed: Noto and Google fonts, then fonts of Linux distributions, of Windows and of macOS.
 FALLBACKS = [
     *("Noto Sans CJK KR", "Noto Sans CJK SC", "Noto Sans CJK JP", "Noto Sans KR", "Noto Sans SC", "Noto Sans JP"),
     *("NanumGothic", "WenQuanYi Zen Hei", "IPAGothic", "Malgun Gothic", "Microsoft YaHei", "Yu Gothic"),
     *("Apple SD Gothic Neo", "PingFang SC", "Hiragino Sans"),
+    *("Noto Sans Devanagari", "Lohit Devanagari", "Nirmala UI", "Kohinoor Devanagari"),
+    *("Noto Sans Thai", "Loma", "Leelawadee UI", "Thonburi", "Noto Sans Arabic", "Noto Emoji", "Symbola"),
 ]
+FONT_FILES = re.compile(r"noto|nanum|wqy|ipa|malgun|msyh|yugoth|lohit|nirmala|loma|leelaw|symbola", re.IGNORECASE)
+# Debian's packages of fonts, by the first and the last of the characters that they are installed for.
+FONT_PACKAGES = [
+    ("\uac00", "\ud7a3", "fonts-nanum"),
+    ("\u1100", "\u11ff", "fonts-nanum"),
+    ("\u3130", "\u318f", "fonts-nanum"),
+    ("\u2e80", "\u9fff", "fonts-noto-cjk"),
+    ("\uf900", "\uffee", "fonts-noto-cjk"),
+    ("\u2600", "\u27bf", "fonts-symbola"),
+    ("\U0001f000", "\U0001faff", "fonts-symbola"),
+    ("\U00020000", "\U0003ffff", "fonts-noto-cjk"),
+]
+
+
+@functools.cache
+def installed_fallbacks():
+    """Return those of FALLBACKS that are installed.
+
+    matplotlib keeps a list of fonts from the day that it first ran; what was installed since is added to it here.
+    """
+    known = {font.fname for font in fontManager.ttflist}
+    for path in findSystemFonts():
+        if path not in known and FONT_FILES.match(Path(path).name):
+            with suppress(OSError, RuntimeError):  # a font in colours, which matplotlib does not read
+                fontManager.addfont(path)
+    names = set(fontManager.get_font_names())
+    return [name for name in FALLBACKS if name in names]
+
+
 STYLE = {
-    "font.family": ["DejaVu Sans", *[name for name in FALLBACKS if name in fontManager.get_font_names()]],
     "font.size": 9,
     "axes.titlesize": 11,
     "axes.grid": True,
@@ -64,7 +96,7 @@ def check_figure(path):
 def new_figure(path, width, height, layout="constrained", dpi=DPI):
     """Yield a Figure of width x height inches at `dpi` pixels per inch; save it to `path` unless the block raises."""
     check_figure(path)
-    with matplotlib.rc_context(STYLE), grouped_glyph_warnings(path):
+    with figure_style():
         figure = Figure(figsize=(width, height), dpi=dpi, layout=layout, facecolor="white")
         FigureCanvasAgg(figure)
         yield figure
@@ -77,9 +109,13 @@ def new_figure(path, width, height, layout="constrained", dpi=DPI):
 
 
 @contextmanager
-def grouped_glyph_warnings(path):
-    """Print one warning for all characters that no font has; matplotlib warns whenever it measures one of them."""
-    with warnings.catch_warnings(record=True) as caught:
+def figure_style():
+    """Draw and measure as STYLE says, with the fonts that are installed.
+
+    The first characters that no font has are told in one line, once in a process; matplotlib warns whenever it measures
+    one.
+    """
+    with warnings.catch_warnings(record=True) as caught, matplotlib.rc_context(STYLE | {"font.family": fonts()}):
         warnings.filterwarnings("always", r"Glyph \d+ ")
         yield
     missing = {}
@@ -89,7 +125,33 @@ def grouped_glyph_warnings(path):
         else:
             warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
     if missing:
-        print(f"warning: {path}: no installed font has {' '.join([*missing][:10])}; they are drawn as boxes")
+        tell_missing("".join(missing))
+
+
+def fonts(first="DejaVu Sans"):
+    """Return the families of a text, `first` and what is installed for characters that it lacks."""
+    return [first, *installed_fallbacks()]
+
+
+_told = []  # the characters that a line was printed about
+
+
+def tell_missing(characters):
+    """Print which characters no font has and the packages that have them, once in a process."""
+    if _told:
+        return
+    _told.extend(characters)
+    packages = " ".join(dict.fromkeys(map(package_of, characters)))
+    print(
+        f"warning: no installed font has {' '.join(characters[:10])}; figures show boxes. Debian and Ubuntu: "
+        f"apt install {packages}; elsewhere a Noto Sans font of the language"
+    )
+
+
+def package_of(character):
+    """Return Debian's package of a font that has a character."""
+    found = (package for first, last, package in FONT_PACKAGES if first <= character <= last)
+    return next(found, "fonts-noto-core")
 
 
 def number(value):
@@ -182,12 +244,20 @@ def vocabulary_figure(lengths, counts, path, *, min_count=0, num_words=12):
             for axis in (right.xaxis, right.yaxis):
                 axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}" if value >= 1 else ""))
                 axis.set_minor_formatter(NullFormatter())
-            width = max(len(word[:24]) for word, _ in ranked[:num_words])
-            lines = [f"{word[:24]:<{width}} {count:>9,}" for word, count in ranked[:num_words]]
-            names.text(0, 0.97, "\n".join(lines), va="top", family="DejaVu Sans Mono", fontsize=8)
+            width = max(sum(1 + wide(letter) for letter in word[:24]) for word, _ in ranked[:num_words])
+            mono = {"va": "top", "family": fonts("DejaVu Sans Mono"), "fontsize": 8}
+            for line, (word, count) in enumerate(ranked[:num_words]):  # apart: some scripts have wide characters
+                y = 0.97 - 0.9 * line / num_words
+                names.text(0, y, word[:24], **mono)
+                names.text(0.068 * (width + 10), y, f"{count:,}", ha="right", **mono)
         if min_count > 1 and ranked:
             right.axhline(min_count, color=BLACK, linestyle="--", linewidth=1)
             right.text(1, min_count * 1.08, f"min_count {min_count}", fontsize=8)
+
+
+def wide(letter):
+    """True for a character that is as wide as two letters in a font of equal widths."""
+    return unicodedata.east_asian_width(letter) in "WF"
 
 
 def complexity_figure(rows, path):
@@ -267,12 +337,13 @@ def caption_grid(images, texts, path, *, columns, title="", dpi=DPI):
     width = columns * cell + (columns + 1) * gap
 
     measure = FigureCanvasAgg(Figure(dpi=DPI)).get_renderer()
-    cells = [_wrap_lines(lines, cell, size, measure) for lines in texts]
+    with figure_style():
+        cells = [_wrap_lines(lines, cell, size, measure) for lines in texts]
+        title_lines = _wrap(title, width - 2 * gap, {"size": 12, "weight": "bold"}, measure) if title else []
     rows = [range(start, min(start + columns, len(images))) for start in range(0, len(images), columns)]
     # The height of the row's tallest image at full width, at most a square.
     pictures = [max(min(1.0, images[i].height / images[i].width) for i in row) * cell for row in rows]
     words = [max(len(cells[i]) for i in row) * line_height for row in rows]
-    title_lines = _wrap(title, width - 2 * gap, {"size": 12, "weight": "bold"}, measure) if title else []
     head = 0.24 * len(title_lines) + (0.1 if title else 0)
     height = head + sum(pictures) + sum(words) + len(rows) * (top + gap) + gap
     dpi = min(dpi, int(MAX_PIXELS / max(width, height)))
@@ -305,7 +376,7 @@ def _wrap_lines(lines, width, size, renderer):
 
 def _wrap(text, width, font, renderer):
     """Wrap a text into lines of at most `width` inches in `font`; a wider word is split."""
-    font = FontProperties(family=STYLE["font.family"], **font)
+    font = FontProperties(family=fonts(), **font)
 
     def fits(line):
         return renderer.get_text_width_height_descent(line, font, ismath=False)[0] <= width * DPI

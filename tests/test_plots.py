@@ -2,12 +2,15 @@
 
 import itertools
 import logging
+import re
 import warnings
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.font_manager import findSystemFonts, fontManager
 from matplotlib.text import Text
 from PIL import Image
 
@@ -202,15 +205,52 @@ def test_calibration_figure(tmp_path, names):
     assert read(tmp_path / "c.png").shape[1] > 400 * len(names)
 
 
-def test_characters_that_no_font_draws_are_named_once(tmp_path, capsys):
-    """Of the plane for private use, which no font that is lent has."""
-    plots.curve({"\U000f0001": [1, 2]}, tmp_path / "c.png", title="\U000f0000 and \U000f0000", ylabel="y")
-    assert read(tmp_path / "c.png").shape[1] > 600
-    plots.curve({"a": [1, 2], "\U000f0001": [1, 2]}, tmp_path / "d.png", title="\U000f0000 again", ylabel="y")
-    lines = capsys.readouterr().out.splitlines()
-    assert [line.split(": ", 2)[0] for line in lines] == ["warning", "warning"]
-    assert "c.png: no installed font has \U000f0000; " in lines[0]  # one curve has no legend
-    assert set(lines[1].split("font has ")[1].split(";")[0]) == {"\U000f0000", " ", "\U000f0001"}
+@pytest.fixture
+def _no_fonts(monkeypatch):
+    """A machine without fonts but matplotlib's own, on which nothing was told yet."""
+    monkeypatch.setattr(plots, "installed_fallbacks", lambda: [])
+    monkeypatch.setattr(plots, "_told", [])
+
+
+@pytest.mark.usefixtures("_no_fonts")
+def test_characters_that_no_font_draws_are_told_in_one_line_in_all(tmp_path, capsys):
+    image = noise(30, 30)
+    plots.curve({"a": [1, 2], "熊": [1, 2]}, tmp_path / "c.png", title="판다 판다", ylabel="y")
+    plots.vocabulary_figure({3: 2}, {"판다가": 3, "둘": 1}, tmp_path / "v.png")
+    plots.caption_grid([image], [[("한국어 문장", "caption")]], tmp_path / "g.png", columns=1, title="한국어")
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith("warning: no installed font has ")
+    assert "apt install fonts-nanum fonts-noto-cjk" in line or "apt install fonts-noto-cjk fonts-nanum" in line
+    assert str(tmp_path) not in line
+
+
+@pytest.mark.parametrize(
+    ("character", "package"),
+    [
+        ("가", "fonts-nanum"),
+        ("猫", "fonts-noto-cjk"),
+        ("あ", "fonts-noto-cjk"),
+        ("क", "fonts-noto-core"),
+        ("😀", "fonts-symbola"),
+    ],
+)
+def test_the_package_of_a_character(character, package):
+    assert plots.package_of(character) == package
+
+
+def test_hangul_is_drawn_where_a_font_has_it(tmp_path, capsys, monkeypatch):
+    """The monospaced table too; a font that was installed after matplotlib first ran is found."""
+    if not any(re.search("nanum|notosanscjk", Path(path).name, re.IGNORECASE) for path in findSystemFonts()):
+        pytest.skip("no font for Hangul on this machine")
+    monkeypatch.setattr(plots, "_told", [])
+    known = [font for font in fontManager.ttflist if "CJK" not in font.name and "Nanum" not in font.name]
+    monkeypatch.setattr(fontManager, "ttflist", known)  # as in a list from before
+    plots.installed_fallbacks.cache_clear()
+    plots.vocabulary_figure({3: 2}, {"판다가": 3, "둘": 1}, tmp_path / "v.png")
+    plots.caption_grid([noise(30, 30)], [[("한국어 문장", "label")]], tmp_path / "g.png", columns=1, title="한국어")
+    assert capsys.readouterr().out == ""
+    assert plots.installed_fallbacks()
+    plots.installed_fallbacks.cache_clear()
 
 
 def test_other_warnings_pass(tmp_path):

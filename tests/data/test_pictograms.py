@@ -21,6 +21,50 @@ def digest(folder):
     }
 
 
+def test_korean_pictures_are_the_same_with_true_captions(tmp_path, few_classes):
+    write_dataset(tmp_path / "en", per_class=3, num_workers=1, progress=False)
+    write_dataset(tmp_path / "ko", per_class=3, num_workers=1, progress=False, language="ko")
+    english, korean = (digest(tmp_path / name) for name in ("en", "ko"))
+    assert set(english.values()) ^ set(korean.values()) == {english["captions.csv"], korean["captions.csv"]}
+    with open(tmp_path / "ko/captions.csv", encoding="utf-8", newline="") as file:
+        captions = [row["caption"] for row in csv.DictReader(file)]
+    assert captions
+    assert {path.name for path in (tmp_path / "ko/train").iterdir()} == {"비행기", "앰퍼샌드", "닻"}
+    with pytest.raises(ValueError, match="language: got 'xx', allowed are en, ko"):
+        write_dataset(tmp_path / "xx", language="xx")
+
+
+def test_korean_captions_name_their_class_with_the_right_particle_and_counter():
+    names, describe = pictograms.LANGUAGES["ko"]
+    assert names.keys() == GLYPHS.keys()
+    assert len(set(names.values())) == len(names)
+    grounder = Grounder([name.replace(" ", "_") for name in names.values()])
+    for word, name in names.items():
+        for number in (1, 2, 3):
+            scene = pictograms.Scene(word, number, "small", "red", "yellow", "striped")
+            for caption in describe(scene, range(5)):
+                assert grounder.find(caption) == [name.replace(" ", "_")], caption
+    told = [
+        ("star", 1, "노란 배경에 빨간 별이 있다"),
+        ("star", 2, "노란 배경에 빨간 별 두 개가 있다"),
+        ("cat", 3, "노란 배경에 빨간 고양이 세 마리가 있다"),
+        ("hammer", 1, "노란 배경에 빨간 망치 한 쌍이 있다"),
+        ("envelope", 2, "노란 배경에 빨간 봉투 두 장이 있다"),
+        ("umbrella", 1, "노란 배경에 빨간 우산이 있다"),
+    ]
+    for word, number, caption in told:
+        scene = pictograms.Scene(word, number, "", "red", "yellow", "plain")
+        assert describe(scene, [])[0] == caption
+    scene = pictograms.Scene("star", 1, "large", "black", "white", "dotted")
+    assert describe(scene, range(5))[1:] == [
+        "검은 별이 하얀 배경 위에 있다",
+        "그림에 물방울무늬가 있는 하얀 배경과 커다란 검은 별이 보인다",
+        "물방울무늬가 있는 하얀 배경 앞에 커다란 검은 별이 있다",
+        "하얀 바탕에 커다란 검은 별을 그린 그림",
+        "검은 별은 물방울무늬가 있는 하얀 배경 위에 있다",
+    ]
+
+
 @pytest.fixture
 def few_classes(monkeypatch):
     """Three classes are enough to write; spawned workers draw by name and need no list."""
