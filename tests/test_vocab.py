@@ -69,7 +69,9 @@ def test_the_file_is_a_plain_pickle_and_reads_back(tmp_path):
     save_vocabulary(tmp_path / "v.pkl", vocabulary, counts, 1)
     assert load_vocabulary(tmp_path / "v.pkl").itos == vocabulary.itos
     content = pickle.loads((tmp_path / "v.pkl").read_bytes())
-    assert content == {"format": 1, "min_count": 1, "itos": vocabulary.itos, "counts": dict(counts)}
+    tokenizer = {"name": "words", "unit": "words"}
+    expected = {"format": 2, "min_count": 1, "itos": vocabulary.itos, "counts": dict(counts), "tokenizer": tokenizer}
+    assert content == expected
 
 
 class Code:

@@ -207,12 +207,12 @@ def draw_example(word, rng, describe=describe):
 
 def write_class(folder, class_name, sizes, seed, language="en"):
     """Draw one class of the dataset: rows of (image path relative to `folder`, caption)."""
-    word, (names, describe) = class_name.replace("_", " "), LANGUAGES[language]
+    place, word, (names, describe) = CLASSES.index(class_name), class_name.replace("_", " "), LANGUAGES[language]
     name_of_folder, rows = names[word].replace(" ", "_"), []
     for split, count in sizes.items():
         (folder / split / name_of_folder).mkdir(parents=True)
         for number in range(1, count + 1):
-            rng = np.random.default_rng([seed, CLASSES.index(class_name), SPLITS.index(split), number])
+            rng = np.random.default_rng([seed, place, SPLITS.index(split), number])
             picture, captions = draw_example(word, rng, describe)
             name = f"{split}/{name_of_folder}/{number:04d}.jpg"
             picture.save(folder / name, quality=90)
