@@ -51,7 +51,7 @@ def describe_models(source, files, models, options):
                 "best": origin.get("best", {}),
                 "epochs": len(training_history(origin)),
                 "versions": origin.get("versions", {}),
-                "decoding": asdict(options),
+                "decoding": {name: value for name, value in asdict(options).items() if name != "pieces"},
             }
         )
     return described
