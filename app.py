@@ -16,6 +16,7 @@ if __name__ == "__main__":
     from captioning import process
 
     process.set_up()  # before torch loads
+    process.require("requirements-app.txt", "gradio", "onnxruntime")
 
 import io
 import json

@@ -19,6 +19,7 @@ if __name__ == "__main__":
     from captioning import process
 
     process.set_up()  # before torch loads
+    process.require("requirements-deploy.txt", "onnx", "onnxruntime", "onnxscript")
 
 import itertools
 from pathlib import Path

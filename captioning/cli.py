@@ -63,7 +63,7 @@ def run_escaped(main, limits, positional, configs):
 
         config = tyro.cli(dict, default=configs, args=arguments)
         check_limits(config, limits)
-        main(config)
+        main({name: Settings(values) for name, values in config.items()})
         sys.stdout.flush()  # here, where a closed pipe is caught
     except BrokenPipeError:
         # Python flushes once more at its end, and would complain of the pipe.
@@ -91,6 +91,13 @@ def plain_warnings():
         warnings.showwarning = show
         warnings.filterwarnings("ignore", module=r"PIL\b")
         yield
+
+
+class Settings(dict):
+    """The settings of a CONFIG; one that was removed by hand is a user's mistake when it is asked for."""
+
+    def __missing__(self, key):
+        raise ValueError(f"CONFIG has no {key!r}, which the script needs")
 
 
 def check_types(configs, limits):

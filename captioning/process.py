@@ -18,6 +18,7 @@ has set in the environment is kept, and so is another allocator. An imported mod
 """
 
 import ctypes
+import importlib.util
 import os
 import sys
 
@@ -27,6 +28,14 @@ MALLOC = {
     "MALLOC_TRIM_THRESHOLD_": (-1, 2**31 - 1, ("trim_threshold",)),  # bytes that may be free at the end of the heap
 }
 SPIN_COUNT = 3_000  # turns, about 0.1 ms where `pause` takes 140 cycles
+
+
+def require(requirements, *packages):
+    """End the process with one line if a package is not installed; requirements: the file that lists them."""
+    missing = [package for package in packages if importlib.util.find_spec(package) is None]
+    if missing:
+        print(f"error: {', '.join(missing)} not installed: pip install -r {requirements}", file=sys.stderr)
+        sys.exit(2)
 
 
 def set_up():

@@ -171,3 +171,9 @@ def test_a_command_can_be_pasted_whatever_the_names_in_it():
     text = cli.command("vocab.py", flags)
     assert shlex.split(text) == ["python", "vocab.py", "--data_dir", flags["data_dir"], "--model_path", "a.safetensors"]
     assert cli.command("vocab.py", {}) == "python vocab.py"
+
+
+def test_a_setting_removed_by_hand_is_named():
+    assert cli.Settings({"run": "a"})["run"] == "a"
+    with pytest.raises(ValueError, match="CONFIG has no 'run', which the script needs"):
+        cli.Settings({})["run"]

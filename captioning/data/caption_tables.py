@@ -55,10 +55,14 @@ def read_table(path, omissions):
     captions, places = defaultdict(list), {}
     for line, name, split, texts in rows:
         where = f"line {line}"
-        known, _ = places.setdefault(name, (split, where))
+        known, first = places.setdefault(name, (split, where))
         if known != split:
-            raise ValueError(f"{path}: {where}: {name} is in the {known or 'train'} split, too")
-        captions[name] += filter(None, [omissions.caption(text, path, where) for text in texts])
+            raise ValueError(f"{path}: {where}: {name} has split {split!r} here and {known!r} in {first}")
+        for text in texts:
+            if usable := omissions.caption(text, path, where):
+                captions[name].append(usable)
+            else:
+                captions.setdefault(name, [])
     return [Entry(name, texts, None, *places[name]) for name, texts in captions.items()]
 
 
@@ -72,24 +76,29 @@ def read_tokens(text):
 
 def table_rows(path, text, columns, omissions):
     """Yield (line number, image, split, [captions]) of each row; rows of another width are left out."""
+    needed = max(columns.image, columns.captions[0], columns.split) + 1
+    if len(columns.captions) == 1:
+        needed = columns.width
     for line, row in itertools.islice(read_rows(path, text, columns.separator, omissions), columns.header, None):
         cells = [cell.strip() for cell in row]
         while len(cells) > columns.width and not cells[-1]:
             cells.pop()
-        needed = max(columns.image, columns.captions[0], columns.split) + 1
-        if not needed <= len(cells) <= columns.width or (len(cells) < columns.width and len(columns.captions) == 1):
+        if not needed <= len(cells) <= columns.width:
             quotes = f"; one with {SEPARATORS[columns.separator]} in it needs quotes" * (len(cells) > columns.width)
             problem = f"{len(cells)} columns between {SEPARATORS[columns.separator]}, {columns.width} are needed"
             omissions.total["captions"] += 1
             omissions.add("captions", f"{path}: line {line}: {problem}{quotes}")
             continue
-        split = cells[columns.split].lower() if columns.split >= 0 else ""
-        if split and split not in SPLIT_NAMES:
-            raise ValueError(f"{path}: line {line}: split {split!r}, allowed are {', '.join(SPLIT_NAMES)}")
+        split = ""
+        if columns.split >= 0 and (written := cells[columns.split].lower()):
+            if written not in SPLIT_NAMES:
+                raise ValueError(f"{path}: line {line}: split {written!r}, allowed are {', '.join(SPLIT_NAMES)}")
+            split = SPLIT_NAMES[written]
+        name = cells[columns.image]
         texts = [cells[place] for place in columns.captions if place < len(cells)]
-        name = _NUMBERED.sub("", cells[columns.image])
-        # Of several columns of captions some may be empty, as long as one is not.
-        yield line, name, SPLIT_NAMES.get(split, ""), [text for text in texts if text] or texts[:1]
+        if len(texts) > 1:  # of several columns of captions some may be empty, as long as one is not
+            texts = [text for text in texts if text] or texts[:1]
+        yield line, _NUMBERED.sub("", name) if "#" in name else name, split, texts
 
 
 def read_rows(path, text, separator, omissions=None):
@@ -114,7 +123,7 @@ def read_rows(path, text, separator, omissions=None):
             continue
         if row is None:
             return
-        if any(cell.strip() for cell in row):
+        if "".join(row).strip():
             yield line, row
 
 

@@ -68,14 +68,25 @@ def fetch_model(source):
 
 
 def find_file(source):
-    """Return the Path of a file or of a shipped model. Raises ValueError for a bare name that is neither."""
+    """Return the Path of a file or of a shipped model.
+
+    Raises ValueError for a bare name that is neither, a folder, and what training goes on from, naming the model meant.
+    """
     path = Path(source)
+    if path.is_file() and path.suffix == ".pt":
+        model = path.with_name(path.stem.removesuffix("_last") + FORMS[0])
+        told = f"; the model is {model}" if model.is_file() else ""
+        raise ValueError(f"{source}: is what --train.resume goes on from, no model{told}")
     if path.is_file():
         return path
     if source in SHIPPED:  # also where a folder of pictures has this name
         return CHECKPOINTS / f"{source}{FORMS[0] if importlib.util.find_spec('torch') else FORMS[1]}"
     if path.parent == Path(CHECKPOINTS.name) and path.name in {name + form for name in SHIPPED for form in FORMS}:
         return CHECKPOINTS / path.name
+    if path.is_dir():
+        models = sorted(file.name for file in path.iterdir() if file.suffix in SUFFIXES)
+        told = f"the models in it are {', '.join(models[:5])}" if models else "there is no model in it"
+        raise ValueError(f"{source}: is a folder, a model is a file; {told}")
     if re.fullmatch(r"[\w-]+", source):
         (nearest,) = difflib.get_close_matches(source, SHIPPED, n=1, cutoff=0)
         raise ValueError(

@@ -110,7 +110,10 @@ def test_lines_are_those_of_the_file(tmp_path):
             r"line 2: not UTF-8 .*; save the file as UTF-8",
         ),
         ("image,caption,split\na.jpg,one,holdout\n", "line 2: split 'holdout', allowed are train, training"),
-        ("image,caption,split\na.jpg,one,train\na.jpg,two,val\n", "line 3: a.jpg is in the train split, too"),
+        (
+            "image,caption,split\na.jpg,one,train\na.jpg,two,val\n",
+            "line 3: a.jpg has split 'val' here and 'train' in",
+        ),
     ],
 )
 def test_what_is_in_doubt_is_named_in_one_line(tmp_path, content, message):

@@ -498,3 +498,15 @@ def test_a_name_that_ships_nothing_is_refused_with_the_nearest(tmp_path, monkeyp
     ):
         fetch_model("fotos")
     assert fetch_model("other/fotos.safetensors") == Path("other/fotos.safetensors")  # its reader says what is missing
+
+
+def test_a_folder_and_a_resume_file_are_no_models_and_the_model_is_named(tmp_path):
+    (tmp_path / "runs").mkdir()
+    for name in ("a.safetensors", "a_last.pt", "b_last.pt"):
+        (tmp_path / "runs" / name).touch()
+    with pytest.raises(ValueError, match=r"is a folder, a model is a file; the models in it are a\.safetensors$"):
+        fetch_model(str(tmp_path / "runs"))
+    with pytest.raises(ValueError, match=r"goes on from, no model; the model is .*runs/a\.safetensors$"):
+        fetch_model(str(tmp_path / "runs/a_last.pt"))
+    with pytest.raises(ValueError, match=r"is what --train\.resume goes on from, no model$"):
+        fetch_model(str(tmp_path / "runs/b_last.pt"))
