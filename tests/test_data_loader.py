@@ -273,7 +273,7 @@ def test_the_picture_of_a_batch_has_the_size_that_training_has(
     titles = []
     monkeypatch.setattr(plots, "caption_grid", lambda *args, title, **more: titles.append(title))
     main({"data": CONFIG | {"data_dir": ".", "vocab_path": "v.pkl", "num_workers": 0, "image_size": image_size}})
-    assert f"images (2, 3, {expected}, {expected})" in capsys.readouterr().out
+    assert f"images (1, 3, {expected}, {expected})" in capsys.readouterr().out  # the other image is taken for val
     assert f"at {expected} px" in titles[0]
     assert ("data.image_size" if image_size else "pictograms.safetensors") in titles[0]
     # train.py's own choice, of the same function

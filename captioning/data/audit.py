@@ -18,6 +18,7 @@ from captioning.data.tokenizer import Tokens, pick_unit
 from captioning.progress import Progress
 
 UNLIKE = 1.3  # ratio of the different captions per image of two splits; from here on their scores do not compare
+FEW = 20  # images of a split; of fewer, such a mean is chance
 SELDOM = 0.1  # share of captions that name their class; below it, class scores say little
 LEAK = 0.05  # a larger share of the split that is scored, known from train, is worth a warning
 
@@ -186,9 +187,11 @@ def warnings(audit, split):
             f"{share:.1%} of the {split} split's captions stand word for word in train: a model that repeats what it "
             "has read scores well here, so BLEU and CIDEr-D flatter it."
         )
+    sizes = {row.split: row.value for row in audit.table.itertuples() if row.measure == "images"}
     different = {row.split: row.value for row in audit.table.itertuples() if row.measure == "different_per_image"}
     other = max(different, key=lambda name: max(different[name] / different[split], different[split] / different[name]))
-    if max(different[other], different[split]) >= UNLIKE * min(different[other], different[split]):
+    unlike = max(different[other], different[split]) >= UNLIKE * min(different[other], different[split])
+    if unlike and min(sizes[other], sizes[split]) >= FEW:
         lines.append(
             f"Images of the {split} split have {different[split]:.1f} different captions, those of {other} "
             f"{different[other]:.1f}: scores of the two do not compare, since each further reference raises BLEU and "

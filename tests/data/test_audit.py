@@ -91,8 +91,8 @@ def test_images_without_captions_are_counted_not_refused(data):
 
 def test_splits_of_unlike_references_do_not_compare():
     """RSICD: 2.0 different captions an image in train, 3.3 in test; CIDEr-D was 2.5 on val and 0.84 on test."""
-    examples = [Example(Path(f"{i}.jpg"), ["a field", "A field."], "", "train") for i in range(3)]
-    examples += [Example(Path(f"{i}.jpg"), ["a field", "a park"], "", "test") for i in range(3, 6)]
+    examples = [Example(Path(f"{i}.jpg"), ["a field", "A field."], "", "train") for i in range(20)]
+    examples += [Example(Path(f"{i}.jpg"), ["a field", "a park"], "", "test") for i in range(20, 40)]
     found = audit.audit_examples(examples, progress=False)
     assert [values(found, split)["different_per_image"] for split in ("train", "test")] == [1, 2]
     lines = " ".join(audit.warnings(found, "test"))
