@@ -6,6 +6,7 @@
 rates    caption.py's processes on shards, 1 and 2; bare loops over Captioner with the same pictures in memory, one
          alone and two side by side; Pillow alone, which decodes and resizes. A loop has one thread to compute and one
          to read, as a process has. Each rate leaves out the start of its process
+cost     CPU time of a picture in one loop, both threads, and of Pillow alone; work beside it changes it little
 memory   of one process that captions a small shard again and again, after a tenth of the pictures and at the end
 kills    the command is killed at a random moment and started again, then left alone: how often each key stands there
 
@@ -103,7 +104,7 @@ def bulk_rate(config, shard, num_processes, folder):
 
 
 def loop(config, shard, pipe):
-    """Caption the pictures of a shard from memory, again and again: sends the pictures/s."""
+    """Caption the pictures of a shard from memory, again and again: sends pictures/s and CPU seconds of a picture."""
     captioner, options = make_job(config, None).load()
     contents = [sample.picture for sample in read_samples(shard, PICTURES)]
 
@@ -114,13 +115,13 @@ def loop(config, shard, pipe):
     once()
     pipe.send("ready")
     pipe.recv()
-    began = time.perf_counter()
+    began, used = time.perf_counter(), time.process_time()
     number = sum(once() for _ in range(config["num_shards"] - 1))
-    pipe.send(number / (time.perf_counter() - began))
+    pipe.send((number / (time.perf_counter() - began), (time.process_time() - used) / number))
 
 
 def loop_rate(config, shard, number):
-    """Return the pictures/s of `number` bare loops side by side, together."""
+    """Return (pictures/s of `number` bare loops side by side, together; CPU seconds of a picture)."""
     context, pipes, processes = multiprocessing.get_context("spawn"), [], []
     for _ in range(number):
         ours, theirs = context.Pipe()
@@ -131,20 +132,20 @@ def loop_rate(config, shard, number):
         pipe.recv()
     for pipe in pipes:
         pipe.send("go")
-    total = sum(pipe.recv() for pipe in pipes)
+    rates, seconds = zip(*(pipe.recv() for pipe in pipes), strict=True)
     for one in processes:
         one.join()
-    return total
+    return sum(rates), sum(seconds) / number
 
 
 def decode_rate(config, shard):
-    """Return the pictures/s that Pillow decodes and resizes, in one thread."""
+    """Return (pictures/s that Pillow decodes and resizes, in one thread; CPU seconds of a picture)."""
     captioner, _ = make_job(config, None).load()
     contents = [sample.picture for sample in read_samples(shard, PICTURES)]
-    began = time.perf_counter()
+    began, used = time.perf_counter(), time.process_time()
     for content in contents:
         to_pixels(load_image(io.BytesIO(content)), **captioner.model.transform)
-    return len(contents) / (time.perf_counter() - began)
+    return len(contents) / (time.perf_counter() - began), (time.process_time() - used) / len(contents)
 
 
 def memory(config, folder):
@@ -201,13 +202,15 @@ def main(config):
         folder = Path(name)
         shard = folder / "shard.tar"
         make_shard(shard, config["pictures"])
-        found["decode"] = decode_rate(config, shard)
+        found["decode"], found["cpu_decode"] = decode_rate(config, shard)
         for number in (1, 2):
-            found[f"loops_{number}"] = loop_rate(config, shard, number)
+            found[f"loops_{number}"], found[f"cpu_{number}"] = loop_rate(config, shard, number)
             found[f"processes_{number}"] = bulk_rate(config, shard, number, folder)
         found["share_of_two_loops"] = found["processes_2"] / found["loops_2"]
         for what in ("decode", "loops_1", "processes_1", "loops_2", "processes_2"):
             print(f"{what:<14} {found[what]:7.1f} pictures/s")
+        decode, one, two = (1e3 * found[f"cpu_{what}"] for what in ("decode", "1", "2"))
+        print(f"CPU time of a picture: Pillow {decode:.1f} ms, one loop {one:.1f} ms, of two loops each {two:.1f} ms")
         print(f"two processes give {found['share_of_two_loops']:.2f} of two bare loops")
         if config["memory_pictures"]:
             found["memory"] = memory(config, folder)

@@ -10,6 +10,7 @@ A key is a member's name up to the first dot of its last part; what follows is i
 by side. Nothing is unpacked: a member is read from its place in the shard, and its name is never taken for a path.
 """
 
+import glob
 import io
 import itertools
 import json
@@ -92,9 +93,8 @@ def find_shards(names):
     for name in names:
         if not is_shards(name):
             raise ValueError(f"{name}: the name of a tar shard ends in {SUFFIX}")
-        if any(mark in name for mark in "*?["):
-            folder, _, pattern = name.rpartition("/")
-            paths = sorted(Path(folder or ("/" if name.startswith("/") else ".")).glob(pattern))
+        if glob.has_magic(name):
+            paths = [Path(one) for one in sorted(glob.glob(name, recursive=True))]
         else:
             paths = [Path(one) for one in expand_braces(name)]
         if not any(path.exists() for path in paths):

@@ -107,8 +107,8 @@ def check_output(output, shards, identity):
     for shard in shards:
         if names.setdefault(shard.stem, shard) != shard:
             raise ValueError(f"{names[shard.stem]} and {shard} would both be written as {output / shard.stem}.parquet")
-        if shard.parent == output or shard.parent.resolve() == output.resolve():
-            raise ValueError(f"{output}: is the folder of the shards, which is not written to; give another --output")
+    if output.resolve() in {folder.resolve() for folder in {shard.parent for shard in shards}}:
+        raise ValueError(f"{output}: is the folder of the shards, which is not written to; give another --output")
     check_folder(output)
     if output.is_dir():
         with os.scandir(output) as entries:
@@ -401,11 +401,11 @@ def run_processes(job, shards, num_processes):
 
 
 def run_ray(job, shards, num_processes):
-    """Yield the Outcomes of shards from a Ray cluster: the one that is running here, or one on this machine alone.
+    """Yield the Outcomes of shards from a Ray cluster: the one at $RAY_ADDRESS or running here, else a local one.
 
     Ray starts a task again, up to three times, when its process or its machine dies.
 
-    Raises ValueError if Ray is not installed.
+    Raises ValueError if Ray is not installed, or there is no cluster at $RAY_ADDRESS.
     """
     try:
         import ray
@@ -414,7 +414,9 @@ def run_ray(job, shards, num_processes):
     quiet = {"log_to_driver": False, "logging_level": "error"}
     try:
         ray.init(address="auto", **quiet)
-    except ConnectionError:  # none is running
+    except ConnectionError as error:  # none is running
+        if os.environ.get("RAY_ADDRESS"):
+            raise ValueError(f"RAY_ADDRESS: {os.environ['RAY_ADDRESS']}: {one_line(error, 160)}") from None
         ray.init(num_cpus=num_processes, include_dashboard=False, **quiet)
     try:
         task = ray.remote(num_cpus=1, max_retries=3)(caption_shard)
