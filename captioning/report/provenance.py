@@ -154,7 +154,8 @@ def provenance_rows(provenance):
         ("data", f"{data['name']} ({data['path']}), {data['split']} split, {data['images']:,} images, fingerprint "
                  f"`{data['fingerprint']}`"),
         ("versions", versions),
-        ("machine", f"{machine['processor']}, {counted(machine['cores'], 'core')}, {counted(machine['threads'], 'thread')}, device "
+        ("machine", f"{machine['processor']}, {counted(machine['cores'], 'core')}, "
+                    f"{counted(machine['threads'], 'thread')}, device "
                     f"{machine['device']}, {machine['system']}"),
         ("time", seconds),
     ]  # fmt: skip

@@ -47,7 +47,8 @@ def test_braces_stand_for_names_in_order(tmp_path):
     spelt = f"{tmp_path}/{{00008..00011}}.tar"
     names = [tmp_path / f"{number:05}.tar" for number in range(8, 12)]
     assert find_shards([spelt]) == names
-    assert find_shards([f"{tmp_path}/*.tar"]) == find_shards([f"{tmp_path.parent}/*/0*.tar"]) == names
+    assert find_shards([f"{tmp_path}/*.tar"]) == names
+    assert find_shards([f"{tmp_path.parent}/{tmp_path.name[:-1]}?/0*.tar"]) == names
     assert find_shards([str(names[1]), str(names[0])]) == names[1::-1]
     both = find_shards([f"{tmp_path}/{{0..0}}00{{08..11}}.tar"])
     assert both == names
