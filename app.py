@@ -85,8 +85,8 @@ NUM_CLASSES = 12  # of a model, that are named where it is chosen
 ON_LOAD = """() => {
   document.documentElement.lang = navigator.language.toLowerCase().startsWith('ko') ? 'ko' : 'en';
   const tidy = () => {  // what Gradio says in English alone
-    for (const one of document.querySelectorAll('input[aria-label*=" input for "], input[aria-label*=" slider for "]'))
-      one.setAttribute('aria-label', one.getAttribute('aria-label').replace(/^.* for /, ''));
+    for (const one of document.querySelectorAll('input[aria-label]'))
+      one.ariaLabel = one.ariaLabel.replace(/^(number input|range slider) for /, '');
     for (const icon of document.querySelectorAll('#examples img:not([alt=""])')) icon.alt = '';
   };
   tidy();
@@ -99,6 +99,7 @@ CSS = """
   #results {order: -1}
 }
 h1 {font-size: 1.5rem !important}
+:lang(ko) {word-break: keep-all}
 #examples {display: grid; grid-template-columns: repeat(auto-fill, minmax(5.5rem, 1fr)); gap: .6rem}
 #examples button {flex-direction: column; gap: .3rem; padding: .4rem}
 #examples button img {width: 4rem; height: 4rem; object-fit: cover; border-radius: .35rem; margin: 0}

@@ -585,9 +585,11 @@ def test_in_a_browser(browser, address, shipped, pictures, tmp_path, width, heig
     chooser.send_keys(pictures[0])
     second = shipped(pictures[0])[0].text
     cards(driver, caption.text, second)  # the second does not hide the first
-    chooser.send_keys(str(tmp_path / "fake.png"))
+    (tmp_path / "notes.txt").write_text("no picture")
+    chooser.send_keys(f"{tmp_path / 'notes.txt'}\n{tmp_path / 'fake.png'}")
     found = cards(driver, caption.text, second, text["unreadable"].format(megapixels=1))
     assert "fake.png" in found[2].text
+    wait_for(lambda: f"{text['not_uploaded']} notes.txt" in driver.find_element("tag name", "body").text)
     assert violations(driver) == []
 
     settings = driver.find_element("css selector", "button.label-wrap")
@@ -615,6 +617,7 @@ def test_in_a_browser(browser, address, shipped, pictures, tmp_path, width, heig
     assert driver.execute_script("return document.documentElement.lang") == language[:2]
     said = driver.find_element("tag name", "body").text + " ".join(driver.execute_script(SPOKEN))
     assert not re.search(r"\b[a-z]+\.[a-z_]+\b", said)  # common.webcam: a label's name instead of the label
+    assert text["num_best"] in driver.execute_script(SPOKEN)
     if language == "ko-KR":
         assert set(re.findall("[A-Za-z]{2,}", said)) <= {"MobileNetV", "LSTM"}
     assert not [

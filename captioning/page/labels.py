@@ -12,7 +12,7 @@ TEXT = {
         "pick": "Choose or photograph pictures",
         "pick_info": "or drop or paste them",
         "uploading": "Uploading ...",
-        "not_uploaded": "Not uploaded, too large or cut off:",
+        "not_uploaded": "Not uploaded (no picture, too large, or cut off):",
         "examples": "Or try one of these:",
         "coffee": "coffee",
         "photographer": "photographer",
@@ -37,8 +37,8 @@ TEXT = {
         "confidence": "confidence {value:.0%}",
         "confidence_info": "Confidence is the mean probability of a word, as the model sees it. "
         "It says nothing about pictures unlike those that it was trained on.",
-        "unlike": "This picture is unlike those that the model was trained on: do not trust the caption. "
-        "It is less typical than {value:.0%} of the pictures that the model was checked with.",
+        "unlike": "Unlike the training pictures: do not trust this caption.",
+        "unlike_info": "More than {value:.0%} of the pictures that the model was checked with are more typical.",
         "surer": "An alternative can have the higher confidence: the caption is the one that agrees most with all "
         "that were found.",
         "alternatives": "Alternatives",
@@ -64,7 +64,7 @@ TEXT = {
         "pick": "사진을 고르거나 찍기",
         "pick_info": "또는 여기에 끌어다 놓거나 붙여 넣기",
         "uploading": "올리는 중 ...",
-        "not_uploaded": "너무 크거나 끊겨서 올리지 못함:",
+        "not_uploaded": "올리지 못함 (사진이 아니거나, 너무 크거나, 끊김):",
         "examples": "예시 사진으로 해 보기:",
         "coffee": "커피",
         "photographer": "사진사",
@@ -88,8 +88,8 @@ TEXT = {
         "empty": "사진을 넣거나 예시를 고르면 여기에 캡션이 나타납니다.",
         "confidence": "확신도 {value:.0%}",
         "confidence_info": "확신도는 모델이 보는 단어의 평균 확률입니다. 학습한 사진과 다른 사진에는 의미가 없습니다.",
-        "unlike": "이 사진은 모델이 학습한 사진들과 다르므로 캡션을 믿지 마세요. "
-        "모델을 점검한 사진의 {value:.0%}보다 낯선 사진입니다.",
+        "unlike": "학습한 사진들과 다릅니다. 이 캡션을 믿지 마세요.",
+        "unlike_info": "모델을 점검한 사진의 {value:.0%} 이상이 더 전형적입니다.",
         "surer": "다른 캡션의 확신도가 더 높을 수 있습니다. 찾은 캡션 전체와 가장 잘 일치하는 것을 고르기 때문입니다.",
         "alternatives": "다른 캡션",
         "copy": "복사",

@@ -30,12 +30,12 @@ const draw = () => {
 };
 draw();
 async function add(files) {
-  files = [...files].filter((file) => file.type.startsWith('image/'));
-  if (!files.length) return;
+  if (!files.length) return;  // text was pasted
   const list = JSON.parse(props.value || '[]'), refused = [];
   say(words.uploading);
   for (const file of files) {
     try {
+      if (!file.type.startsWith('image/')) throw new TypeError(file.type);
       list.push({path: (await upload(file)).path});
     } catch {
       refused.push(file.name);
@@ -56,10 +56,13 @@ for (const kind of ['dragenter', 'dragover', 'dragleave', 'drop'])
   element.addEventListener(kind, (event) => {
     event.preventDefault();
     label().classList.toggle('over', kind === 'dragenter' || kind === 'dragover');
-    if (kind === 'drop') add(event.dataTransfer.files);
+    if (kind === 'drop') add([...event.dataTransfer.files]);
   });
-document.addEventListener('paste', (event) => add(event.clipboardData.files));
-watch('value', draw);
+document.addEventListener('paste', (event) => add([...event.clipboardData.files]));
+watch('value', () => {
+  draw();
+  if (props.value === '[]') say('');  // cleared
+});
 """
 
 

@@ -3,6 +3,7 @@
 import base64
 import html
 import io
+import math
 
 from captioning.deploy.writers import WRITERS
 from captioning.familiarity import is_unlike
@@ -25,7 +26,7 @@ CSS = """
 .captions .sure {display: flex; align-items: center; gap: .6rem; flex-wrap: wrap}
 .captions meter {flex: 1; min-width: 4rem; max-width: 12rem; height: .8rem}
 .captions .unlike, .captions .problem {border-left: .3rem solid #c0392b; padding-left: .6rem}
-.captions .unlike {font-weight: 600; font-size: 1rem}
+.captions .unlike b {font-size: 1rem; display: block}
 .captions button, .captions a.download {border: 1px solid currentColor; border-radius: .35rem; padding: .3rem .7rem;
   font-size: .9rem; color: inherit; background: transparent; cursor: pointer; text-decoration: none}
 .captions .looked {display: flex; flex-wrap: wrap; gap: .4rem}
@@ -123,8 +124,9 @@ def unlike(record, text):
     """Return the HTML of the warning that a picture is unlike the training pictures, or nothing."""
     if not is_unlike(record["familiarity"]):
         return ""
-    sentence = text["unlike"].format(value=1 - record["familiarity"])
-    return f'<p class="unlike" role="note">{html.escape(sentence)}</p>'
+    share = math.floor(100 * (1 - record["familiarity"])) / 100
+    info = text["unlike_info"].format(value=min(share, 0.99))
+    return f'<p class="unlike" role="note"><b>{html.escape(text["unlike"])}</b> {html.escape(info)}</p>'
 
 
 def alternatives(record, others, text):

@@ -55,9 +55,9 @@ def test_an_unfamiliar_picture_is_told_so_beside_its_caption(language):
     """The model of photographs took a cup of coffee for a dog, and said so as surely as any caption."""
     text = TEXT[language]
     strange, known = result(familiarity=0.01), result(familiarity=0.4)
-    sentence = text["unlike"].format(value=0.99)
-    assert "99%" in sentence
-    assert sentence in results.show([strange], text)
+    assert text["unlike"] in results.show([strange], text)
+    assert text["unlike_info"].format(value=0.99) in results.show([strange], text)
+    assert text["unlike_info"].format(value=0.99) in results.show([result(familiarity=0.0)], text)
     for familiar in (known, result()):  # also by a model that does not know
         assert 'class="unlike"' not in results.show([familiar], text)
 
