@@ -30,8 +30,12 @@ def upload_folder():
 @contextlib.contextmanager
 def hold(path):
     """Hold a lock on a new file; where the system has none, only make the file."""
-    with open(path, "w") as file:
+    unlocked = path.with_name(f"{path.name}_new")
+    with open(unlocked, "w") as file:
         lock(file)
+        unlocked.rename(
+            path
+        )  # locked when it is there, else another process that starts now would take it for abandoned
         yield
 
 
