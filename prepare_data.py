@@ -60,6 +60,7 @@ from captioning.files import check_folder, replace_file
 from captioning.metadata import MAX_IMAGE_SIZE
 from captioning.progress import Progress
 from captioning.scores.grounding import Grounder, naming_share
+from captioning.untrusted import spreadsheet_table
 
 CONFIG = {
     # what
@@ -456,7 +457,7 @@ def audit_dataset(data_dir, output, num_workers, **settings):
         print(f"clean: no copies, {audit.shared_captions(found)} and no image without a caption")
     for name, table in (("audit", found.table), ("copies", found.copies)):
         with replace_file(output / f"{name}.csv") as temporary:
-            table.to_csv(temporary, index=False)
+            spreadsheet_table(table).to_csv(temporary, index=False)
     print(f"wrote {output / 'audit.csv'} and {output / 'copies.csv'}; the report repeats the warnings")
 
 

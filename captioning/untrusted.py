@@ -32,6 +32,51 @@ def on_one_line(text):
     return escaped(_BREAKS.sub(_spelt, text))
 
 
+FORMULA = re.compile(r"[=+\-@\t\r'＝＋－＠]")
+
+
+def spreadsheet_cell(value):
+    """Return the value of a CSV cell; text that a spreadsheet would take for a formula gets an apostrophe before it.
+
+    So does text that begins with one, so that taking one away, as str.removeprefix("'") does, gives back every text.
+    Source: https://owasp.org/www-community/attacks/CSV_Injection
+    """
+    return f"'{value}" if isinstance(value, str) and FORMULA.match(value) else value
+
+
+def spreadsheet_table(frame):
+    """Return a DataFrame whose cells, index and column names are `spreadsheet_cell`s."""
+    return frame.map(spreadsheet_cell).rename(index=spreadsheet_cell, columns=spreadsheet_cell)
+
+
+_OWN_LINK = re.compile(r"(\[`([\w.-]+)`\]\(\2\))")  # of a report to a file beside it
+_CODE = re.compile("(`[^`]*`)")
+
+
+def markdown_cell(text):
+    """Return a text for a cell of a Markdown table: it shows as it is, without HTML, links or code in it."""
+    return _without_html(text.replace("\\", "\\\\").replace("`", "\\`"))
+
+
+def markdown_line(line):
+    """Return a line of Markdown with names of strangers in it: code and links to files beside it stay, no others."""
+    parts = []
+    for place, part in enumerate(_OWN_LINK.split(line)):
+        if place % 3 == 1:
+            parts.append(part)
+        elif place % 3 == 0:
+            pieces = _CODE.split(part)
+            parts += [piece if odd % 2 else markdown_cell(piece) for odd, piece in enumerate(pieces)]
+    return "".join(parts)
+
+
+def _without_html(text):
+    """Return Markdown whose tags are text, and whose addresses are no links."""
+    text = re.sub(r"<(?=[A-Za-z/!?])", "&lt;", text)
+    text = re.sub(r"\](?=[(\[:])", "\\\\]", text)
+    return text.replace("://", "&#58;//").replace("www.", "www&#46;")
+
+
 class EscapedStream:
     """A text stream that spells out what a terminal would obey; all else is the stream's own."""
 

@@ -3,7 +3,18 @@
 import io
 import json
 
-from captioning.untrusted import CONTROL, EscapedStream, escaped, on_one_line
+import pandas as pd
+import pytest
+
+from captioning.untrusted import (
+    CONTROL,
+    EscapedStream,
+    escaped,
+    markdown_cell,
+    markdown_line,
+    on_one_line,
+    spreadsheet_table,
+)
 
 
 def test_what_a_terminal_obeys_is_spelt_out_and_all_else_stays():
@@ -41,3 +52,37 @@ def test_the_characters_of_words():
     assert all(
         CONTROL.search(f"a{c}b") for c in "\0\n\x1b\x7f\x9b\u061c\u200e\u200f\u202a\u202e\u2066\u2069\ud800\udfff"
     )
+
+
+def test_no_cell_of_a_csv_is_a_formula_and_pandas_gives_back_each(tmp_path):
+    texts = ["=1+1", "+1", "-x", "@SUM(A1)", "\t=1", "'=1", "'", "＝1", "a=1", "", "plain, with a comma"]
+    frame = pd.DataFrame({"=name": texts, "value": [-0.5] * len(texts)})
+    spreadsheet_table(frame).to_csv(tmp_path / "a.csv", index=False)
+    read = pd.read_csv(tmp_path / "a.csv", keep_default_na=False)
+    assert list(read) == ["'=name", "value"]
+    assert not any(text[:1] in list("=+-@\t\r＝") for text in read["'=name"])
+    assert read["'=name"].str.removeprefix("'").tolist() == texts
+    assert (read["value"] == -0.5).all()
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("<img src=x onerror=alert(1)>", "&lt;img src=x onerror=alert(1)>"),
+        ("[win](https://evil.example)", r"[win\](https&#58;//evil.example)"),
+        ("![x](a.png)", r"![x\](a.png)"),
+        ("`code` and \\`<b>`", r"\`code\` and \\\`&lt;b>\`"),
+        ("p < 0.05, [0.1, 0.2]", "p < 0.05, [0.1, 0.2]"),
+        ("www.evil.example", "www&#46;evil.example"),
+    ],
+)
+def test_a_cell_of_markdown_shows_text_as_it_is(text, shown):
+    assert markdown_cell(text) == shown
+
+
+def test_a_line_of_markdown_keeps_our_code_and_links_alone():
+    line = "[`a.csv`](a.csv): `<end>` of <b>x</b>, [`a.csv`](http://evil.example), [y](z)"
+    assert markdown_line(line) == (
+        r"[`a.csv`](a.csv): `<end>` of &lt;b>x&lt;/b>, [`a.csv`\](http&#58;//evil.example), [y\](z)"
+    )
+    assert markdown_line("a \\`<b>`") == r"a \\`<b>`"  # a backslash of a stranger does not open our code

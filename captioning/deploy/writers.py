@@ -19,7 +19,7 @@ import numpy as np
 
 from captioning.data.names import IMAGE_SUFFIXES
 from captioning.files import check_kind, hold_lock, replace_file
-from captioning.untrusted import on_one_line
+from captioning.untrusted import on_one_line, spreadsheet_cell
 
 EXISTING = ("skip", "overwrite")
 ENCODING = {"encoding": "utf-8", "errors": "backslashreplace"}  # a byte of a name that is no UTF-8 becomes \udcff
@@ -61,7 +61,10 @@ class JsonLinesWriter(Writer):
 
 
 class CsvWriter(Writer):
-    """A header, then a row for each caption of a picture: image, rank, what its record holds."""
+    """A header, then a row for each caption of a picture: image, rank, what its record holds.
+
+    Text that a spreadsheet would take for a formula has an apostrophe before it, see captioning.untrusted.
+    """
 
     def write(self, image, records):
         """Write the captions of a picture. Raises ValueError if the file has other columns."""
@@ -73,7 +76,9 @@ class CsvWriter(Writer):
         if not self.header:
             rows.writerow(header)
             self.header = header
-        rows.writerows([image, rank, *record.values()] for rank, record in enumerate(records, start=1))
+        rows.writerows(
+            [*map(spreadsheet_cell, [image, rank, *record.values()])] for rank, record in enumerate(records, start=1)
+        )
         self.file.flush()
 
 
@@ -208,7 +213,7 @@ class Scan:
                 if self.header[:2] != ["image", "rank"] or len(row) != len(self.header):
                     raise ValueError("other columns")
                 if number > 1 and row[1] == "1":
-                    yield row[0]
+                    yield row[0].removeprefix("'")  # of captioning.untrusted.spreadsheet_cell
             except (ValueError, KeyError, TypeError, AttributeError, RecursionError, csv.Error):
                 raise ValueError(
                     f"{self.path}: record {number} is not of this program; give another --output"

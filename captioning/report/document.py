@@ -19,6 +19,7 @@ import pandas as pd
 from captioning.data.images import load_image
 from captioning.markup import markdown_table
 from captioning.report.columns import column_of
+from captioning.untrusted import markdown_cell, markdown_line
 
 THUMBNAIL = 192  # pixels of a gallery's pictures
 JPEG_QUALITY = 80
@@ -132,31 +133,32 @@ def heads_of(table):
 def table_markdown(table):
     """Return a Table as Markdown."""
     names = [head.name for head in heads_of(table)]
-    rows = [[text for _, text in row] for row in rows_of(table)]
-    rows += [[f"**{text}**" if text else "" for _, text in row] for row in foot_of(table)]
+    rows = [[markdown_cell(text) for _, text in row] for row in rows_of(table)]
+    rows += [[f"**{markdown_cell(text)}**" if text else "" for _, text in row] for row in foot_of(table)]
     numeric = {head for head, name in zip(names, table.frame.columns, strict=True) if is_number(table.frame, name)}
-    return markdown_table([cell_text(name) for name in names], rows, numeric)
+    return markdown_table([markdown_cell(cell_text(name)) for name in names], rows, numeric)
 
 
 def markdown(title, sections):
-    """Return a report as Markdown; its figures stand beside it."""
-    parts = [f"# {title}"]
+    """Return a report as Markdown; its figures stand beside it. HTML and links in the names of strangers are text."""
+    parts = [f"# {markdown_line(title)}"]
     for section in sections:
-        parts.append(f"## {section.title}")
+        parts.append(f"## {markdown_line(section.title)}")
         for block in section.blocks:
             match block:
                 case Text([]):
                     continue
                 case Text(lines, _, True):
-                    parts.append("\n>\n".join(f"> **Warning:** {line}" for line in lines))
+                    parts.append("\n>\n".join(f"> **Warning:** {markdown_line(line)}" for line in lines))
                 case Text(lines, points):
+                    lines = list(map(markdown_line, lines))
                     parts.append("\n".join(f"- {line}" for line in lines) if points else "\n\n".join(lines))
                 case Table():
                     parts.append(table_markdown(block))
                 case Facts(rows):
-                    parts.append("\n".join(f"- {name}: {text}" for name, text in rows))
+                    parts.append("\n".join(f"- {markdown_line(name)}: {markdown_line(text)}" for name, text in rows))
                 case Figure(file, text) | Gallery(file, text) | Matrix(_, file, text):
-                    parts.append(f"![{text}]({file})")
+                    parts.append(f"![{markdown_line(text)}]({file})")
     return "\n\n".join(parts) + "\n"
 
 

@@ -19,6 +19,11 @@ MISTAKES_SHOWN, IMAGES_OF_A_MISTAKE = 10, 2
 ROWS_SHOWN = 10  # of tables whose CSV may have thousands
 NO_CLASSES = Text(["The data has no classes."])
 
+APOSTROPHES = (
+    "In the CSV files, text that a spreadsheet would take for a formula (it begins with `=`, `+`, `-`, `@` or a tab), "
+    "or that begins with an apostrophe, has an apostrophe before it; in pandas, "
+    '`table[column].str.removeprefix("\'")` gives back what it was.'
+)
 FILES = {  # every file of a report -> what it holds; some are there only where the data has classes, or mistakes
     "report.md": "the results in words, tables and figures",
     "report.html": "the same as one self-contained page; a click on a column head sorts its table",
@@ -383,6 +388,5 @@ def data_blocks(tables, texts):
 
 def file_section(names):
     """Return the Section that tells what the files beside the report hold."""
-    return Section(
-        "Files", [Text([f"[`{name}`]({name}): {FILES[name]}" for name in FILES if name in names], points=True)]
-    )
+    files = [f"[`{name}`]({name}): {FILES[name]}" for name in FILES if name in names]
+    return Section("Files", [Text(files, points=True), Text([APOSTROPHES])])
