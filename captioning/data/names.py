@@ -94,6 +94,8 @@ class Folders:
         key = root, parent
         if key not in self.resolved:
             above, base = posixpath.split(parent)
+            if above == parent:  # the root of the disk, which leads out of the dataset
+                return None
             folder = self.resolve(root, above)
             found = folder and self.pick(folder, base)
             self.resolved[key] = os.path.join(folder, found) if found else None
