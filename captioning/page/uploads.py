@@ -33,9 +33,8 @@ def hold(path):
     unlocked = path.with_name(f"{path.name}_new")
     with open(unlocked, "w") as file:
         lock(file)
-        unlocked.rename(
-            path
-        )  # locked when it is there, else another process that starts now would take it for abandoned
+        # Locked when it is there: another process that starts now would take it for abandoned.
+        unlocked.rename(path)
         yield
 
 
