@@ -442,7 +442,7 @@ def comparison_name(names):
 
 def main(config):
     """Report on one model, or compare several."""
-    config = config["report"]
+    config = cli.settings_of(config, "report")
     check_split(config["split"])
     # What is impossible is refused before anything is read.
     search_options.search_options({}, **{name: config[name] for name in SETTINGS})

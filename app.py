@@ -347,7 +347,7 @@ def serve(service, uploads, config):
 
 def main(config):
     """Load the models and serve the page until it is stopped."""
-    config = config["app"]
+    config = cli.settings_of(config, "app")
     models = find_models(config["model_path"])
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))  # so that the folder of uploads goes, too
     with upload_folder() as uploads:

@@ -83,7 +83,7 @@ CONFIG = {
 LIMITS = search_options.LIMITS | {
     "num_best": (1, 100),
     "groups": (1, 100),
-    "diversity": (0, 1000),
+    "diversity": (0.0, 1000),
     "sample": (0, 1000),
     "temperature": (0.01, 100),
     "top_k": (0, 1_000_000),
@@ -390,7 +390,7 @@ def is_one(images):
     """True for one image, False for several."""
     if isinstance(images, np.ndarray):
         return images.ndim < 4
-    return isinstance(images, str | os.PathLike) or hasattr(images, "read") or hasattr(images, "getpixel")
+    return isinstance(images, str | bytes | os.PathLike) or hasattr(images, "read") or hasattr(images, "getpixel")
 
 
 def find_images(names):
@@ -535,7 +535,7 @@ def caption_files(config):
 
 def main(config):
     """Caption pictures, or shards of pictures."""
-    config = config["caption"]
+    config = cli.settings_of(config, "caption")
     for name, allowed in (("format", FORMATS), ("existing", EXISTING)):
         if config[name] not in allowed:
             raise ValueError(f"--{name}: got {config[name]!r}, allowed are {', '.join(allowed)}")

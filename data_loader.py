@@ -59,11 +59,11 @@ CONFIG = {
 LIMITS = {
     "image_size": (0, MAX_IMAGE_SIZE),
     "crop_scale": (0.01, 1),
-    "flip": (0, 1),
-    "vertical_flip": (0, 1),
-    "quarter_turn": (0, 1),
-    "jitter": (0, 1),
-    "hue": (0, 0.5),
+    "flip": (0.0, 1),
+    "vertical_flip": (0.0, 1),
+    "quarter_turn": (0.0, 1),
+    "jitter": (0.0, 1),
+    "hue": (0.0, 0.5),
     "batch_size": (0, 65536),
     "captions_per_image": (0, 1000),
     "num_workers": (0, 256),
@@ -404,7 +404,7 @@ def main(config):
     from model import CONFIG as MODEL  # as edited in model.py, which train.py reads too
     from model import native_image_size
 
-    config = config["data"]
+    config = cli.settings_of(config, "data")
     path = Path("graphs/batch.png")
     plots.check_figure(path)
     vocabulary = load_vocabulary(config["vocab_path"])

@@ -143,7 +143,7 @@ def to_markdown(table, caption):
 
 def main(config):
     """Write the ONNX files, then the table, then the model folder."""
-    config = config["export"]
+    config = cli.settings_of(config, "export")
     check_split(config["split"])
     settings = {name: config[name] for name in SETTINGS}
     search_options.search_options({}, **settings)  # what is impossible is refused before anything is read

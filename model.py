@@ -62,9 +62,9 @@ LIMITS = {
     "hidden_size": (1, 8192),
     "num_layers": (1, 8),
     "attention_size": (1, 8192),
-    "input_dropout": (0, 0.95),
-    "dropout": (0, 0.95),
-    "layer_dropout": (0, 0.95),
+    "input_dropout": (0.0, 0.95),
+    "dropout": (0.0, 0.95),
+    "layer_dropout": (0.0, 0.95),
 }
 
 IMAGE_INPUTS = ("first", "state", "every")
@@ -686,7 +686,7 @@ def main(config):
 
     from captioning import complexity, plots
 
-    config = config["model"]
+    config = cli.settings_of(config, "model")
     check_folder("graphs")
     build_model(len(SPECIALS), config)  # names a setting that no model can have
     devices = [torch.device("cpu")] + ([pick_device()] if pick_device().type == "cuda" else [])

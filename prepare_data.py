@@ -463,7 +463,7 @@ def audit_dataset(data_dir, output, num_workers, **settings):
 
 def main(config):
     """Make the dataset, and say what it holds and what comes next."""
-    config = config["prepare"]
+    config = cli.settings_of(config, "prepare")
     num_workers = config["num_workers"] or os.cpu_count() or 1
     if config["audit"]:
         name = dataset_name(config["audit"])

@@ -164,7 +164,7 @@ def show_picture(path):
 
 def main(config):
     """Draw the examples, caption them, save the picture and open it."""
-    config = config["inference"]
+    config = cli.settings_of(config, "inference")
     run, split = model_name(config["model_path"]), config["split"]
     settings = {name: config[name] for name in SETTINGS}
     search_options.search_options({}, **settings)  # what is impossible is refused before anything is read

@@ -147,35 +147,35 @@ CONFIG = {
 LIMITS = {
     "seed": (0, 2**32 - 1),
     "epochs": (-1, 100_000),
-    "lr": (0, 100),
+    "lr": (0.0, 100),
     "feature_views": (0, 64),
     "finetune_epochs": (-1, 100_000),
     "finetune_blocks": (0, max(kind.num_blocks for kind in ENCODERS.values())),
     "finetune_batch_size": (2, 65536),
-    "finetune_lr": (0, 100),
-    "encoder_lr": (-1, 100),
+    "finetune_lr": (0.0, 100),
+    "encoder_lr": (-1.0, 100),
     "self_critical_epochs": (-1, 100_000),
     "self_critical_batch_size": (2, 65536),
     "self_critical_samples": (1, 100),
-    "self_critical_lr": (-1, 100),
-    "class_reward": (-1, 100),
-    "warmup": (0, 1),
-    "weight_decay": (0, 10),
+    "self_critical_lr": (-1.0, 100),
+    "class_reward": (-1.0, 100),
+    "warmup": (0.0, 1),
+    "weight_decay": (0.0, 10),
     "grad_clip": (1e-9, 1e9),
     "accumulate": (1, 1024),
-    "ema": (0, 0.99999),
-    "scheduled_sampling": (0, 1),
-    "label_smoothing": (0, 0.99),
-    "attention_penalty": (0, 1000),
-    "class_emphasis": (0, 1000),
-    "class_loss": (0, 1000),
-    "word_loss": (0, 1000),
+    "ema": (0.0, 0.99999),
+    "scheduled_sampling": (0.0, 1),
+    "label_smoothing": (0.0, 0.99),
+    "attention_penalty": (0.0, 1000),
+    "class_emphasis": (0.0, 1000),
+    "class_loss": (0.0, 1000),
+    "word_loss": (0.0, 1000),
     "patience": (-1, 100_000),
     "rank_minutes": (0.01, 10_000),
     "beam_size": (1, 100),
-    "consensus": (0, 10),
+    "consensus": (0.0, 10),
     "max_len": (1, 200),
-    "save_minutes": (0, 1_000_000),
+    "save_minutes": (0.0, 1_000_000),
 }
 RATES = {  # stage -> its learning rates, to be named in an error
     "decoder": ["--train.lr"],
@@ -679,6 +679,8 @@ def train(run, start, config):
 def main(config):
     """Check what is asked, and train under a name that no other process holds."""
     flush_denormals()
+    if not {"train", "data", "model"} <= config.keys():
+        raise ValueError("train.main needs {'train': train.CONFIG, 'data': data_loader.CONFIG, 'model': model.CONFIG}")
     settings, model_config = config["train"], config["model"]
     check_settings(settings, config["data"])
     run = settings["run"] or find_encoder(model_config["encoder"]).run_name

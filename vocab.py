@@ -313,7 +313,7 @@ def main(config):
     from captioning.data.tars import is_shards
     from captioning.scores.grounding import Grounder, naming_share, naming_warning
 
-    config = config["vocab"]
+    config = cli.settings_of(config, "vocab")
     path = Path(config["vocab_path"] or f"vocab_{config['min_count']}.pkl")
     if path.exists():
         load_vocabulary(path)  # refuses to let anything else be overwritten

@@ -100,17 +100,31 @@ class Settings(dict):
         raise ValueError(f"CONFIG has no {key!r}, which the script needs")
 
 
+def settings_of(configs, name):
+    """Return the CONFIG of this name out of {name: CONFIG}, as `run` hands it on; a lone CONFIG is taken for it.
+
+    Raises ValueError unless it is a dict.
+    """
+    config = configs.get(name, configs) if isinstance(configs, dict) else configs
+    if not isinstance(config, dict):
+        raise ValueError(f"main: got a {type(config).__name__}, allowed are a CONFIG and {{{name!r}: CONFIG}}")
+    return config
+
+
 def check_types(configs, limits):
     """Raise ValueError for a value of a CONFIG edited by hand that is of no type a setting has.
 
-    A key with limits must be there, and be a number; the others are text, numbers, true or false, or lists of text.
+    A key with limits must be there, and be a number, a whole one where both limits are written as whole numbers; the
+    others are text, numbers, true or false, or lists of text.
     """
     for name, config in configs.items():
-        for key in limits.get(name, {}):
+        for key, (least, most) in limits.get(name, {}).items():
             if key not in config:
                 raise ValueError(f"CONFIG of {name}: has no {key!r}, which the script needs")
             if isinstance(config[key], bool) or not isinstance(config[key], int | float):
                 raise ValueError(f"CONFIG of {name}: {key!r} is {config[key]!r}, a number is needed")
+            if isinstance(config[key], float) and isinstance(least, int) and isinstance(most, int):
+                raise ValueError(f"CONFIG of {name}: {key!r} is {config[key]!r}, a whole number is needed")
         for key, value in config.items():
             if not isinstance(value, str | int | float | list | tuple):
                 raise ValueError(f"CONFIG of {name}: {key!r} is {value!r}, allowed are text, numbers, True and False")

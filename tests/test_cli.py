@@ -1,5 +1,6 @@
 """The command line as its user meets it: real processes, one line per mistake, exit code 2."""
 
+import importlib
 import os
 import re
 import shlex
@@ -9,8 +10,10 @@ from pathlib import Path
 
 import pytest
 
+import train
 from captioning import cli
 from captioning.cli import normalise_arguments
+from captioning.search import options
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPT = """
@@ -123,6 +126,7 @@ def test_help_lists_every_key(script):
         ({"size": None}, "CONFIG of data: 'size' is None, a number is needed"),
         ({"size": [3]}, "CONFIG of data: 'size' is [3], a number is needed"),
         ({"size": True}, "CONFIG of data: 'size' is True, a number is needed"),
+        ({"size": 3.0}, "CONFIG of data: 'size' is 3.0, a whole number is needed"),
         ({}, "CONFIG of data: has no 'size', which the script needs"),
         ({"size": 3, "name": None}, "CONFIG of data: 'name' is None, allowed are text, numbers, True and False"),
         ({"size": 3, "name": {}}, "CONFIG of data: 'name' is {}, allowed are text, numbers, True and False"),
@@ -131,6 +135,43 @@ def test_help_lists_every_key(script):
 def test_a_config_edited_by_hand_is_checked_before_any_work(config, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         cli.check_types({"data": config}, {"data": {"size": (1, 9)}})
+
+
+def test_a_whole_number_will_do_where_any_number_is_meant():
+    cli.check_types({"train": {"lr": 1}}, {"train": {"lr": (0.0, 100)}})
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        "analysis_report",
+        "caption",
+        "data_loader",
+        "export",
+        "model",
+        "prepare_data",
+        "test_inference",
+        "train",
+        "vocab",
+        "app",
+    ],
+)
+def test_limits_of_whole_numbers_alone_are_whole(script):
+    """Where a shipped value is no whole number, one of its limits is none, so that check_types takes others like it."""
+    module = importlib.import_module(script)
+    limits = getattr(module, "LIMITS", options.LIMITS)
+    for key, (least, most) in limits.items():
+        if key in module.CONFIG:
+            assert isinstance(module.CONFIG[key], float) <= (isinstance(least, float) or isinstance(most, float)), key
+
+
+def test_main_takes_its_config_as_a_notebook_gives_it(tmp_path):
+    config = {"size": 1}
+    assert cli.settings_of({"data": config}, "data") is cli.settings_of(config, "data") is config
+    with pytest.raises(ValueError, match="got a list, allowed are a CONFIG"):
+        cli.settings_of([config], "data")
+    with pytest.raises(ValueError, match="train.main needs"):
+        train.main(train.CONFIG)
 
 
 def test_what_a_console_cannot_show_is_escaped_and_ends_nothing(tmp_path):

@@ -207,6 +207,9 @@ def read_image(source, max_pixels=MAX_PIXELS):
         except (OSError, *DAMAGED) as error:  # Pillow decodes a picture that was opened when it is first needed
             name = getattr(source, "filename", "") or "the picture"
             raise ValueError(f"{name}: not a readable image ({one_line(error)})") from None
+    if not isinstance(source, str | os.PathLike) and not hasattr(source, "read"):
+        kind = type(source).__name__
+        raise ValueError(f"image: got a {kind}, allowed are a path, a binary file, a PIL picture and a numpy array")
     return load_image(source, max_pixels=max_pixels)
 
 

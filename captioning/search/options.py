@@ -122,9 +122,9 @@ LIMITS = {
     "beam_size": (1, 100),
     "max_len": (1, 200),
     "min_len": (0, 199),
-    "length_penalty": (UNSET, 10),
+    "length_penalty": (float(UNSET), 10),
     "no_repeat_ngram": (0, 100),
-    "consensus": (UNSET, 10),
+    "consensus": (float(UNSET), 10),
 }
 
 

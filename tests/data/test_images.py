@@ -355,3 +355,9 @@ def test_a_strip_of_a_pixels_width_is_refused_before_it_is_decoded(tmp_path):
     Image.new("L", (1, 50_000)).save(tmp_path / "strip.png")
     with pytest.raises(ValueError, match="1 x 50000 pixels, one side may be at most 5,000 times the other"):
         load_image(tmp_path / "strip.png")
+
+
+@pytest.mark.parametrize("thing", [b"\x89PNG", torch.zeros(3, 8, 8), 7, None])
+def test_what_is_no_picture_is_named_by_its_type(thing):
+    with pytest.raises(ValueError, match=f"got a {type(thing).__name__}, allowed are a path, a binary file"):
+        read_image(thing)
