@@ -84,7 +84,10 @@ def check_identity(resumed, identity, path):
     for what, here in identity.items():
         if saved.get(what, here) != here:
             was, now = (f"{len(value)} words" if what == "vocabulary" else value for value in (saved[what], here))
-            raise ValueError(f"{path}: its {what} was {was}, now it is {now}")
+            start = str(path).replace("_last.pt", ".safetensors")
+            # The learning rate follows a cosine over the epochs that were planned.
+            hint = f"; to train on, start another --train.run with --train.init {start}" if "epochs" in what else ""
+            raise ValueError(f"{path}: its {what} was {was}, now it is {now}{hint}")
 
 
 def migrate(resumed, path):

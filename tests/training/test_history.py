@@ -8,7 +8,7 @@ from captioning.checkpoint import load_checkpoint, save_resume
 from captioning.runtime import random_state
 from captioning.training.history import RESUME_FORMAT, Record, check_identity, load_run
 
-IDENTITY = {"train.lr": 0.1, "train.ema": 0.9, "vocabulary": ["<pad>", "sun"], "data": {"name": "a"}}
+IDENTITY = {"train.epochs": 2, "train.lr": 0.1, "train.ema": 0.9, "vocabulary": ["<pad>", "sun"], "data": {"name": "a"}}
 STATE = {name: {name: torch.ones(2)} for name in ("model", "optimizer", "scheduler", "scaler", "averaged")}
 REST = {"stage": 1, "history": [{"epoch": 1}], "best": {"epoch": 1}, "best_weights": {"w": torch.ones(1)}}
 
@@ -53,6 +53,7 @@ def test_a_setting_that_an_older_file_lacks_takes_todays_value(tmp_path, content
     [
         ({"train.lr": 0.2}, "a_last.pt: its train.lr was 0.1, now it is 0.2"),
         ({"vocabulary": ["<pad>"]}, "a_last.pt: its vocabulary was 2 words, now it is 1 words"),
+        ({"train.epochs": 9}, "now it is 9; to train on, start another --train.run with --train.init a.safetensors"),
     ],
 )
 def test_another_run_is_named_by_the_first_difference(tmp_path, content, change, line):
