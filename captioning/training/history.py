@@ -78,7 +78,9 @@ def check_identity(resumed, identity, path):
 
     A setting that an older file lacks takes its value of today; its tokenizer was words.
     """
-    saved = {"tokenizer": "words"} | resumed["identity"]
+    saved = resumed["identity"]
+    if "tokenizer" in identity:
+        saved = {"tokenizer": "words"} | saved
     for what in saved.keys() - identity.keys():
         raise ValueError(f"{path}: has a setting {what}, which this version does not know")
     for what, here in identity.items():

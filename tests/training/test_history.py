@@ -8,7 +8,7 @@ from captioning.checkpoint import load_checkpoint, save_resume
 from captioning.runtime import random_state
 from captioning.training.history import RESUME_FORMAT, Record, check_identity, load_run
 
-IDENTITY = {"train.epochs": 2, "train.lr": 0.1, "train.ema": 0.9, "vocabulary": ["<pad>", "sun"], "data": {"name": "a"}}
+IDENTITY = {"train.lr": 0.1, "train.ema": 0.9, "vocabulary": ["<pad>", "sun"], "data": {"name": "a"}}
 STATE = {name: {name: torch.ones(2)} for name in ("model", "optimizer", "scheduler", "scaler", "averaged")}
 REST = {"stage": 1, "history": [{"epoch": 1}], "best": {"epoch": 1}, "best_weights": {"w": torch.ones(1)}}
 
@@ -53,7 +53,6 @@ def test_a_setting_that_an_older_file_lacks_takes_todays_value(tmp_path, content
     [
         ({"train.lr": 0.2}, "a_last.pt: its train.lr was 0.1, now it is 0.2"),
         ({"vocabulary": ["<pad>"]}, "a_last.pt: its vocabulary was 2 words, now it is 1 words"),
-        ({"train.epochs": 9}, "now it is 9; to train on, start another --train.run with --train.init a.safetensors"),
     ],
 )
 def test_another_run_is_named_by_the_first_difference(tmp_path, content, change, line):
@@ -108,3 +107,9 @@ def test_a_resumed_record_writes_what_the_interruption_left_out(tmp_path, monkey
     assert len(pd.read_csv(tmp_path / "runs" / "a" / "history.csv")) == 1
     assert all((tmp_path / "graphs" / f"{kind}_a.png").stat().st_size > 1000 for kind in ("tl", "vl", "va"))
     assert load_checkpoint(record.best_path).best == {"metric": "cider_d", "value": 0.1, "epoch": 1}
+
+
+def test_more_epochs_are_told_how_to_train_on():
+    saved, today = {"identity": {"train.epochs": 2}}, {"train.epochs": 9}
+    with pytest.raises(ValueError, match="was 2, now it is 9; .* another --train.run with --train.init a.safetensors"):
+        check_identity(saved, today, "a_last.pt")
