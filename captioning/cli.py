@@ -233,5 +233,5 @@ def one_line(error, longest=None):
 
 
 def counted(number, noun):
-    """Return "1 image", "2,100 images", "3 classes"."""
-    return f"{number:,} {noun}" + ("" if number == 1 else "es" if noun.endswith("s") else "s")
+    """Return "1 image", "2,100 images", "3 classes", "2 batches"."""
+    return f"{number:,} {noun}" + ("" if number == 1 else "es" if noun.endswith(("s", "ch")) else "s")

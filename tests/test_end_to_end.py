@@ -14,9 +14,9 @@ import pytest
 from PIL import Image
 
 import app
-from caption import Captioner
+from captioning.page import results
+from captioning.page.labels import TEXT
 from captioning.scores.grounding import Grounder
-from captioning.search.options import SearchOptions
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALLER = {  # flags behind the printed command, which make its work small
@@ -117,8 +117,7 @@ def test_every_door_captions_the_trained_model(folder, monkeypatch):
     right = [grounder.name(caption) == Path(image).parent.name for image, caption in captions.items()]
     assert sum(right) / len(right) > 6 / 60
     path = next(image for (image, _), ok in zip(captions.items(), right, strict=True) if ok)
-    captioner = Captioner.load("exports/mobile.onnx")
-    page = app.caption_pictures(
-        captioner, [path], SearchOptions(), max_pixels=10**6, max_pictures=4, text=app.TEXT["en"]
-    )
+    _, caption_pictures = app.load_models({"mobile": "exports/mobile.onnx"}, num_threads=1)
+    (result,) = caption_pictures("mobile", [path], {}, max_pixels=10**6)
+    page = results.show([{"name": "photo.jpg", **result}], TEXT["en"])
     assert captions[path] in page

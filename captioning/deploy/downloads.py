@@ -73,7 +73,7 @@ def find_file(source):
     Raises ValueError for a bare name that is neither, a folder, and what training goes on from, naming the model meant.
     """
     path = Path(source)
-    if path.is_file() and path.suffix == ".pt":
+    if path.is_file() and path.name.endswith("_last.pt"):
         model = path.with_name(path.stem.removesuffix("_last") + FORMS[0])
         told = f"; the model is {model}" if model.is_file() else ""
         raise ValueError(f"{source}: is what --train.resume goes on from, no model{told}")

@@ -29,7 +29,7 @@ def format_2():
 def test_every_format_is_read_into_todays(tmp_path, content, tracker_id):
     save_resume(tmp_path / "a_last.pt", content())
     resumed = load_run(tmp_path / "a_last.pt")
-    assert resumed.keys() == format_2().keys()
+    assert resumed.keys() == {*format_2(), "launch"}
     assert resumed["state"].keys() == {*STATE, "tally"}
     assert resumed["format"] == RESUME_FORMAT
     assert torch.equal(resumed["state"]["optimizer"]["optimizer"], torch.ones(2))

@@ -12,7 +12,7 @@ from captioning.runtime import Machine
 from captioning.scores.grounding import Grounder, remember_named
 from captioning.search.options import SearchOptions
 from captioning.training import validation
-from captioning.training.optimisation import start_run
+from captioning.training.optimisation import Tally, start_run
 from captioning.training.stages import Stage
 from captioning.training.validation import Validation
 from data_loader import CaptionDataset, EvalTransform
@@ -70,7 +70,10 @@ class Pupil:
         class_of = remember_named(self.grounder, self.vocabulary, self.classes)
         loss = build_loss(stage, stage_data, SETTINGS, self.vocabulary, class_of)
         run = start_run(self.model, stage, len(stage_data.batches), MACHINE)
-        logged = [train_one_epoch(run, stage, stage_data, loss, MACHINE, seed=epoch) for epoch in range(stage.epochs)]
+        logged = []
+        for epoch in range(stage.epochs):
+            logged.append(train_one_epoch(run, stage, stage_data, loss, MACHINE, seed=epoch))
+            run.tally = Tally()
         self.embeddings, _ = data.val_embeddings(stage_data, self.model.eval())
         return logged, self.validation(self.model, self.embeddings, self.examples)
 
