@@ -216,10 +216,8 @@ def train_one_epoch(run, stage, data, loss, machine, *, seed, save=lambda: None)
     """
     model, device, tally = run.model, machine.device, run.tally
     model.train_mode(stage.name)
-    title, unit = (
-        f"{stage.name} {tally.epoch + 1}/{stage.epochs}",
-        " captions" if stage.name == "decoder" else " images",
-    )
+    title = f"{stage.name} {tally.epoch + 1}/{stage.epochs}"
+    unit = " captions" if stage.name == "decoder" else " images"
     batches, num_batches = iter(data.batches.epoch(seed, tally.batches)), len(data.batches)
     seen = tally.rows + len(tally.failed)
     with Progress(total=data.batches.num_rows, initial=seen, desc=title, unit=unit, leave=False) as progress:

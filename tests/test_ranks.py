@@ -141,7 +141,7 @@ def test_steps_of_every_stage_are_those_of_one_process(tmp_path):
     dropout another model.
     """
     finish([*start_ranks(["-c", STEPS, "one.pt"], 1, tmp_path), *start_ranks(["-c", STEPS, "two.pt"], 2, tmp_path)])
-    one, two = (torch.load(tmp_path / name) for name in ("one.pt", "two.pt"))
+    one, two = (torch.load(tmp_path / name, weights_only=True) for name in ("one.pt", "two.pt"))
     for stage, expected in one.items():
         assert two[stage].keys() == expected.keys()
         for name, tensor in expected.items():
