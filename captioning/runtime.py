@@ -270,6 +270,8 @@ def join_ranks(minutes):
     limit = timedelta(minutes=minutes)
     try:
         store, rank, size = next(dist.rendezvous("env://", timeout=limit))
+        # torchrun keeps its store over its restarts, with the addresses at which the killed processes could be reached.
+        store = dist.PrefixStore(f"start {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
         dist.init_process_group(store=store, rank=rank, world_size=size, timeout=limit)
     except (RuntimeError, ValueError) as error:  # a port that is taken, a variable that is missing, nobody there
         raise ValueError(f"the processes of the launcher cannot meet ({one_line(error, 200)})") from None
