@@ -2,6 +2,7 @@
 
     python benchmarks/bench_pipeline.py                           # data/pictograms, 128 px
     python benchmarks/bench_pipeline.py --data_dir data/birds --image_size 224
+    python benchmarks/bench_pipeline.py --datasets coco data/birds --checkout ../before     # how fast are they read?
 
 tokenizer   captions/s of the vocabulary's tokenizer            baseline: NLTK's word tokenizer on the same captions
 accents     the same for ACCENTED, in seven languages           baseline: the same
@@ -9,6 +10,7 @@ loading     images/s of data_loader with workers                baseline: torchv
 features    images/s of the frozen encoder over files           baseline: the bare encoder on tensors in memory
 decoder     tokens/s of decoder training from cached features   baseline: captions padded to the longest of the set
 report      captions/s of beam 5, 64 images at a time           baseline: one image at a time
+datasets    images/s of load_dataset, alone if it is asked for  baseline: load_dataset of another commit, in turn
 
 The last line is JSON. Times are the median of several runs after a warm-up.
 """
@@ -23,8 +25,12 @@ if __name__ == "__main__":
 
     process.set_up()  # before torch loads
 
+import contextlib
 import json
 import platform
+import subprocess
+from statistics import median
+from subprocess import PIPE
 
 import torch
 from nltk.tokenize import NLTKWordTokenizer
@@ -52,7 +58,28 @@ CONFIG = {
     "num_images": 1024,
     "num_workers": 2,
     "runs": 3,
+    "datasets": [""],  # datasets to read instead of all other measurements; "" = none
+    "checkout": "",  # folder with another commit, in which the same datasets are read
 }
+
+# Run in either checkout; answers each line, a dataset, with the seconds of CPU time and the number of images.
+READER = """
+import contextlib, gc, os, sys, time
+sys.path.insert(0, os.getcwd())
+try:
+    from captioning.data.annotations import load_dataset, load_examples
+except ImportError:  # commit 56669ee and before
+    from captioning.annotations import load_examples
+    load_dataset = load_examples
+for line in sys.stdin:
+    with contextlib.redirect_stdout(None):
+        images = len(load_examples(line.strip()))
+        gc.collect()
+        began = time.process_time()
+        load_dataset(line.strip())
+        seconds = time.process_time() - began
+    print(seconds, images, flush=True)
+"""
 
 ACCENTED = [
     "Un homme âgé est assis à l'ombre d'un arbre près de la forêt.",
@@ -149,9 +176,33 @@ def bench_report(model, vocabulary, runs):
     return rate(lambda: decode(64), len(embeddings), runs), rate(lambda: decode(1), len(embeddings), runs)
 
 
-def main(config):
-    """Print a line per rate, and all of them as JSON."""
-    config = config["bench"]
+def bench_datasets(datasets, checkout, runs):
+    """Return dataset -> (ours, baseline) in images/s of CPU time, the medians of runs in which both take turns."""
+    roots = (Path(__file__).resolve().parents[1], Path(checkout).resolve())
+    found = {}
+    with contextlib.ExitStack() as stack:
+        readers = [
+            stack.enter_context(
+                subprocess.Popen([sys.executable, "-c", READER], cwd=root, stdin=PIPE, stdout=PIPE, text=True)
+            )
+            for root in roots
+        ]
+
+        def read(reader, dataset):
+            print(Path(dataset).resolve(), file=reader.stdin, flush=True)
+            seconds, images = reader.stdout.readline().split()
+            return int(images) / float(seconds)
+
+        for dataset in datasets:
+            rates = [[read(reader, dataset) for reader in readers] for _ in range(runs + 1)][1:]  # the first warms up
+            found[f"{Path(dataset).name} images/s"] = tuple(median(column) for column in zip(*rates, strict=True))
+        for reader in readers:
+            reader.stdin.close()
+    return found
+
+
+def bench_all(config):
+    """Return name -> (ours, baseline) of all that needs one dataset of images."""
     torch.manual_seed(0)
     examples = load_examples(config["data_dir"], "train")[: config["num_images"]]
     captions = [caption for example in examples for caption in example.captions]
@@ -160,7 +211,7 @@ def main(config):
     model.encoder.to(memory_format=torch.channels_last)
     root = Path(config["data_dir"]) / "train"
     runs = config["runs"]
-    results = {
+    return {
         "tokenizer captions/s": bench_tokenizer(captions, runs),
         "accents captions/s": bench_tokenizer(ACCENTED * 500, runs),
         "loading images/s": bench_loading(examples, root, vocabulary, config),
@@ -168,8 +219,19 @@ def main(config):
         "decoder tokens/s": bench_decoder(model, examples, vocabulary, runs),
         "report captions/s": bench_report(model, vocabulary, runs),
     }
+
+
+def main(config):
+    """Print a line per rate, and all of them as JSON."""
+    config = config["bench"]
+    if any(config["datasets"]):
+        if not config["checkout"]:
+            raise ValueError("--datasets: needs --checkout, a folder with the commit to compare with")
+        results = bench_datasets(config["datasets"], config["checkout"], config["runs"])
+    else:
+        results = bench_all(config)
     for name, (ours, baseline) in results.items():
-        print(f"{name:<22}{ours:>12,.0f}   baseline {baseline:>12,.0f}   ratio {ours / baseline:>6.2f}")
+        print(f"{name:<24}{ours:>12,.0f}   baseline {baseline:>12,.0f}   ratio {ours / baseline:>6.2f}")
     ratios = {name: round(ours / baseline, 3) for name, (ours, baseline) in results.items()}
     rates = {name: round(ours, 1) for name, (ours, _) in results.items()}
     machine = {"processor": platform.machine(), "threads": torch.get_num_threads(), "torch": torch.__version__}

@@ -148,13 +148,15 @@ class Pictures:
         the name as the path, if it is the only one: whatever folders are named, or lie, above.
         Raises ValueError for a name that leads out of the dataset.
         """
-        relative = re.sub(r"^([a-zA-Z]:)?/+", "", normalised(name))
-        if ".." in name.replace("\\", "/").split("/"):
+        relative = normalised(name)
+        if "/" in relative:
+            relative = re.sub(r"^([a-zA-Z]:)?/+", "", relative)
+        if ".." in name and ".." in name.replace("\\", "/").split("/"):
             raise ValueError(f"image {name!r}: allowed is a path inside the dataset's folder")
         for spelling in (relative, posixpath.basename(relative)) if bare else (relative,):
             for folder in self.folders:
                 path = self.disk.find(folder, spelling)
-                if path and (is_image_name(os.path.basename(path)) or os.path.isfile(path)):
+                if path and (path.lower().endswith(IMAGE_SUFFIXES) or os.path.isfile(path)):
                     return path, ""
         found = self.below(relative, split) or (bare and self.below(posixpath.basename(relative), split)) or []
         if len(found) == 1:
