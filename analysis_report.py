@@ -466,6 +466,8 @@ def main(config):
         else:
             report_on(captioned[0], folder, config)
             flags = {"model_path": config["model_path"], **data_flags(config)}
+            if "test" not in dataset.splits:
+                flags["split"] = config["split"]
             print(f"next: {cli.command('test_inference.py', flags)}")
 
 

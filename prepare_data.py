@@ -103,6 +103,7 @@ LIMITS = {
 }
 PREVIEW_IMAGES = 60
 CONSONANT_SOUNDS = ("uni", "use", "euro", "one")  # a unicycle, a European
+ADVICE_ON_FILES = {ending: "unpack it" for ending in (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar")}
 PHOTO_KEYS = ("train", "val", "test", "classes", "captions", "images_dir", "captioner", "caption_template")
 DRAWN_PER_CLASS = 300
 
@@ -311,6 +312,9 @@ class CaptionSource:
             raise FileNotFoundError(
                 f"{source}: no such folder; --source takes a folder of photos, or an annotated dataset"
             )
+        if self.path and not source.is_dir():
+            told = ADVICE_ON_FILES.get(source.suffix.lower(), "with --captions it is the folder of the pictures")
+            raise ValueError(f"--source: {source} is a file; {told}")
         by_model = bool(self.captioner or self.template)
         if bool(self.path) and by_model:
             raise ValueError(f"{source}: captions come from a CSV, or from a captioner or template; give one of them")
@@ -388,10 +392,11 @@ def prepare_photographs(source, output, classes, captions, sizes, gathering, num
     if others:
         print(f"not read         {class_folders.listed(others)}: other kinds of files; convert pictures to JPEG")
     if silent:
-        print(f"without caption  {silent:,} images, skipped")
+        print(f"without caption  {cli.counted(silent, 'image')}, skipped")
     print(
-        f"looked at        {gathered.looked_at:,} images; dropped {len(gathered.unreadable):,} unreadable, "
-        f"{gathered.exact:,} exact copies, {gathered.near:,} near copies"
+        f"looked at        {cli.counted(gathered.looked_at, 'image')}; "
+        f"dropped {len(gathered.unreadable):,} unreadable, {gathered.exact:,} exact copies, "
+        f"{gathered.near:,} near copies"
     )
     return examples
 

@@ -140,7 +140,7 @@ def print_captions(run, predictions, num_classes, split):
     for warning in filter(None, (same, unlike_warning(num_unlike, len(predictions), run))):
         print(f"warning: {warning}")
     if not any(prediction.example.label for prediction in predictions):
-        print(f"note: the data has no classes; these are {cli.counted(len(predictions), 'random image')}")
+        print(f"note: the data has no classes; drawn at random: {cli.counted(len(predictions), 'image')}")
     elif len(predictions) < num_classes:
         got = cli.counted(len(predictions), "class")
         print(f"note: {got} instead of {num_classes}: the {split} split has no more")

@@ -78,7 +78,7 @@ from captioning.runtime import (
     whole_batch_norm,
 )
 from captioning.scores.grounding import Grounder, naming_share, naming_warning, remember_named
-from captioning.scores.variety import sameness
+from captioning.scores.variety import one_for_all, sameness
 from captioning.search.options import SamplingOptions, SearchOptions
 from captioning.training.features import as_input, compute_views, learn_familiarity
 from captioning.training.history import Record, best_path, check_identity, hold_run, last_path, load_run
@@ -619,6 +619,8 @@ def train(run, start, config):
     # Data and model
     vocabulary = load_vocabulary(data["vocab_path"])
     dataset = load_dataset(data["data_dir"], "train", "val", **picture_settings(data))
+    if len(dataset.splits["train"]) < 2:  # BatchNorm has no statistics of one
+        raise ValueError(f"{data['data_dir']}: its train split has 1 image, training needs 2 or more")
     lengths = check_coverage(vocabulary, dataset.splits["train"], data["data_dir"])
     classes = train_classes(dataset)
     resumed = load_run(last_path(run)) if settings["resume"] or may_go_on(run) else {}
@@ -630,7 +632,10 @@ def train(run, start, config):
     # The classes of all splits: val may have some that train lacks, and aliases may belong to them.
     grounder = Grounder(dataset.classes, dataset.aliases) if classes else None
     named = naming_share(dataset.splits["train"], grounder) if classes else 1.0
-    for line in filter(None, (naming_warning(named, dataset.root), length_warning(lengths, settings["max_len"]))):
+    warnings = [naming_warning(named, dataset.root), length_warning(lengths, settings["max_len"])]
+    for split in ("train", "val"):
+        warnings.append(one_for_all([text for e in dataset.splits[split] for text in e.captions], split))
+    for line in filter(None, warnings):
         print(f"warning: {line}")
     model, native_size = start_model(vocabulary, classes, settings, model_config)
     size = data["image_size"] = data_loader.pick_image_size(data["image_size"], native_size)
@@ -655,7 +660,7 @@ def train(run, start, config):
     by_loss = num_val < FEWEST_FOR_CIDER
     validation = Validation(vocabulary, grounder, decoding, settings["class_reward"], by_loss)
     record = open_record(run, validation.metric, config, resumed, identity, fixed)
-    shown = f"{len(classes)} classes" if classes else "no classes"
+    shown = counted(len(classes), "class") if classes else "no classes"
     print(f"{run}: {num_train:,} train and {num_val:,} val images at {size} px, {shown}, {len(vocabulary)} words")
     print(f"on {device} in {str(dtype).removeprefix('torch.')}; Ctrl-C keeps {record.last_path} for --train.resume")
     reason = f", as {counted(num_val, 'validation image')} are too few for scores of captions" if by_loss else ""

@@ -312,6 +312,7 @@ def main(config):
     from captioning.data.annotations import data_flags
     from captioning.data.tars import is_shards
     from captioning.scores.grounding import Grounder, naming_share, naming_warning
+    from captioning.scores.variety import one_for_all
 
     config = cli.settings_of(config, "vocab")
     path = Path(config["vocab_path"] or f"vocab_{config['min_count']}.pkl")
@@ -320,6 +321,7 @@ def main(config):
     check_file(path)
     plots.check_figure(config["graph_path"])
     captions, dataset = read_captions(config)
+    grounder = Grounder(dataset.classes, dataset.aliases) if dataset else None  # refuses wrong aliases
     train = captions.get("train", ())
     tokenizer, reason = pick_tokenizer(config["tokenizer"], list(itertools.islice(train, SAMPLE)))
     unit = tokenizer["unit"]
@@ -336,6 +338,8 @@ def main(config):
     print(f"train captions   {sum(lengths.values()):,}, {sum(counts.values()):,} {unit}, {len(counts):,} different")
     print(f"vocabulary       {len(vocabulary):,} ({len(SPECIALS)} specials, min_count {config['min_count']})")
     warnings = [length_warning(lengths)]
+    if dataset:
+        warnings.append(one_for_all(train, "train"))
     for split in ("train", "val"):
         if split in captions:
             share = coverage(counts if split == "train" else count_words(captions[split], unit)[0], vocabulary)
@@ -344,7 +348,7 @@ def main(config):
                 ways = advice(tokenizer["name"], config["min_count"])
                 warnings.append(f"most {unit} of {split} become <unk>; {ways}")
     if dataset:
-        share = naming_share(dataset.splits["train"], Grounder(dataset.classes, dataset.aliases))
+        share = naming_share(dataset.splits["train"], grounder)
         warnings.append(naming_warning(share, dataset.root))
     for line in filter(None, warnings):
         print(f"warning: {line}")

@@ -114,15 +114,19 @@ def check_regular(path):
 def read_text(path):
     """Return the text of a file: UTF-8, or UTF-16 if it begins with that encoding's mark, as Excel's Unicode text does.
 
-    Raises ValueError naming the line that is no UTF-8.
+    Raises ValueError for a pointer of Git LFS, and naming the line that is no UTF-8.
     """
     check_regular(path)
     content = Path(path).read_bytes()
-    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+    if content.startswith(b"version https://git-lfs"):
+        raise ValueError(f"{path}: is a pointer to a file that Git LFS keeps; `git lfs pull` fetches it")
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) and content[2:4] != b"\0\0":
         try:
             return content.decode("utf-16")
         except UnicodeDecodeError as error:
             raise ValueError(f"{path}: begins as UTF-16 text, but is none ({error.reason})") from None
+    if content[:1000].count(0) > len(content[:1000]) / 10:
+        raise ValueError(f"{path}: line 1: not UTF-8 text (many bytes are 0, as in UTF-16); save the file as UTF-8")
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:

@@ -138,7 +138,7 @@ def test_script_says_when_there_are_no_classes(tiny, capsys):
         Path(f"data/tiny/Flickr_8k.{split}Images.txt").write_text("\n".join(part) + "\n")
     Path("data/tiny/captions.csv").unlink()
     script.main({"inference": {**tiny, "num_classes": 3, "output": "out/three.png"}})
-    assert "the data has no classes; these are 3 random images" in capsys.readouterr().out
+    assert "the data has no classes; drawn at random: 3 images" in capsys.readouterr().out
     assert Path("out/three.png").is_file()
 
 

@@ -17,6 +17,7 @@ import hashlib
 import json
 import os
 import posixpath
+import re
 from collections import Counter, defaultdict
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -207,7 +208,7 @@ def read_sidecars(root, omissions):
     for folder, names in list_tree(root):
         there = set(names)
         for name in filter(is_image_name, names):
-            sidecar = next((s for suffix in SIDECARS if (s := posixpath.splitext(name)[0] + suffix) in there), "")
+            sidecar = next(filter(there.__contains__, sidecar_names(name)), "")
             texts = []
             if sidecar:
                 path = Path(root, folder, sidecar)
@@ -218,12 +219,18 @@ def read_sidecars(root, omissions):
     return entries
 
 
+def sidecar_names(name):
+    """Return the names that the text file of a picture may have: 1.txt or 1.jpg.txt beside 1.jpg."""
+    return [stem + suffix for suffix in SIDECARS for stem in (posixpath.splitext(name)[0], name)]
+
+
 def has_sidecars(root):
     """True if a picture below a folder has a text file of its name beside it."""
     for _, names in list_tree(root):
-        stems = {posixpath.splitext(name)[0] for name in filter(is_image_name, names)}
-        if any(name.endswith(SIDECARS) and posixpath.splitext(name)[0] in stems for name in names):
-            return True
+        if any(name.endswith(SIDECARS) for name in names):
+            there = set(names)
+            if any(not there.isdisjoint(sidecar_names(name)) for name in filter(is_image_name, names)):
+                return True
     return False
 
 
@@ -244,8 +251,10 @@ class Layout:
 
 
 LAYOUTS = (
-    Layout("a table", ("captions.csv", "captions.tsv", "captions.txt", "results.csv", "captions_*.[ct]sv")),
-    Layout("Flickr8k's or Flickr30k's list", ("Flickr8k.token.txt", "results_20130124.token")),
+    Layout(
+        "a table", ("captions.csv", "captions.tsv", "captions.txt", "results.csv", "captions_*.csv", "captions_*.tsv")
+    ),
+    Layout("Flickr8k's or Flickr30k's list", ("flickr8k.token.txt", "results_20130124.token")),
     Layout("Hugging Face's", ("metadata.csv", "metadata.jsonl", "*/metadata.csv", "*/metadata.jsonl")),
     Layout("Karpathy's", ("dataset.json", "dataset_*.json")),
     Layout("COCO's", ("captions_*.json", "annotations/captions_*.json")),
@@ -260,6 +269,12 @@ READERS = {  # by a file's ending
     ".jsonl": read_json_lines,
     "": read_sidecars,  # a folder
 }
+MANY_TABLES = 3  # files in a dataset's folder that may have the captions; of more none is named
+ADVICE = {  # by a file's ending
+    (".zip", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar"): "unpack it",
+    (".xlsx", ".xls", ".ods", ".numbers"): "save the sheet as CSV",
+    (".parquet", ".arrow", ".feather"): "save it as CSV, and the pictures as files",
+}
 ACCEPTED = (
     "accepted are a folder with captions.csv, captions.txt, metadata.csv or .jsonl, dataset.json (Karpathy), "
     "captions_*.json (COCO), or 1.txt beside 1.jpg, or such a file itself"
@@ -273,12 +288,13 @@ def find_annotations(path):
     """
     if path.is_file():
         if path.suffix.lower() not in READERS or not path.suffix:
-            raise ValueError(f"{path}: not a known caption file; {ACCEPTED}")
+            told = next((told for endings, told in ADVICE.items() if path.name.lower().endswith(endings)), ACCEPTED)
+            raise ValueError(f"{path}: not a known caption file; {told}")
         return [path], dataset_root(path)
     if not path.is_dir():
         if path.resolve() == Path(DEFAULT_DATA_DIR).resolve():
             raise FileNotFoundError(f"{path}: no such folder; `python prepare_data.py` makes it")
-        raise FileNotFoundError(f"{path}: no such file or folder; {ACCEPTED}")
+        raise FileNotFoundError(f"{path}: no such file or folder")
     root = dataset_root(path)
     for below in ("", "*/"):
         found = [files for layout in LAYOUTS if (files := find_files(path, layout, below))]
@@ -288,18 +304,25 @@ def find_annotations(path):
                 names = ", ".join(file.relative_to(path).as_posix() for file in files)
                 raise ValueError(f"{path}: holds {names}; give the path of one of them")
             return one_for_each_split(files, root), root
-    tables = sorted(file for file in path.iterdir() if file.suffix and file.suffix.lower() in READERS)
+    there = [file for folder in (path, path / "annotations") if folder.is_dir() for file in folder.iterdir()]
+    tables = sorted(file for file in there if file.suffix and file.suffix.lower() in READERS and file.is_file())
     if named := [file for file in tables if file.suffix.lower() != ".txt" and split_of_file(file)]:
         return one_for_each_split(named, root), root
     if has_sidecars(path):
         return [path], path
-    others = f"; give the path of {tables[0].name} if it has the captions" if tables else ""
-    raise NoAnnotationsError(f"{path}: no known caption file in it{others}; {ACCEPTED}")
+    if 1 <= len(tables) <= MANY_TABLES:
+        told = f"give the path of {tables[0].relative_to(path)} if it has the captions"
+    elif any(is_image_name(name) for _, names in list_tree(path) for name in names):
+        told = "of pictures and a table elsewhere prepare_data.py --source makes a dataset, see docs/data.md"
+    else:
+        told = ACCEPTED
+    raise NoAnnotationsError(f"{path}: no known caption file in it; {told}")
 
 
 def find_files(path, layout, below):
     """Return the files of a layout in a folder, sorted; below: "" = there, "*/" = in the folders in it."""
-    files = set(chain.from_iterable(path.glob(below + pattern) for pattern in layout.patterns))
+    patterns = [re.sub("[a-z]", lambda letter: f"[{letter[0]}{letter[0].upper()}]", one) for one in layout.patterns]
+    files = set(chain.from_iterable(path.glob(below + pattern) for pattern in patterns))
     return sorted(file for file in files if file.is_file() or file.is_fifo())
 
 

@@ -8,7 +8,7 @@ from collections import defaultdict
 from captioning.data.caption_tables import CAPTION_COLUMNS, IMAGE_COLUMNS
 from captioning.data.entries import Entry
 from captioning.data.splits import SPLIT_NAMES, split_of_folder
-from captioning.files import check_regular, read_lines
+from captioning.files import check_regular, read_lines, read_text
 
 MAX_AREA = 10**10  # pixels of an object; a number too large for a float would end in an error of its own
 _ID = int | str  # COCO's ids are numbers, those of sets made after its pattern often text
@@ -39,9 +39,9 @@ def read_karpathy(path, content, omissions):
     for index, image in enumerate(images):
         where = f"images[{index}]"
         name = read_key(image, "filename", str, path, where)
-        split = read_key(image, "split", str, path, where) if has_splits else ""
-        if split and split not in SPLIT_NAMES:
-            raise ValueError(f"{path}: {where}: split {split!r}, allowed are {', '.join(SPLIT_NAMES)}")
+        if has_splits:
+            read_key(image, "split", str, path, where)
+        split = read_split(image, path, where)
         texts = [
             omissions.caption(read_key(sentence, "raw", str, path, f"{where}.sentences[{number}]"), path, where)
             for number, sentence in enumerate(read_key(image, "sentences", list, path, where))
@@ -50,7 +50,7 @@ def read_karpathy(path, content, omissions):
         name = f"{folder}/{name}" if folder else name
         if name in entries:
             raise ValueError(f"{path}: {where}: {name} stands in it twice")
-        entries[name] = Entry(name, list(filter(None, texts)), "", SPLIT_NAMES.get(split, ""), where)
+        entries[name] = Entry(name, list(filter(None, texts)), "", split, where)
         folders[name] = folder
     if len(set(folders.values())) > 1 and not any(map(split_of_folder, folders.values())):
         for name, entry in entries.items():
@@ -69,14 +69,14 @@ def read_coco(path, content, omissions):
     names = {}
     for index, image in enumerate(read_list(path, content, "images")):
         where = f"images[{index}]"
-        image_id = str(read_key(image, "id", _ID, path, where))
+        image_id = read_id(image, "id", path, where)
         if image_id in names:
             raise ValueError(f"{path}: {where}: id {image_id} is that of {names[image_id]}, too")
         names[image_id] = read_key(image, "file_name", str, path, where)
     captions = defaultdict(list)
     for index, annotation in enumerate(read_list(path, content, "annotations")):
         where = f"annotations[{index}]"
-        image_id = str(read_key(annotation, "image_id", _ID, path, where))
+        image_id = read_id(annotation, "image_id", path, where)
         if image_id not in names:
             raise ValueError(f"{path}: {where}: image_id {image_id} is not among its images")
         if text := omissions.caption(read_key(annotation, "caption", str, path, where), path, where):
@@ -96,36 +96,36 @@ def read_coco_labels(path):
     categories = {}
     for index, category in enumerate(read_list(path, content, "categories")):
         where = f"categories[{index}]"
-        categories[str(read_key(category, "id", _ID, path, where))] = read_key(category, "name", str, path, where)
+        categories[read_id(category, "id", path, where)] = read_key(category, "name", str, path, where)
     areas = defaultdict(lambda: defaultdict(float))
     for index, annotation in enumerate(read_list(path, content, "annotations")):
         where = f"annotations[{index}]"
-        category = str(read_key(annotation, "category_id", _ID, path, where))
+        category = read_id(annotation, "category_id", path, where)
         if category not in categories:
             raise ValueError(f"{path}: {where}: category_id {category} is not among its categories")
         area = read_key(annotation, "area", int | float, path, where)
         if not 0 <= area < MAX_AREA:
             raise ValueError(f"{path}: {where}: area is {area!r:.80}, allowed is 0 to {MAX_AREA:,} pixels")
-        areas[str(read_key(annotation, "image_id", _ID, path, where))][category] += area
+        areas[read_id(annotation, "image_id", path, where)][category] += area
     return {image_id: categories[max(sums, key=sums.get)] for image_id, sums in areas.items()}
 
 
 def read_records(path, records, omissions):
-    """A list of {"image": name, "caption": text or list of texts}, under any of the names that tables use, too."""
+    """Objects {"image": name, "caption": text or list of texts}, under any of the names that tables use, too.
+
+    records: place in the file -> object
+    """
     entries = {}
-    for index, record in enumerate(records):
-        where = f"[{index}]" if path.suffix.lower() == ".json" else f"line {index + 1}"
+    for where, record in records.items():
         if not isinstance(record, dict):
             raise ValueError(f"{path}: {where}: {record!r:.40} is no object with the keys image and caption")
         keys = {re.sub(r"[\W_]", "", key.lower()): key for key in record}
         image = next((keys[name] for name in IMAGE_COLUMNS if name in keys), "image")
         caption = next((keys[one] for word in CAPTION_COLUMNS for one in (word, f"{word}s") if one in keys), "caption")
         name, texts = read_key(record, image, str, path, where), read_key(record, caption, str | list, path, where)
-        split = record.get("split", "")
-        if split and split not in SPLIT_NAMES:
-            raise ValueError(f"{path}: {where}: split {split!r:.40}, allowed are {', '.join(SPLIT_NAMES)}")
-        entry = entries.setdefault(name, Entry(name, [], None, SPLIT_NAMES.get(split, ""), where))
-        if entry.split != SPLIT_NAMES.get(split, ""):
+        split = read_split(record, path, where)
+        entry = entries.setdefault(name, Entry(name, [], None, split, where))
+        if entry.split != split:
             raise ValueError(f"{path}: {where}: {name} is in the {entry.split} split, too")
         for text in [texts] if isinstance(texts, str) else texts:
             text = text.get("raw", text.get("caption")) if isinstance(text, dict) else text
@@ -135,9 +135,25 @@ def read_records(path, records, omissions):
     return list(entries.values())
 
 
+def read_record_list(path, content, omissions):
+    """A list of the objects of read_records."""
+    return read_records(path, {f"[{index}]": record for index, record in enumerate(content)}, omissions)
+
+
 def read_mapping(path, content, omissions):
     """An object of image name -> caption or list of captions."""
-    return read_records(path, [{"image": name, "caption": texts} for name, texts in content.items()], omissions)
+    records = [{"image": name, "caption": texts} for name, texts in content.items()]
+    return read_record_list(path, records, omissions)
+
+
+def read_groups(path, content, omissions):
+    """An object of lists of records: one list under a key of any name, or one for each split under the split's."""
+    records = {}
+    for key, group in content.items():
+        split = {"split": key} if len(content) > 1 else {}
+        for index, record in enumerate(group):
+            records[f"{key}[{index}]"] = {**split, **record}
+    return read_records(path, records, omissions)
 
 
 def is_mapping(content):
@@ -145,24 +161,42 @@ def is_mapping(content):
     return bool(content) and all(isinstance(texts, str | list) and "." in name for name, texts in content.items())
 
 
+def is_groups(content):
+    """True for an object of one list of objects, or of one for each split."""
+    lists = all(isinstance(group, list) and all(isinstance(one, dict) for one in group) for group in content.values())
+    return lists and (len(content) == 1 or (bool(content) and all(name.lower() in SPLIT_NAMES for name in content)))
+
+
+def is_coco(content):
+    """True for an object with annotations beside its images or of image ids, or whose images have a file_name."""
+    if "annotations" in content:
+        return "images" in content or "image_id" in first_record(content["annotations"])
+    return "file_name" in first_record(content.get("images"))
+
+
+def first_record(records):
+    """The first object of a list, {} = it has none."""
+    return records[0] if isinstance(records, list) and records and isinstance(records[0], dict) else {}
+
+
 JSON_LAYOUTS = (
-    (lambda content: isinstance(content, list), read_records),
-    (lambda content: "annotations" in content, read_coco),
+    (lambda content: isinstance(content, list), read_record_list),
+    (is_coco, read_coco),
     (lambda content: "images" in content, read_karpathy),
+    (is_groups, read_groups),
     (is_mapping, read_mapping),
 )
 
 
 def read_json_lines(path, omissions):
     """Return the entries of a file with a JSON object in each line, as Hugging Face's metadata.jsonl."""
-    records = []
+    records = {}
     for number, line in enumerate(read_lines(path), 1):
         try:
-            records.append(json.loads(line) if line.strip() else None)
+            if line.strip():
+                records[f"line {number}"] = json.loads(line)
         except (ValueError, RecursionError) as error:
             raise ValueError(f"{path}: line {number}: malformed JSON ({error})") from None
-    while records and records[-1] is None:
-        records.pop()
     return read_records(path, records, omissions)
 
 
@@ -183,6 +217,8 @@ def read_json(path, unread=()):
     try:
         content = json.loads(path.read_bytes(), object_hook=drop if unread else None)
     except (ValueError, RecursionError) as error:  # of JSON, of its text, or of a number with thousands of digits
+        if not read_text(path).strip():  # which names the line that is no UTF-8
+            raise ValueError(f"{path}: is empty") from None
         raise ValueError(f"{path}: malformed JSON ({error})") from None
     finally:
         if collecting:
@@ -197,6 +233,20 @@ def read_list(path, content, key):
     if not isinstance(content, dict) or not isinstance(content.get(key), list):
         raise ValueError(f"{path}: no list under the key {key!r}")
     return content[key]
+
+
+def read_split(entry, path, where):
+    """The split of a JSON object, "" = it has none. Raises ValueError if it is none that is known."""
+    split = entry.get("split", "")
+    if split and not (isinstance(split, str) and split.lower() in SPLIT_NAMES):
+        raise ValueError(f"{path}: {where}: split {split!r:.40}, allowed are {', '.join(SPLIT_NAMES)}")
+    return SPLIT_NAMES[split.lower()] if split else ""
+
+
+def read_id(entry, key, path, where):
+    """An id as text; the zeros before a number are left out, which some files write in one place alone."""
+    value = str(read_key(entry, key, _ID, path, where))
+    return str(int(value)) if value.isascii() and value.isdigit() and len(value) < 40 else value
 
 
 def read_key(entry, key, kind, path, where):

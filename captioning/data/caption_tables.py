@@ -4,10 +4,12 @@ Separators are commas, tabs, vertical bars or semicolons, with a header or witho
 column of captions or several. The columns are told by their names or, where there is no doubt, by what is in them.
 """
 
+import ast
 import contextlib
 import csv
 import io
 import itertools
+import json
 import re
 from collections import defaultdict
 from dataclasses import dataclass
@@ -22,6 +24,9 @@ SEPARATORS = {",": "commas", "\t": "tabs", "|": "vertical bars", ";": "semicolon
 IMAGE_COLUMNS = ("image", "imagename", "imagefile", "imagefilename", "imagepath", "filename", "file", "filepath")
 IMAGE_COLUMNS += ("path", "img", "imgname", "imgpath", "picture", "photo", "images", "imageid", "imgid")
 CAPTION_COLUMNS = ("caption", "sentence", "comment", "text", "description", "raw")
+_TEXT = r"""(?:'(?:[^'\\\n]|\\.)*+'|"(?:[^"\\\n]|\\.)*+")"""
+_LIST = re.compile(rf"\[\s*+{_TEXT}(?:\s*+,\s*+{_TEXT})*+\s*+\]")
+_EXCEL = re.compile(r'\A"?sep=.?"?(?=\r?\n)', re.IGNORECASE)  # a first line that tells Excel the separator
 _NUMBERED = re.compile(r"#\d+$")  # 1000268201.jpg#0
 
 
@@ -46,7 +51,9 @@ class Columns:
 
 def read_table(path, omissions):
     """Return the entries of a caption table, in the order of each image's first row."""
-    text = read_text(path)
+    text = _EXCEL.sub("", read_text(path))
+    if not text.strip():
+        raise ValueError(f"{path}: is empty")
     if re.match(r"[^\t\n]+#\d+\t", text):
         rows = read_tokens(text)
     else:
@@ -96,9 +103,20 @@ def table_rows(path, text, columns, omissions):
             split = SPLIT_NAMES[written]
         name = cells[columns.image]
         texts = [cells[place] for place in columns.captions if place < len(cells)]
+        if texts[0].startswith("["):  # Flickr30k's table of Hugging Face
+            texts = [one for text in texts for one in listed_texts(text)]
         if len(texts) > 1:  # of several columns of captions some may be empty, as long as one is not
             texts = [text for text in texts if text] or texts[:1]
         yield line, _NUMBERED.sub("", name) if "#" in name else name, split, texts
+
+
+def listed_texts(text):
+    """Return the texts of a list that JSON or Python spells, as ["a dog", "it runs"]; [text] if it is none."""
+    if not _LIST.fullmatch(text):
+        return [text]
+    with contextlib.suppress(ValueError, SyntaxError):
+        return json.loads(text) if text[1:].lstrip().startswith('"') else ast.literal_eval(text)
+    return [text]
 
 
 def read_rows(path, text, separator, omissions=None):
@@ -159,7 +177,8 @@ def named_columns(rows, separator):
         pattern = re.compile(rf"(image|img)?{word}s?\d*")
         captions = captions or tuple(i for i, name in enumerate(names) if i != place and pattern.fullmatch(name))
     if not captions and len(names) == 2 and len(rows) > 1 and is_image(rows[1][place]):
-        captions = (1 - place,)
+        other = rows[1][1 - place] if len(rows[1]) == 2 else ""
+        captions = (1 - place,) if re.search(r"[^\W\d]", other) else ()
     if not captions:
         return None
     split = names.index("split") if "split" in names else -1

@@ -2,12 +2,13 @@
 
 import re
 
-# n02110958-pug (ImageNet, Stanford Dogs); 001.Black_footed_Albatross (CUB), 204.sunflower-101 (Caltech-256)
-_WORDNET = re.compile(r"n\d{8}[-_. ]+(?=\D)")
-_NUMBERED = re.compile(r"\d+[-_. ]+(?=\D)")
+# n02110958-pug (ImageNet, Stanford Dogs), pug_n02110958
+_WORDNET = re.compile(r"n\d{8}[-_. ]+(?=\D)|(?<=[^\W\d])[-_. ]+n\d{8}$", re.IGNORECASE)
+# 001.Black_footed_Albatross (CUB), 204.sunflower-101 (Caltech-256), class_12-rose, c0_rose, #3 rose
+_NUMBERED = re.compile(r"(?:(?:class|category|cls|id|c|no\.?|#)[-_. ]?)?\d+[-_. ]+(?=\D)", re.IGNORECASE)
 _CLEARLY_NUMBERED = re.compile(r"(0\d*[-_. ]|\d+\.) *(?=\D)")
 _NUMBERED_END = re.compile(r"-101$")
-_REMARK = re.compile(r"[\s_-]*\([^()]*\)")  # dance-fly_(insect)
+_REMARK = re.compile(r"[\s_-]*(?:\([^()]*\)|\[[^\[\]]*\])")  # dance-fly_(insect), rose [12]
 
 
 def spoken_names(classes):
@@ -20,7 +21,7 @@ def spoken_names(classes):
     numbered = 2 * sum(bool(_NUMBERED.match(name)) for name in classes) >= len(classes)
     spoken = {}
     for name in classes:
-        plain = _WORDNET.sub("", name, count=1) if _WORDNET.match(name) else name
+        plain = _WORDNET.sub("", name, count=1)
         if _CLEARLY_NUMBERED.match(name) or (numbered and _NUMBERED.match(name)):
             plain = _NUMBERED_END.sub("", _NUMBERED.sub("", name, count=1))
         spoken[name] = _REMARK.sub("", plain).strip(" _-")

@@ -11,6 +11,7 @@ import posixpath
 import re
 import unicodedata
 from collections import defaultdict, deque
+from pathlib import Path
 
 from captioning.data.splits import split_of_folder
 
@@ -30,6 +31,7 @@ IMAGE_FOLDERS = (  # names that say nothing about the pictures in them; the firs
     "flickr30k_images",
     "flickr30k-images",
 )
+SYSTEM_FOLDERS = {"__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "lost+found", "__pycache__"}
 MAX_FOLDERS = 10_000  # that are looked into for a picture
 
 
@@ -52,10 +54,10 @@ def is_image_name(name):
 def list_tree(root):
     """Yield (path relative to `root`, "" = itself, sorted names of its files) of a folder and those below it.
 
-    Hidden ones are left out. Folders are taken level by level, MAX_FOLDERS at most; none is entered twice, through
-    whatever links.
+    Hidden ones and SYSTEM_FOLDERS are left out. Folders are taken level by level, MAX_FOLDERS at most; none is entered
+    twice, through whatever links, nor one above `root`.
     """
-    waiting, seen = deque([""]), set()
+    waiting, seen = deque([""]), set(map(str, Path(os.path.realpath(root)).parents))
     while waiting and len(seen) < MAX_FOLDERS:
         folder = waiting.popleft()
         path = os.path.join(root, folder)
@@ -65,7 +67,7 @@ def list_tree(root):
         files, folders = [], []
         with os.scandir(path) as entries:
             for entry in entries:
-                if not entry.name.startswith("."):
+                if not entry.name.startswith(".") and entry.name not in SYSTEM_FOLDERS:
                     (folders if entry.is_dir() else files).append(entry.name)
         yield folder, sorted(files)
         waiting.extend(posixpath.join(folder, name) for name in sorted(folders))
@@ -153,6 +155,8 @@ class Pictures:
             relative = re.sub(r"^([a-zA-Z]:)?/+", "", relative)
         if ".." in name and ".." in name.replace("\\", "/").split("/"):
             raise ValueError(f"image {name!r}: allowed is a path inside the dataset's folder")
+        if relative == ".":
+            return "", "has no name of a picture"
         for spelling in (relative, posixpath.basename(relative)) if bare else (relative,):
             for folder in self.folders:
                 path = self.disk.find(folder, spelling)

@@ -7,7 +7,6 @@ SHARE = 0.05  # of a dataset's captions, of its images or of its pictures; more 
 SHARE_OF_ENDINGS = 0.5  # of the pictures; those of a kind that is not read cannot be had by looking elsewhere
 MAX_CAPTION = 5000  # characters, about 900 words; one long caption makes its whole batch as long
 NO_CAPTION = {"nan", "none", "null", "n/a", "#n/a", "na", "<na>"}  # what tables write for an empty cell
-LONGEST_NONE = max(map(len, NO_CAPTION))
 _SURROGATE = re.compile("[\ud800-\udfff]")  # JSON can spell half a character; no file can hold it
 
 
@@ -32,11 +31,10 @@ class Omissions:
     def caption(self, text, path, where):
         """Return the caption without outer blanks; "" if it is left out."""
         self.total["captions"] += 1
-        text = text.strip()
         if problem := caption_problem(text):
             self.add("captions", f"{path}: {where}: {problem}")
             return ""
-        return text
+        return text.strip()
 
     def image(self, name, path):
         """Leave out an image without a caption."""
@@ -63,16 +61,15 @@ class Omissions:
 
 
 def caption_problem(text):
-    """Return what is wrong with a caption without outer blanks, "" = nothing.
-
-    It may have no letter or digit, half a character, or too many of them.
-    """
+    """Return what is wrong with a caption, "" = nothing: no letter or digit, half a character, too many of them."""
     if len(text) > MAX_CAPTION:
         return f"caption {text[:40]!r}... has {len(text):,} characters, allowed are {MAX_CAPTION:,}"
     if not text[:1].isalnum() and not any(map(str.isalnum, text)):
         return f"empty caption {text!r}"
-    if len(text) <= LONGEST_NONE and text.lower() in NO_CAPTION:
+    if text.strip().lower() in NO_CAPTION:
         return f"caption {text!r}, which stands for none"
+    if "\0" in text:
+        return f"caption {text!r:.80} has a NUL character, which is no text"
     if not text.isascii() and _SURROGATE.search(text):
         return f"caption {text!r:.80} has half of a surrogate pair, which is no text"
     return ""
@@ -80,7 +77,6 @@ def caption_problem(text):
 
 def checked_caption(caption, path, where):
     """Return the caption without outer blanks. Raises ValueError, naming the file and the place, if it is unusable."""
-    caption = caption.strip()
     if problem := caption_problem(caption):
         raise ValueError(f"{path}: {where}: {problem}")
-    return caption
+    return caption.strip()

@@ -1,5 +1,6 @@
 """Splits: their names as others spell them, lists of them in files, and seeded shares where there are none."""
 
+import functools
 import random
 import re
 
@@ -9,13 +10,32 @@ SPLITS = ("train", "val", "test")
 SPLIT_NAMES = {
     "train": "train",
     "training": "train",
+    "trn": "train",
     "restval": "train",  # Karpathy's: the rest of COCO's val images, to be trained on
     "val": "val",
     "valid": "val",
     "validation": "val",
+    "vld": "val",
     "dev": "val",
+    "eval": "val",
     "test": "test",
     "testing": "test",
+    "tst": "test",
+}
+_BESIDE = {
+    "",
+    "image",
+    "images",
+    "img",
+    "imgs",
+    "photo",
+    "photos",
+    "picture",
+    "pictures",
+    "set",
+    "data",
+    "split",
+    "jpg",
 }
 # Flickr_8k.devImages.txt, train.txt, val_images.txt
 _SPLIT_LIST = re.compile(rf"(?:flickr_?\d+k[._])?({'|'.join(SPLIT_NAMES)})(?:_?(?:images|list|split))?\.txt")
@@ -39,9 +59,12 @@ def split_of_file(path):
     return found[0] if found else ""
 
 
+@functools.lru_cache(1000)
 def split_of_folder(name):
-    """The split that a folder's whole name stands for, a year aside: train, Validation, val2014; "" = none."""
-    return SPLIT_NAMES.get(re.sub(r"[\W_]*\d+$", "", name.lower()), "")
+    """The split that a folder's whole name stands for: train, Validation, val2014, train_images, TestSet; "" = none."""
+    words = re.split(r"[\W_]+|(?<=[nlt])set$", re.sub(r"[\W_]*\d+$", "", name.lower()))
+    splits = [SPLIT_NAMES[word] for word in words if word in SPLIT_NAMES]
+    return splits[0] if len(splits) == 1 and _BESIDE.issuperset(set(words) - SPLIT_NAMES.keys()) else ""
 
 
 def read_split_lists(folder, names):

@@ -26,7 +26,7 @@ from captioning.report.tables import (
 )
 from captioning.scores.bootstrap import estimate_correlation
 from captioning.scores.grounding import NONE, Grounder
-from captioning.scores.variety import sameness
+from captioning.scores.variety import one_for_all, sameness
 
 FEW_WORDS = 0.95  # a vocabulary that holds a smaller share of the references' words is worth a sentence
 HIGH_BLEU = 0.5  # share of the whole split's BLEU-4 above which captions of a class that is not named score well
@@ -150,6 +150,8 @@ def reservations(tables, subject, scored, skipped=None):
         notes.append(f"Left out, not readable: {counted(len(unreadable), 'image')} ({listed(unreadable)}).")
     if known < FEW_WORDS:
         notes.append(f"{1 - known:.1%} of the references' words are not in the model's vocabulary.")
+    if alike := one_for_all([" ".join(tokens) for group in scored.references for tokens in group], subject.split):
+        notes.append(f"{alike}.")
     if len(images) < FEWEST_FOR_CIDER:
         notes.append(
             f"CIDEr-D is unreliable here: its document frequencies come from the split, which has only "

@@ -87,11 +87,13 @@ class Grounder:
     def __init__(self, classes, aliases=None):
         names = [(name, name) for name in classes]
         names += [(plain, name) for name, plain in spoken_names(classes).items() if plain != name]
+        spelt = {name_words(name): name for name in classes}  # however a table spells it: Panda, tennis court
         for name, words in (aliases or {}).items():
-            if name not in classes:
+            label = name if name in classes else spelt.get(name_words(name))
+            if label is None:
                 near = ", ".join(difflib.get_close_matches(name, classes, n=1, cutoff=0))
-                raise ValueError(f"aliases: got {name!r}, which is not a class (nearest: {near or 'none'})")
-            names += [(alias, name) for alias in words]
+                raise ValueError(f"aliases.csv: got {name!r}, which is not a class (nearest: {near or 'none'})")
+            names += [(alias, label) for alias in words]
 
         self._classes = {}  # words of a name -> its class
         for name, label in names:

@@ -1,4 +1,4 @@
-"""Whether a model tells pictures apart at all: how often it says its commonest caption."""
+"""Whether captions tell pictures apart at all: how often the commonest is said, by a model or by a dataset."""
 
 from collections import Counter
 
@@ -10,6 +10,17 @@ def commonest(captions):
     """Return (the commonest of N captions, its share 0..1); N >= 1."""
     caption, count = Counter(captions).most_common(1)[0]
     return caption, count / len(captions)
+
+
+def one_for_all(captions, split):
+    """Return a line about a split whose captions are nearly all the same, "" where they are not; see `sameness`."""
+    if len(captions) < FEWEST:
+        return ""
+    caption, share = commonest(captions)
+    if share < SAME_SHARE:
+        return ""
+    number = f"{round(share * len(captions)):,} of {len(captions):,} captions of the {split} split"
+    return f"{number} are {caption!r:.80}: they do not tell the pictures apart"
 
 
 def sameness(captions):

@@ -248,7 +248,7 @@ def test_fingerprint(tmp_path):
 
 
 def test_missing_folder(tmp_path, monkeypatch):
-    with pytest.raises(FileNotFoundError, match=r"no such file or folder; accepted are .*captions.csv"):
+    with pytest.raises(FileNotFoundError, match=r"absent: no such file or folder"):
         load_examples(tmp_path / "absent")
     with pytest.raises(ValueError, match=r"no known caption file in it; accepted are"):
         load_examples(tmp_path)
@@ -282,7 +282,7 @@ def test_splits(tmp_path):
     ("rows", "message"),
     [
         ("image,caption\n", "holds no captioned image"),
-        ("", "line 1: '', must be a header with the columns image and caption"),
+        ("", "captions.csv: is empty"),
         ("file,text\na,b\n", "names a, which is not in"),
         ("a,b\nc,d\n", "line 1: 'a,b', must be a header with the columns image and caption"),
         ("image,caption\ntrain/a/1.jpg,\n", "line 2: empty caption"),

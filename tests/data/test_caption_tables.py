@@ -96,7 +96,7 @@ def test_lines_are_those_of_the_file(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("", "line 1: '', must be a header with the columns image and caption"),
+        ("", "t.csv: is empty"),
         ("name,words\nx,y\n", "line 1: 'name,words', must be a header with the columns image and caption"),
         ("image,a,b\nc.jpg,one,two\n", "line 1: 'image,a,b', must be a header"),
         ("a.jpg,red, round\n", "line 1: 'a.jpg,red, round', must be a header"),
