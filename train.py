@@ -13,7 +13,7 @@ Writes  checkpoints/<run>.safetensors   the best epoch on the validation split, 
                                         class_reward + class_reward * class accuracy; below 20 images by the loss
         checkpoints/<run>_last.pt       what --train.resume reads, after every epoch and every save_minutes
         runs/<run>/history.csv          one row per epoch; WandB's files beside it
-        runs/features/                  cached features of a frozen encoder, at most 8 GB
+        runs/features/                  cached features of a frozen encoder, at most 8 GB unless one run needs more
         graphs/{tl,vl,va}_<run>.png     train loss, validation loss, validation accuracy
 
 The stages follow one another. Each begins with the last weights of the one before, or with its best epoch if it stopped
@@ -49,7 +49,7 @@ from captioning.data.images import check_unreadable
 from captioning.data.sequences import PAD_ID, Captions
 from captioning.data.tokenizer import tokenizer_name
 from captioning.deploy.downloads import CHECKPOINTS, SHIPPED, fetch_model
-from captioning.evaluation import FEWEST_FOR_CIDER, encode_images
+from captioning.evaluation import FEWEST_FOR_CIDER, ImageDataset, encode_together
 from captioning.files import check_file, check_folder, file_digest
 from captioning.progress import Progress
 from captioning.runtime import (
@@ -70,6 +70,7 @@ from captioning.runtime import (
     pick_workers,
     restore_random_state,
     seed_everything,
+    share,
     sum_gradients,
     total,
     total_counts,
@@ -80,7 +81,7 @@ from captioning.runtime import (
 from captioning.scores.grounding import Grounder, naming_share, naming_warning, remember_named
 from captioning.scores.variety import one_for_all, sameness
 from captioning.search.options import SamplingOptions, SearchOptions
-from captioning.training.features import as_input, compute_views, learn_familiarity
+from captioning.training.features import as_input, compute_views, head_views, learn_familiarity
 from captioning.training.history import Record, best_path, check_identity, hold_run, last_path, load_run
 from captioning.training.losses import CaptionLoss, LossTerms, SelfCritical
 from captioning.training.optimisation import Tally, start_run
@@ -293,7 +294,7 @@ def train_stage(stage, model, data, record, build_loss, validation, seed):
         run.tally = Tally()
         rate = stage_data.batches.num_rows / (time.perf_counter() - began)
         judged = run.judged.eval()
-        scores = from_first(partial(validation, judged, *data.val_embeddings(stage_data, judged)))
+        scores = validation(judged, *data.val_embeddings(stage_data, judged))
         row = {"epoch": len(record.history) + 1, "stage": stage.name, **means, **scores}
         row |= {"lr": run.optimizer.param_groups[-1]["lr"], "seconds": time.perf_counter() - began}
         row["figure_seconds"] = 0.0  # until record.show draws
@@ -378,8 +379,7 @@ class TrainingData:
 
             if self.cut:  # else they are pooled already
                 head = encoder.eval().cut(self.cut)[1]
-                inputs = self.run(head, inputs.flatten(0, 1)).unflatten(0, inputs.shape[:2])
-                val_inputs = self.run(head, val_inputs)
+                inputs, val_inputs = head_views(head, inputs, self.run), self.run(head, val_inputs)
         by_caption = stage.name == "decoder"
         batches = CachedBatches(inputs, self.captions, self.labels, stage.batch_size, by_caption=by_caption)
         return StageData(batches, encode, self.captions, self.labels, val_inputs)
@@ -387,12 +387,13 @@ class TrainingData:
     def fill_cache(self, encoder):
         """Run the trunk over all views of all images; those that cannot be read are left out."""
         trunk, machine = encoder.eval().cut(self.cut)[0], self.machine
-        kept, self.cache = compute_views(trunk, self.train_set.paths, self.views, machine, self.seed, "train images")
-        self.captions = self.train_set.tokens.take(kept.tolist())
-        self.labels = torch.from_numpy(self.train_set.labels).long()[kept]
+        # The smaller first: where room is needed, what was used last stays.
         paths = [example.image for example in self.val_examples]
         kept, val_views = compute_views(trunk, paths, self.views[:1], machine, self.seed, "val images")
         self.val_examples, self.val_cache = [self.val_examples[i] for i in kept], val_views[:, 0]
+        kept, self.cache = compute_views(trunk, self.train_set.paths, self.views, machine, self.seed, "train images")
+        self.captions = self.train_set.tokens.take(kept.tolist())
+        self.labels = torch.from_numpy(self.train_set.labels).long()[kept]
 
     def val_embeddings(self, stage_data, model):
         """Return the embeddings (N, E) of the validation images, and the examples they belong to."""
@@ -402,8 +403,8 @@ class TrainingData:
 
     def embed_val_files(self, model):
         """As val_embeddings, from the image files."""
-        paths = [example.image for example in self.val_examples]
-        kept, embeddings = encode_images(model.encoder, paths, self.views[0], self.machine)
+        images = ImageDataset([example.image for example in self.val_examples], self.views[0])
+        kept, embeddings = encode_together(model.encoder, images, range(len(images)), self.machine)
         return embeddings, [self.val_examples[i] for i in kept]
 
     def embed_val(self, model, *, from_files):
@@ -415,12 +416,12 @@ class TrainingData:
 
     @torch.inference_mode()
     def run(self, network, inputs, batch_size=256):
-        """Run `network` over cached inputs (N, ...): (N, D) float32 on the CPU."""
-        device, outputs = self.machine.device, []
-        for chunk in inputs.split(batch_size):
+        """Run `network` over cached inputs (N, ...): (N, D) float32 on the CPU. All ranks call it, and share it."""
+        device, outputs, chunks = self.machine.device, [], inputs.split(batch_size)
+        for chunk in chunks[share(len(chunks))]:
             with autocast(device, self.machine.dtype):
                 outputs.append(network(as_input(chunk, device)).float().cpu())
-        return torch.cat(outputs)
+        return torch.cat(gather_list(outputs))
 
 
 # ---- the run -------------------------------------------------------------------------------------
@@ -591,7 +592,7 @@ def finish_checkpoint(record, validation, model, data, *, from_files):
     model: with the weights of the best epoch; data: TrainingData; from_files: of its embed_val
     """
     embeddings, examples = data.embed_val(model, from_files=from_files)
-    chosen = from_first(partial(validation.choose_decoding, model, embeddings, examples))
+    chosen = validation.choose_decoding(model, embeddings, examples)
     val_paths = [example.image for example in examples]
     describe = partial(learn_familiarity, model, data.train_set.paths, val_paths, data.views[0], data.machine)
     record.keep(decoding=chosen, familiarity=from_first(describe))

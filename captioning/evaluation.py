@@ -51,7 +51,10 @@ class Prediction:
 
 
 class ImageDataset(Dataset):
-    """(index, image tensor or error line) for image files; random_key: see encode_images."""
+    """(index, image tensor or error line) for image files.
+
+    random_key: whole numbers, such as (seed, view), that decide with an image's index what a random transform draws
+    """
 
     def __init__(self, paths, transform, random_key=()):
         self.paths, self.transform, self.random_key = Paths(paths), transform, random_key
@@ -76,45 +79,67 @@ def collate_readable(items):
 
 
 @torch.inference_mode()
-def encode_images(network, paths, transform, machine, *, random_key=(), bar=""):
-    """Run `network` over image files.
+def encode_rows(network, images, rows, machine, bar=""):
+    """Run `network` over some of the images of an ImageDataset.
 
-    network:    (B, 3, S, S) -> (B, D): the encoder, or its backbone alone
-    machine:    runtime.Machine
-    random_key: whole numbers, such as (seed, view), that decide with an image's index what a random transform draws
-    bar:        what the progress bar says; "" = no bar
-    returns:    (N,) long positions of the readable images, (N, D) float on the CPU
-
-    Raises ValueError if more than a small share of the images cannot be read.
+    network: (B, 3, S, S) -> (B, ...): the encoder, or its backbone alone
+    rows:    a range of positions; machine: runtime.Machine
+    bar:     what the progress bar says; "" = no bar
+    returns: [positions of the readable images], [their outputs, float on the CPU, a tensor a batch], [error lines]
     """
     network.eval()
-    num_workers = fit_workers(machine.num_workers, machine.batch_size, transform.image_size)
+    num_workers = fit_workers(machine.num_workers, machine.batch_size, images.transform.image_size)
     loader = DataLoader(
-        ImageDataset(paths, transform, random_key),
+        images,
         batch_size=machine.batch_size,
+        sampler=rows,
         num_workers=num_workers,
         timeout=LONGEST_WAIT if num_workers else 0,
         collate_fn=collate_readable,
         generator=torch.Generator(),  # else the workers' seeds are drawn from torch's own
         pin_memory=machine.device.type == "cuda",
     )
-    kept, rows, failed = [], [], []
-    with Progress(total=len(paths), desc=bar, unit=" images", disable=not bar) as progress:
-        for index, images, lines in start_workers(loader):
+    kept, outputs, failed = [], [], []
+    with Progress(total=len(rows), desc=bar, unit=" images", disable=not bar) as progress:
+        for index, batch, lines in start_workers(loader):
             failed += lines
             if index:
-                images = images.to(machine.device, memory_format=torch.channels_last, non_blocking=True)
+                batch = batch.to(machine.device, memory_format=torch.channels_last, non_blocking=True)
                 with autocast(machine.device, machine.dtype):
-                    rows.append(network(images).float().cpu())
+                    outputs.append(network(batch).float().cpu())
                 kept += index
             progress.update(len(index) + len(lines))
+    return kept, outputs, failed
+
+
+def encode_images(network, paths, transform, machine, *, bar=""):
+    """Run `network` over image files; the arguments are those of `encode_rows`.
+
+    returns: (N,) long positions of the readable images, (N, ...) float on the CPU
+
+    Raises ValueError if more than a small share of the images cannot be read.
+    """
+    kept, outputs, failed = encode_rows(network, ImageDataset(paths, transform), range(len(paths)), machine, bar)
     check_unreadable(failed, len(paths), "images")
-    return torch.tensor(kept), torch.cat(rows)
+    return torch.tensor(kept), torch.cat(outputs)
+
+
+def encode_together(network, images, rows, machine, bar=""):
+    """As `encode_images`, of the `rows` of an ImageDataset; all ranks call it, each encodes its share, all get all.
+
+    A rank encodes whole batches of those that one rank would make, so the outputs are the same to the last bit.
+    """
+    own = rows[share(len(rows), machine.batch_size)]
+    kept, outputs, failed = map(gather_list, encode_rows(network, images, own, machine, bar))
+    check_unreadable(failed, len(rows), "images")
+    return torch.tensor(kept), torch.cat(outputs)
 
 
 @torch.inference_mode()
 def decode_embeddings(model, embeddings, vocabulary, options, *, batch_size=128):
     """Caption image embeddings (N, E): the best caption of each, as SearchOptions say.
+
+    Of several ranks all call it; each captions its share, in the batches that one rank would make, and all get all.
 
     returns: N pairs (text, log-probability in nats, <end> included)
     """
@@ -122,7 +147,9 @@ def decode_embeddings(model, embeddings, vocabulary, options, *, batch_size=128)
     model.eval()
     device, step = next(model.parameters()).device, model.decoder.make_step()
     captions = []
-    for chunk in embeddings.split(batch_size):
+    for chunk in embeddings[share(len(embeddings), batch_size)].split(batch_size):
+        if not len(chunk):  # a rank without a share
+            continue
         found = beam_search(
             step,
             model.decoder.start(chunk.to(device)),
@@ -132,7 +159,7 @@ def decode_embeddings(model, embeddings, vocabulary, options, *, batch_size=128)
             banned=vocabulary.banned,
         )
         captions += [(vocabulary.decode(best.ids), best.log_prob) for best, *_ in found]
-    return captions
+    return gather_list(captions)
 
 
 @torch.inference_mode()
@@ -158,20 +185,24 @@ def teacher_forced(model, embeddings, tokens, pad_id, batch_size=128):
 
     embeddings: (N, E); tokens: N lists of id tensors (<start> ... <end>), all the captions of each image
     returns:    {"loss": mean cross-entropy in nats per token, <end> included; "token_accuracy": 0..1}
+
+    Of several ranks all call it; each scores its share, and all get the figures of one rank.
     """
     model.eval()
     device = next(model.parameters()).device
     pairs = [(row, ids) for row, captions in enumerate(tokens) for ids in captions]
-    loss, correct, count = 0.0, 0, 0
+    batches = []  # (loss, correct, count) of each
+    pairs = pairs[share(len(pairs), batch_size)]
     for begin in range(0, len(pairs), batch_size):
         rows, ids = zip(*pairs[begin : begin + batch_size], strict=True)
         ids = torch.nn.utils.rnn.pad_sequence(ids, batch_first=True, padding_value=pad_id).to(device)
         logits = model.decoder(embeddings[list(rows)].to(device), ids[:, :-1]).float()
         targets = ids[:, 1:]
-        loss += F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=pad_id, reduction="sum").item()
+        loss = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=pad_id, reduction="sum")
         mask = targets != pad_id
-        correct += ((logits.argmax(dim=2) == targets) & mask).sum().item()
-        count += mask.sum().item()
+        correct = ((logits.argmax(dim=2) == targets) & mask).sum()
+        batches.append((loss.item(), correct.item(), mask.sum().item()))
+    loss, correct, count = map(sum, zip(*gather_list(batches), strict=True))
     return {"loss": loss / count, "token_accuracy": correct / count}
 
 

@@ -101,6 +101,27 @@ with join_ranks(5):
 """
 
 
+FEATURES = """
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from captioning.runtime import Machine, join_ranks
+from captioning.training import features
+from data_loader import EvalTransform, TrainTransform
+
+features.MAX_VIEWS_BYTES, features.PART_BYTES = 0, 10_000
+torch.manual_seed(0)
+trunk = nn.Sequential(nn.Conv2d(3, 8, 5, 4), nn.Flatten(), nn.Linear(392, 24))
+paths = sorted(Path("data/train").rglob("*.jpg"))
+with join_ranks(5):
+    views = [EvalTransform(32), TrainTransform(32)]
+    kept, found = features.compute_views(trunk, paths, views, Machine(torch.device("cpu"), batch_size=8), 0, "x")
+    assert len(kept) == len(found) == len(paths)
+"""
+
+
 # BatchNorm subtracts what this bias adds, so its gradient is rounding alone, which AdamW scales up to its rate.
 SHIFTS = ("encoder.linear.bias", "encoder.norm.running_mean")
 
@@ -202,6 +223,20 @@ def test_an_epoch_of_every_stage_by_its_command_line(folder, two):
         assert two[column].tolist() == pytest.approx(one[column].tolist(), abs=1e-3)
     assert load_checkpoint(folder / "checkpoints/two.safetensors").decoding
     assert not list(folder.rglob(".*"))
+
+
+def test_features_of_two_processes_are_those_of_one(folder, tmp_path):
+    """Each computes its share of every file; the files are the same, byte for byte."""
+    alone, shared = tmp_path / "alone", tmp_path / "shared"
+    for path in (alone, shared):
+        path.mkdir()
+        (path / "data").symlink_to(folder / "data")
+    finish([*start_ranks(["-c", FEATURES], 1, alone), *start_ranks(["-c", FEATURES], 2, shared)])
+    names = sorted(os.listdir(alone / "runs/features"))
+    assert len(names) > 1
+    assert sorted(os.listdir(shared / "runs/features")) == names
+    for name in names:
+        assert (alone / "runs/features" / name).read_bytes() == (shared / "runs/features" / name).read_bytes()
 
 
 def assert_equal_to_two(folder, run):

@@ -676,11 +676,11 @@ def test_a_resumed_run_is_not_taken_for_another(folder):
         captions.write_text(content, encoding="utf-8")
 
 
-def test_more_views_than_fit_into_memory_are_refused_before_the_first(tmp_path):
-    """2 million images in 64 views; none of the files is there, so nothing was read."""
+def test_more_views_than_the_disk_has_room_for_are_refused_before_the_first(tmp_path):
+    """10 million images in 64 views, tens of terabytes; none of the files is there, so nothing was read."""
     trunk = CNNtoRNN(6, embed_size=4, hidden_size=4).encoder.cut(5)[0]
-    paths = [tmp_path / "a.jpg"] * 2_000_000
-    with pytest.raises(ValueError, match=r"--train.feature_views: 64 views of 2,000,000 train images take [\d.]+ GB"):
+    paths = [tmp_path / "a.jpg"] * 10_000_000
+    with pytest.raises(ValueError, match=r"--train.feature_views: 64 views of 10,000,000 train images take [\d.]+ GB"):
         compute_views(trunk, paths, [EvalTransform(64)] * 64, CPU, 0, "train images")
 
 

@@ -1,14 +1,21 @@
 """A cache of features on disk: what a frozen encoder computed once is read again as long as nothing has changed.
 
 A file is named by a fingerprint of all that its tensors depend on, so no file is ever out of date. When room is
-needed, the files that were read the longest ago are deleted.
+needed, the files that were read the longest ago are deleted. What is larger than memory may be is in several files,
+<key>-00000.safetensors and so on, which are read row by row.
+
+Of several ranks each computes its share, in the batches that one rank would make, and the first writes: the files are
+those of one rank, byte for byte.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import json
 import os
+import shutil
 from importlib.metadata import version
+from itertools import accumulate
 from pathlib import Path
 
 import torch
@@ -17,14 +24,16 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from captioning.cli import one_line
-from captioning.evaluation import encode_images
+from captioning.evaluation import ImageDataset, encode_images, encode_together
 from captioning.familiarity import fit_familiarity
 from captioning.files import hold_lock, remove_unfinished, replace_file
+from captioning.runtime import from_first, is_first
 
 FORMAT = 2  # of the cached files; format 1 was named by the repr of the transforms, which hides some settings
 FEATURES_DIR = "runs/features"  # what frozen encoders computed, to be read again
-MAX_VIEWS_BYTES = 8 * 10**9  # of them in memory, one split; pooled features of COCO's train split in 4 views are 2.4
-MAX_BYTES = 8 * 10**9  # pooled features of COCO's train split in four views are 2.4 GB
+MAX_VIEWS_BYTES = 8 * 10**9  # of them in one file; pooled features of COCO's train split in four views are 2.4 GB
+PART_BYTES = 10**9  # of each file where they are more
+MAX_BYTES = 8 * 10**9  # of all files, beside those of a run that needs more
 CHECKSUM = "sha256"  # key in the metadata of a file
 DESCRIBED_IMAGES = 2000  # of a split, to learn what training pictures look like
 HEADER_BYTES = 4096  # more than the names and shapes of a few tensors take
@@ -74,25 +83,23 @@ def cached(folder, key, compute, max_bytes=MAX_BYTES):
     compute:   () -> name -> tensor, stored in the type that it has; float16 takes half the room of float32
     max_bytes: of all files in the folder; what is larger is returned, but not stored
 
-    A damaged file is computed again, and a full disk stores nothing; a warning line says so.
+    A damaged file is computed again, and a full disk stores nothing; a warning line says so. Of several ranks the first
+    looks and stores, and all compute, or none.
     """
     path = Path(folder) / f"{key}.safetensors"
-    tensors = load_kept(path)
-    if tensors is not None:
-        return tensors
-    with hold_lock(path.with_suffix(".lock"), "the same features are being computed by", wait=True) as held:
-        if held:
-            remove_unfinished(path)
-            tensors = load_kept(path)  # another process may have had it until now
-            if tensors is not None:
-                return tensors
-        tensors = compute()
-        try:
-            store(path, tensors, max_bytes)
-        except (SafetensorError, OSError) as error:
-            reason = getattr(error, "strerror", None) or error  # without the file's name, which stands there already
-            print(f"warning: {path}: not stored ({' '.join(str(reason).split())})")
-    return tensors
+    tensors = load_kept(path) if is_first() else None
+    with contextlib.ExitStack() as stack:
+        if not from_first(lambda: tensors is not None):
+            if is_first():
+                lock = hold_lock(path.with_suffix(".lock"), "the same features are being computed by", wait=True)
+                if stack.enter_context(lock):
+                    remove_unfinished(path)
+                    tensors = load_kept(path)  # another process may have had it until now
+            if not from_first(lambda: tensors is not None):
+                tensors = compute()
+                if is_first():
+                    store(path, tensors, max_bytes)
+    return load(path) if tensors is None else tensors
 
 
 def load_kept(path):
@@ -120,22 +127,85 @@ def load(path):
 
 
 def store(path, tensors, max_bytes):
-    """Write a dict of tensors, after deleting the oldest files of the folder until it fits into `max_bytes`."""
+    """Write a dict of tensors, after deleting the oldest files of the folder until it fits into `max_bytes`.
+
+    Where that cannot be done a warning line says so.
+    """
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     room = max_bytes - HEADER_BYTES - sum(tensor.nbytes for tensor in tensors.values())
     if room < 0:
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # Hidden ones too: what a killed process left half written counts and goes.
-    files = [(status.st_mtime_ns, status.st_size, file) for file in path.parent.iterdir() if (status := file.stat())]
-    total = sum(size for _, size, _ in files)
-    for _, size, file in sorted(files):
-        if total <= room:
-            break
-        file.unlink(missing_ok=True)
-        total -= size
-    with replace_file(path) as temporary:
-        save_file(tensors, temporary, {CHECKSUM: checksum(tensors)})
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # Hidden ones too: what a killed process left half written counts and goes.
+        files = [(status.st_mtime_ns, status.st_size, f) for f in path.parent.iterdir() if (status := f.stat())]
+        total = sum(size for _, size, _ in files)
+        for _, size, file in sorted(files):
+            if total <= room:
+                break
+            file.unlink(missing_ok=True)
+            total -= size
+        with replace_file(path) as temporary:
+            save_file(tensors, temporary, {CHECKSUM: checksum(tensors)})
+    except (SafetensorError, OSError) as error:
+        reason = getattr(error, "strerror", None) or error  # without the file's name, which stands there already
+        print(f"warning: {path}: not stored ({' '.join(str(reason).split())})")
+
+
+class MappedViews:
+    """(N, W, ...) of which rows are read from the disk as they are asked for: `views[images, numbers]`.
+
+    key:   of `fingerprint`: what they depend on
+    parts: tensors (n, W, ...) of memory-mapped files; the rows of one follow those of the other
+    """
+
+    def __init__(self, key, parts):
+        self.key, self.parts = key, list(parts)
+        self.starts = torch.tensor([0, *accumulate(map(len, self.parts))])
+        self.shape = torch.Size([int(self.starts[-1]), *self.parts[0].shape[1:]])
+        self.ndim = len(self.shape)
+
+    def __len__(self):
+        return self.shape[0]
+
+    def __getitem__(self, where):
+        """Return the views `where[1]` (B,) of the images `where[0]` (B,); of `[:, number]` the MappedViews."""
+        images, numbers = where
+        if isinstance(images, slice):
+            return MappedViews(self.key, [part[images, numbers] for part in self.parts])
+        found = torch.empty(len(images), *self.shape[2:], dtype=self.parts[0].dtype)
+        holder = torch.bucketize(images, self.starts, right=True) - 1
+        for number in holder.unique().tolist():
+            rows = holder == number
+            found[rows] = self.parts[number][images[rows] - self.starts[number], numbers[rows]]
+        return found
+
+    def split(self, size):
+        """Return tensors of at most `size` rows, all of them one after another."""
+        return [chunk for part in self.parts for chunk in part.split(size)]
+
+
+def stored_in_parts(key, sizes, compute, num_bytes):
+    """Return [{name: tensor}], memory-mapped, of what is too large for the memory; missing parts are computed.
+
+    sizes:   rows of each part; compute: (number of a part, its rows as a range) -> name -> tensor
+    num_bytes: of all parts
+
+    Raises ValueError if the disk has no room for them.
+    """
+    parts, starts = [], [0, *accumulate(sizes)]
+    for number, size in enumerate(sizes):
+        name, rows = f"{key}-{number:05}", range(starts[number], starts[number] + size)
+        # Twice: the output of the trunk and what the encoder's head makes of it.
+        cached(FEATURES_DIR, name, lambda number=number, rows=rows: compute(number, rows), MAX_BYTES + 2 * num_bytes)
+        path = Path(FEATURES_DIR, f"{name}.safetensors")
+        try:
+            with safe_open(path, framework="pt") as file:  # its tensors stay mapped
+                parts.append({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118 (not a dict)
+        except FileNotFoundError:
+            told = f"{num_bytes / 1e9:.1f} GB of features are read from the disk, and could not be stored there"
+            raise ValueError(f"{path}: {told}") from None
+    return parts
 
 
 def describe_views(views, machine, seed, shape):
@@ -155,26 +225,24 @@ def compute_views(trunk, paths, views, machine, seed, what):
     machine: runtime.Machine; the number of its workers does not matter
     seed:    of the random transforms: (seed, view, index of the image) decide what is drawn
     what:    names the images on the progress bar
-    returns: (N,) long positions of the readable images, (N, W, ...) its outputs, W = len(views); maps as float16
+    returns: (N,) long positions of the readable images, (N, W, ...) its outputs, W = len(views); maps as float16. Where
+             they are more than MAX_VIEWS_BYTES, MappedViews of them
 
-    Raises ValueError if they would take more than MAX_VIEWS_BYTES of memory.
+    All ranks call it. Raises ValueError if the disk has no room for what is more.
     """
     with torch.inference_mode():
         output = trunk.eval()(views[0](Image.new("RGB", (256, 256)))[None].to(machine.device))
     kind = torch.float16 if output.ndim > 2 else torch.float32
-    num_bytes = len(paths) * len(views) * output[0].numel() * kind.itemsize
+    row_bytes = len(views) * output[0].numel() * kind.itemsize
+    num_bytes = len(paths) * row_bytes
     if num_bytes > MAX_VIEWS_BYTES:
-        raise ValueError(
-            f"--train.feature_views: {len(views)} views of {len(paths):,} {what} take {num_bytes / 1e9:.1f} GB, "
-            f"allowed are {MAX_VIEWS_BYTES / 1e9:.0f}; give fewer views, or all blocks to --train.finetune_blocks, "
-            f"which reads image files instead"
-        )
+        check_room(num_bytes, f"{len(views)} views of {len(paths):,} {what}")
 
-    def compute():
+    def compute(rows):
         found = None
         for number, view in enumerate(views):
             bar = f"{what}, view {number + 1}/{len(views)}"
-            kept, outputs = encode_images(trunk, paths, view, machine, random_key=(seed, number), bar=bar)
+            kept, outputs = encode_together(trunk, ImageDataset(paths, view, (seed, number)), rows, machine, bar)
             if found is None:
                 found = torch.empty(len(kept), len(views), *outputs.shape[1:], dtype=kind)
             found[:, number] = outputs
@@ -183,8 +251,45 @@ def compute_views(trunk, paths, views, machine, seed, what):
     # The shape too: with attention the same weights give positions, where they are pooled without it.
     described = describe_views(views, machine, seed, output.shape[1:])
     key = fingerprint(trunk.state_dict(), described, paths)
-    tensors = cached(FEATURES_DIR, key, compute)
-    return tensors["kept"], tensors["views"]
+    if num_bytes <= MAX_VIEWS_BYTES:
+        tensors = cached(FEATURES_DIR, key, lambda: compute(range(len(paths))))
+        return tensors["kept"], tensors["views"]
+    # Whole batches, so that an image stands in the same batch whatever the parts are.
+    size = max(1, PART_BYTES // row_bytes // machine.batch_size) * machine.batch_size
+    sizes = [min(size, len(paths) - begin) for begin in range(0, len(paths), size)]
+    parts = stored_in_parts(key, sizes, lambda _, rows: compute(rows), num_bytes)
+    return torch.cat([part["kept"] for part in parts]), MappedViews(key, [part["views"] for part in parts])
+
+
+def check_room(num_bytes, what):
+    """Raise ValueError if the disk has no room for features of so many bytes, other features deleted."""
+    folder = Path(FEATURES_DIR)
+    nearest = next(path for path in (folder, *folder.absolute().parents) if path.is_dir())
+    kept = sum(file.stat().st_size for file in folder.iterdir()) if folder.is_dir() else 0
+    room = shutil.disk_usage(nearest).free + kept
+    if num_bytes > room:
+        raise ValueError(
+            f"--train.feature_views: {what} take {num_bytes / 1e9:.1f} GB, {FEATURES_DIR} has room for "
+            f"{room / 1e9:.1f} GB; give fewer views, or all blocks to --train.finetune_blocks, which reads image files "
+            f"instead"
+        )
+
+
+def head_views(head, views, run):
+    """Return what a frozen network makes of all views: (N, W, D), or MappedViews where the views are.
+
+    views: of `compute_views`; run: (network, inputs (M, ...)) -> (M, D), called by all ranks alike
+    """
+
+    def through(inputs):
+        return run(head, inputs.flatten(0, 1)).unflatten(0, inputs.shape[:2])
+
+    if torch.is_tensor(views):
+        return through(views)
+    key = fingerprint(head.state_dict(), f"head of {views.key}", [])
+    sizes, num_bytes = [len(part) for part in views.parts], sum(part.nbytes for part in views.parts)
+    parts = stored_in_parts(key, sizes, lambda number, _: {"views": through(views.parts[number])}, num_bytes)
+    return MappedViews(key, [part["views"] for part in parts])
 
 
 class Descriptions(torch.nn.Module):

@@ -2,11 +2,13 @@
 
 import itertools
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 
 from captioning.data.tokenizer import tokenize
 from captioning.evaluation import decode_embeddings, teacher_forced
+from captioning.runtime import from_first
 from captioning.scores.grounding import Grounder
 from captioning.scores.recipes import caption_scores
 from captioning.scores.variety import commonest
@@ -40,7 +42,7 @@ class Validation:
         return "val_loss" if self.by_loss else "val_reward" if self.class_reward else "cider_d"
 
     def __call__(self, model, embeddings, examples):
-        """Score captions of image embeddings (N, E).
+        """Score captions of image embeddings (N, E). All ranks call it; they share the decoding, and score once.
 
         returns: {"val_loss", "token_accuracy", "bleu4", "cider_d", "commonest"}, with classes "class_accuracy", with
                  class_reward "val_reward"; commonest is the share of the caption that is said most often, 0..1
@@ -48,6 +50,10 @@ class Validation:
         tokens = [[torch.tensor(self.vocabulary.encode(text)) for text in e.captions] for e in examples]
         forced = teacher_forced(model, embeddings, tokens, self.vocabulary.pad_id)
         captions = self.caption(model, embeddings)
+        return from_first(partial(self.score, captions, examples, forced))
+
+    def score(self, captions, examples, forced):
+        """Return the scores of captions; forced: of evaluation.teacher_forced."""
         unit = self.vocabulary.unit
         references = [[tokenize(text, unit) for text in example.captions] for example in examples]
         scores = caption_scores([self.vocabulary.words(caption) for caption in captions], references)

@@ -2,16 +2,19 @@
 
 import os
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from captioning.data import images
+from captioning.data.sequences import Captions
 from captioning.runtime import Machine
 from captioning.training import features
-from captioning.training.features import cached, compute_views, describe_views, fingerprint
-from data_loader import AUGMENTATION, CONFIG, LIMITS, EvalTransform, TrainTransform
+from captioning.training.features import MappedViews, cached, compute_views, describe_views, fingerprint, head_views
+from data_loader import AUGMENTATION, CONFIG, LIMITS, CachedBatches, EvalTransform, TrainTransform
 
 KEY = "0" * 64
 CPU = Machine(torch.device("cpu"))
@@ -178,6 +181,94 @@ def test_cached_views_do_not_depend_on_workers_or_on_torchs_generator(num_worker
     _, other = compute(0, seed=6)
     assert torch.equal(other[:, 0], found[:, 0])
     assert not torch.equal(other[:, 1], found[:, 1])
+
+
+@pytest.fixture
+def pictures(tmp_path, monkeypatch):
+    """Ten small pictures and one that cannot be read, in a working directory of its own."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(images, "UNREADABLE_SHARE", 0.5)
+    paths = [tmp_path / f"{number}.png" for number in range(11)]
+    draw = np.random.default_rng(0)
+    for path in paths:
+        Image.fromarray(draw.integers(0, 255, (40, 40, 3), dtype=np.uint8)).save(path)
+    paths[4].write_bytes(b"no picture")
+    return paths
+
+
+def test_features_larger_than_memory_are_read_from_several_files(pictures, monkeypatch):
+    """They are those of one file, and so are the batches of an epoch and what the encoder's head makes of them."""
+    views, trunk, machine = [EvalTransform(8), TrainTransform(8)], torch.nn.Flatten(), Machine(CPU.device, batch_size=3)
+    head = torch.nn.Linear(192, 5)
+
+    def run(network, inputs):
+        with torch.inference_mode():
+            return network(inputs)
+
+    def compute():
+        return compute_views(trunk, pictures, views, machine, 0, "x")
+
+    kept, whole = compute()
+    expected = head_views(head, whole, run)
+    monkeypatch.setattr(features, "MAX_VIEWS_BYTES", 1000)
+    monkeypatch.setattr(features, "PART_BYTES", 7 * whole[0].nbytes)  # 6 images, in whole batches
+    for _ in range(2):  # computed, then read
+        mapped_kept, mapped = compute()
+        assert isinstance(mapped, MappedViews)
+        assert [len(part) for part in mapped.parts] == [5, 5]
+        assert torch.equal(mapped_kept, kept)
+        assert torch.equal(torch.cat(mapped.split(3)), whole)
+        assert torch.equal(torch.cat(mapped[:, 0].split(64)), whole[:, 0])
+        torch.testing.assert_close(torch.cat(head_views(head, mapped, run).split(64)), expected)
+    captions = Captions([[[1, 4, 2], [1, 5, 5, 2]]] * len(kept))
+    for by_caption in (True, False):
+        of_one, of_parts = (
+            CachedBatches(inputs, captions, torch.zeros(len(kept)), 4, by_caption=by_caption)
+            for inputs in (whole, mapped)
+        )
+        for one, other in zip(of_one.epoch(3), of_parts.epoch(3), strict=True):
+            assert (one.kind, other.kind) == ("pooled features",) * 2
+            assert torch.equal(one.inputs, other.inputs)
+    with torch.no_grad():
+        head.bias += 1
+    assert not torch.allclose(torch.cat(head_views(head, mapped, run).split(64)), expected)
+
+
+def test_what_a_killed_run_left_of_a_part_goes_and_the_others_are_kept(pictures, monkeypatch):
+    monkeypatch.setattr(features, "MAX_VIEWS_BYTES", 1000)
+    monkeypatch.setattr(features, "PART_BYTES", 1600)
+    machine, computed = Machine(CPU.device, batch_size=2), []
+
+    class Trunk(torch.nn.Flatten):
+        def forward(self, batch):
+            computed.append(len(batch))
+            return super().forward(batch)
+
+    compute_views(Trunk(), pictures, [EvalTransform(8)], machine, 0, "x")
+    parts = sorted(os.listdir("runs/features"))
+    assert len(parts) == 6
+    stem = parts[2].removesuffix(".safetensors")
+    os.rename(f"runs/features/{parts[2]}", f"runs/features/.{stem}.a1b2c3d4.safetensors")
+    computed.clear()
+    compute_views(Trunk(), pictures, [EvalTransform(8)], machine, 0, "x")
+    assert sorted(os.listdir("runs/features")) == parts
+    assert computed == [1, 1]  # the probe, and of the lost part the image that can be read
+
+
+def test_a_disk_without_room_for_large_features_is_one_line(pictures, monkeypatch):
+    monkeypatch.setattr(features, "MAX_VIEWS_BYTES", 1000)
+
+    def compute():
+        return compute_views(torch.nn.Flatten(), pictures, [EvalTransform(8)], CPU, 0, "train images")
+
+    full = OSError(28, "No space left on device")
+    with monkeypatch.context() as patch:
+        patch.setattr(features, "save_file", lambda *arguments: (_ for _ in ()).throw(full))
+        with pytest.raises(ValueError, match=r"safetensors: 0.0 GB of features .* could not be stored there$"):
+            compute()
+    monkeypatch.setattr(features.shutil, "disk_usage", lambda path: SimpleNamespace(free=100))
+    with pytest.raises(ValueError, match=r"^--train.feature_views: 1 views of 11 train images take 0.0 GB, runs/feat"):
+        compute()
 
 
 @pytest.mark.parametrize("name", ["torch", "torchvision", "pillow"])
