@@ -14,6 +14,7 @@ import hashlib
 import json
 import os
 import shutil
+import weakref
 from importlib.metadata import version
 from itertools import accumulate
 from pathlib import Path
@@ -97,8 +98,7 @@ def cached(folder, key, compute, max_bytes=MAX_BYTES):
                     tensors = load_kept(path)  # another process may have had it until now
             if not from_first(lambda: tensors is not None):
                 tensors = compute()
-                if is_first():
-                    store(path, tensors, max_bytes)
+                from_first(lambda: store(path, tensors, max_bytes))  # no rank looks for the file before it is there
     return load(path) if tensors is None else tensors
 
 
@@ -157,13 +157,17 @@ class MappedViews:
 
     key:   of `fingerprint`: what they depend on
     parts: tensors (n, W, ...) of memory-mapped files; the rows of one follow those of the other
+    paths: of these files, which end with their tensor; () = the rows are read through the mapping, as on Windows
     """
 
-    def __init__(self, key, parts):
+    def __init__(self, key, parts, paths=()):
         self.key, self.parts = key, list(parts)
         self.starts = torch.tensor([0, *accumulate(map(len, self.parts))])
         self.shape = torch.Size([int(self.starts[-1]), *self.parts[0].shape[1:]])
         self.ndim = len(self.shape)
+        self.files = [os.open(path, os.O_RDONLY) for path in paths] if hasattr(os, "preadv") else []
+        for file in self.files:
+            weakref.finalize(self, os.close, file)
 
     def __len__(self):
         return self.shape[0]
@@ -174,15 +178,40 @@ class MappedViews:
         if isinstance(images, slice):
             return MappedViews(self.key, [part[images, numbers] for part in self.parts])
         found = torch.empty(len(images), *self.shape[2:], dtype=self.parts[0].dtype)
-        holder = torch.bucketize(images, self.starts, right=True) - 1
-        for number in holder.unique().tolist():
-            rows = holder == number
-            found[rows] = self.parts[number][images[rows] - self.starts[number], numbers[rows]]
+        holders = torch.bucketize(images, self.starts, right=True) - 1
+        if self.files:
+            rows = (images - self.starts[holders]) * self.shape[1] + numbers
+            self.read(holders.tolist(), rows.tolist(), found)
+            return found
+        for holder in holders.unique().tolist():
+            rows = holders == holder
+            found[rows] = self.parts[holder][images[rows] - self.starts[holder], numbers[rows]]
         return found
+
+    def read(self, holders, rows, found):
+        """Read rows of parts into the tensor `found`; a mapping would read 128 KB for each, one after another."""
+        size = found[:1].nbytes
+        starts = [os.fstat(file).st_size - part.nbytes for file, part in zip(self.files, self.parts, strict=True)]
+        places = [(self.files[h], starts[h] + row * size) for h, row in zip(holders, rows, strict=True)]
+        if hasattr(os, "posix_fadvise"):
+            for file, begin in places:  # the disk reads them all at once
+                os.posix_fadvise(file, begin, size, os.POSIX_FADV_WILLNEED)
+        for (file, begin), row in zip(places, found.flatten(1).view(torch.uint8).numpy(), strict=True):
+            os.preadv(file, [row], begin)
 
     def split(self, size):
         """Return tensors of at most `size` rows, all of them one after another."""
         return [chunk for part in self.parts for chunk in part.split(size)]
+
+
+def mapped_views(key, parts):
+    """Return the MappedViews of what `stored_in_parts` returned."""
+    return MappedViews(key, [part["views"] for part in parts], [part_path(key, n) for n in range(len(parts))])
+
+
+def part_path(key, number):
+    """Return the file of a part of large features."""
+    return Path(FEATURES_DIR, f"{key}-{number:05}.safetensors")
 
 
 def stored_in_parts(key, sizes, compute, num_bytes):
@@ -195,10 +224,10 @@ def stored_in_parts(key, sizes, compute, num_bytes):
     """
     parts, starts = [], [0, *accumulate(sizes)]
     for number, size in enumerate(sizes):
-        name, rows = f"{key}-{number:05}", range(starts[number], starts[number] + size)
+        rows = range(starts[number], starts[number] + size)
         # Twice: the output of the trunk and what the encoder's head makes of it.
-        cached(FEATURES_DIR, name, lambda number=number, rows=rows: compute(number, rows), MAX_BYTES + 2 * num_bytes)
-        path = Path(FEATURES_DIR, f"{name}.safetensors")
+        path, most = part_path(key, number), MAX_BYTES + 2 * num_bytes
+        cached(FEATURES_DIR, path.stem, lambda number=number, rows=rows: compute(number, rows), most)
         try:
             with safe_open(path, framework="pt") as file:  # its tensors stay mapped
                 parts.append({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118 (not a dict)
@@ -258,7 +287,7 @@ def compute_views(trunk, paths, views, machine, seed, what):
     size = max(1, PART_BYTES // row_bytes // machine.batch_size) * machine.batch_size
     sizes = [min(size, len(paths) - begin) for begin in range(0, len(paths), size)]
     parts = stored_in_parts(key, sizes, lambda _, rows: compute(rows), num_bytes)
-    return torch.cat([part["kept"] for part in parts]), MappedViews(key, [part["views"] for part in parts])
+    return torch.cat([part["kept"] for part in parts]), mapped_views(key, parts)
 
 
 def check_room(num_bytes, what):
@@ -289,7 +318,7 @@ def head_views(head, views, run):
     key = fingerprint(head.state_dict(), f"head of {views.key}", [])
     sizes, num_bytes = [len(part) for part in views.parts], sum(part.nbytes for part in views.parts)
     parts = stored_in_parts(key, sizes, lambda number, _: {"views": through(views.parts[number])}, num_bytes)
-    return MappedViews(key, [part["views"] for part in parts])
+    return mapped_views(key, parts)
 
 
 class Descriptions(torch.nn.Module):
