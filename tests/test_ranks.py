@@ -101,15 +101,21 @@ with join_ranks(5):
 """
 
 
-FEATURES = """
+TOGETHER = """
+import json
 from pathlib import Path
 
 import torch
 from torch import nn
 
-from captioning.runtime import Machine, join_ranks
+from captioning.data.annotations import load_examples
+from captioning.runtime import Machine, is_first, join_ranks
+from captioning.search.options import SearchOptions
 from captioning.training import features
+from captioning.training.validation import Validation
 from data_loader import EvalTransform, TrainTransform
+from model import CNNtoRNN
+from vocab import load_vocabulary
 
 features.MAX_VIEWS_BYTES, features.PART_BYTES = 0, 10_000
 torch.manual_seed(0)
@@ -119,6 +125,14 @@ with join_ranks(5):
     views = [EvalTransform(32), TrainTransform(32)]
     kept, found = features.compute_views(trunk, paths, views, Machine(torch.device("cpu"), batch_size=8), 0, "x")
     assert len(kept) == len(found) == len(paths)
+
+    examples, vocabulary = load_examples("data", "val"), load_vocabulary("vocab.pkl")
+    model = CNNtoRNN(len(vocabulary), embed_size=8, hidden_size=8).eval()
+    embeddings = torch.randn(len(examples), 8)
+    validation = Validation(vocabulary, None, SearchOptions(beam_size=2, max_len=6))
+    scores = validation(model, embeddings, examples), validation.choose_decoding(model, embeddings, examples)
+    if is_first():
+        Path("scores.json").write_text(json.dumps(scores))
 """
 
 
@@ -225,18 +239,20 @@ def test_an_epoch_of_every_stage_by_its_command_line(folder, two):
     assert not list(folder.rglob(".*"))
 
 
-def test_features_of_two_processes_are_those_of_one(folder, tmp_path):
-    """Each computes its share of every file; the files are the same, byte for byte."""
+def test_features_and_scores_of_two_processes_are_those_of_one(folder, tmp_path):
+    """Each computes its share of every file and of the captions; files and scores are the same, to the last bit."""
     alone, shared = tmp_path / "alone", tmp_path / "shared"
     for path in (alone, shared):
         path.mkdir()
-        (path / "data").symlink_to(folder / "data")
-    finish([*start_ranks(["-c", FEATURES], 1, alone), *start_ranks(["-c", FEATURES], 2, shared)])
+        for name in ("data", "vocab.pkl"):
+            (path / name).symlink_to(folder / name)
+    finish([*start_ranks(["-c", TOGETHER], 1, alone), *start_ranks(["-c", TOGETHER], 2, shared)])
     names = sorted(os.listdir(alone / "runs/features"))
     assert len(names) > 1
     assert sorted(os.listdir(shared / "runs/features")) == names
     for name in names:
         assert (alone / "runs/features" / name).read_bytes() == (shared / "runs/features" / name).read_bytes()
+    assert json.loads((alone / "scores.json").read_text()) == json.loads((shared / "scores.json").read_text())
 
 
 def assert_equal_to_two(folder, run):
