@@ -3,16 +3,18 @@
     python export.py                                                   # -> exports/pictograms{,_int8}.onnx, table
     python export.py --model_path checkpoints/ucm_0.safetensors --data_dir <ucm_captions>
     python export.py --num_images 0                                    # the files alone, no table
+    python export.py --executorch true --num_images 100                # an ExecuTorch program too, for phones
     python export.py --hub owner/name --report reports/pictograms_test # a model folder, uploaded when logged in
 
 Reads   the checkpoint; train images of `data_dir` to calibrate the int8 encoder, `split` to score every form
 Writes  exports/<run>.onnx and exports/<run>_int8.onnx (opset 18, see captioning/deploy/onnx_model.py),
-        exports/<run>.csv and exports/<run>.md with the table; with --hub
+        exports/<run>.csv and exports/<run>.md with the table; with --executorch true
+        exports/<run>.pte (see captioning/deploy/executorch.py); with --hub
         exports/<run>_hub/, the folder of a Hugging Face repository
 
 int8: the encoder statically (weights per channel, activations calibrated), the decoder dynamically. Latency is the
 median of one image, encoded and decoded greedily, after warm-up, each form in the same run.
-Needs requirements-deploy.txt.
+Needs requirements-deploy.txt, and with --executorch true requirements-executorch.txt.
 """
 
 if __name__ == "__main__":
@@ -29,7 +31,7 @@ import pandas as pd
 import torch
 
 from caption import Captioner
-from captioning import cli
+from captioning import cli, process
 from captioning.complexity import median_seconds
 from captioning.data.annotations import load_dataset, picture_settings
 from captioning.data.images import load_image
@@ -64,6 +66,8 @@ CONFIG = {
     "num_runs": 30,  # images whose median latency is reported
     # decoding, see captioning/search/options.py
     **SETTINGS,
+    # ExecuTorch
+    "executorch": False,  # write a program for phones as well, in float32
     # Hugging Face
     "hub": "",  # owner/name of the repository; "" = write no folder for it
     "report": "",  # folder of analysis_report.py with the scores for the model card
@@ -78,6 +82,7 @@ LIMITS = search_options.LIMITS | {
 
 GREEDY = SearchOptions(beam_size=1)
 FORMS = ("PyTorch", "ONNX float32", "ONNX int8")
+EXECUTORCH = "ExecuTorch float32"
 
 
 def draw(examples, count, seed):
@@ -85,6 +90,15 @@ def draw(examples, count, seed):
     generator = np.random.default_rng(seed)
     chosen = generator.choice(len(examples), min(count, len(examples)), replace=False)
     return [examples[position] for position in sorted(chosen)]
+
+
+def load_form(path, num_threads=0):
+    """Return the Captioner of a written form, on the CPU; num_threads: of one call outside PyTorch, 0 = all cores."""
+    if path.suffix == ".pte":
+        from captioning.deploy.executorch import ExecutorchModel  # needs a package that the other forms do not
+
+        return Captioner(ExecutorchModel(path, num_threads))
+    return Captioner.load(path, device="cpu", num_threads=num_threads)
 
 
 def latency_ms(captioner, images, num_runs):
@@ -100,7 +114,7 @@ def latencies(paths, images, num_runs):
     for num_threads in (1, 2):
         torch.set_num_threads(num_threads)
         for form, path in paths.items():
-            captioner = Captioner.load(path, device="cpu", num_threads=num_threads)
+            captioner = load_form(path, num_threads)
             found[form][num_threads] = latency_ms(captioner, images, num_runs)
     torch.set_num_threads(before)
     return found
@@ -120,7 +134,7 @@ def build_table(paths, examples, options, grounder, num_runs):
     times = latencies(paths, images, num_runs)
     rows, said = [], {}
     for form, path in paths.items():
-        captioner = Captioner.load(path, device="cpu")
+        captioner = load_form(path)
         beam, greedy = (caption_examples(captioner, examples, options=one) for one in (options, GREEDY))
         said[form] = [[p.caption for p in predictions] for predictions in (beam, greedy)]
         rows.append(
@@ -147,6 +161,8 @@ def main(config):
     check_split(config["split"])
     settings = {name: config[name] for name in SETTINGS}
     search_options.search_options({}, **settings)  # what is impossible is refused before anything is read
+    if config["executorch"]:
+        process.require("requirements-executorch.txt", "executorch")
     if config["hub"]:
         hub.check_name(config["hub"])
         hub.read_scores(config["report"])
@@ -176,6 +192,13 @@ def main(config):
         calibration=calibration,
     )
     print(f"wrote {paths[FORMS[1]]} and {paths[FORMS[2]]}, opset {OPSET}")
+    if config["executorch"]:
+        from captioning.deploy.executorch import export_executorch
+
+        paths[EXECUTORCH] = folder / f"{path.stem}.pte"
+        size = checkpoint.transform["image_size"]
+        export_executorch(network, dump_metadata(vars(checkpoint)), size, paths[EXECUTORCH])
+        print(f"wrote {paths[EXECUTORCH]}")
 
     if config["num_images"]:
         grounder, _ = build_grounders(dataset.classes, checkpoint.classes, dataset.aliases)

@@ -78,7 +78,7 @@ from captioning.runtime import (
     was_restarted,
     whole_batch_norm,
 )
-from captioning.scores.grounding import Grounder, naming_share, naming_warning, remember_named
+from captioning.scores.grounding import Grounder, caption_classifier, naming_share, naming_warning
 from captioning.scores.variety import one_for_all, sameness
 from captioning.search.options import SamplingOptions, SearchOptions
 from captioning.training.features import as_input, compute_views, head_views, learn_familiarity
@@ -324,7 +324,7 @@ def train_stage(stage, model, data, record, build_loss, validation, seed):
 def build_loss(stage, data, settings, vocabulary, class_of):
     """Return the loss of a stage.
 
-    data: StageData; settings: train.CONFIG; class_of: of grounding.remember_named, None = data without classes
+    data: StageData; settings: train.CONFIG; class_of: of grounding.caption_classifier, None = data without classes
     """
     if stage.name != "self-critical":
         return CaptionLoss(data.captions, LossTerms(**{term.name: settings[term.name] for term in fields(LossTerms)}))
@@ -666,7 +666,7 @@ def train(run, start, config):
     print(f"on {device} in {str(dtype).removeprefix('torch.')}; Ctrl-C keeps {record.last_path} for --train.resume")
     reason = f", as {counted(num_val, 'validation image')} are too few for scores of captions" if by_loss else ""
     print(f"* marks the best epoch so far, by {record.metric}{reason}")
-    class_of = remember_named(grounder, vocabulary, classes) if classes else None
+    class_of = caption_classifier(grounder, vocabulary, classes) if classes else None
     loss_of = partial(build_loss, settings=settings, vocabulary=vocabulary, class_of=class_of)
     for stage in stages[resumed.get("stage", 0) :]:
         train_stage(stage, model, training_data, record, loss_of, validation, settings["seed"])

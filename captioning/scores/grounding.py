@@ -191,7 +191,7 @@ def naming_warning(share, root):
     )
 
 
-def remember_named(grounder, vocabulary, classes):
+def caption_classifier(grounder, vocabulary, classes):
     """Return a function (ids of a caption, a tuple) -> position in `classes` of the first class that it names.
 
     -1 = it names none. It remembers what it was asked: captions of a training set, and what a model says, repeat.

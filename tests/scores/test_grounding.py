@@ -11,13 +11,13 @@ from captioning.data.class_names import spoken_names
 from captioning.scores.grounding import (
     CASES,
     Grounder,
+    caption_classifier,
     classification_scores,
     confusion,
     naming_case,
     naming_share,
     naming_warning,
     per_class_scores,
-    remember_named,
 )
 from vocab import SPECIALS, Vocabulary
 
@@ -192,7 +192,7 @@ def test_ids_name_the_class_that_their_words_name():
     """By position in the classes given, here not in order of name; <start>, <end> and <pad> are no words."""
     vocabulary = Vocabulary([*SPECIALS, "a", "knife", "tennis", "court"])
     classes = ["tennis_court", "knife"]
-    named = remember_named(Grounder(classes), vocabulary, classes)
+    named = caption_classifier(Grounder(classes), vocabulary, classes)
     captions = ["a knife", "a tennis court", "a court", "a tennis knife"]
     expected = [1, 0, -1, 1]
     assert [named((*vocabulary.encode(caption), vocabulary.pad_id)) for caption in captions] == expected

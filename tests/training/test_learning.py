@@ -9,7 +9,7 @@ import torch
 import train
 from captioning.data.annotations import load_examples
 from captioning.runtime import Machine
-from captioning.scores.grounding import Grounder, remember_named
+from captioning.scores.grounding import Grounder, caption_classifier
 from captioning.search.options import SearchOptions
 from captioning.training import validation
 from captioning.training.optimisation import Tally, start_run
@@ -67,7 +67,7 @@ class Pupil:
         cut = 0 if stage.reads_files else stage.num_blocks
         data = TrainingData(train_set, self.examples, [transform], MACHINE, cut=cut, seed=0)
         stage_data = data.open(stage, self.model)
-        class_of = remember_named(self.grounder, self.vocabulary, self.classes)
+        class_of = caption_classifier(self.grounder, self.vocabulary, self.classes)
         loss = build_loss(stage, stage_data, SETTINGS, self.vocabulary, class_of)
         run = start_run(self.model, stage, len(stage_data.batches), MACHINE)
         logged = []
