@@ -9,7 +9,7 @@
 Reads   the checkpoint; train images of `data_dir` to calibrate the int8 encoder, `split` to score every form
 Writes  exports/<run>.onnx and exports/<run>_int8.onnx (opset 18, see captioning/deploy/onnx_model.py),
         exports/<run>.csv and exports/<run>.md with the table; with --executorch true
-        exports/<run>.pte (see captioning/deploy/executorch.py); with --hub
+        exports/<run>.pte (see captioning/deploy/executorch_model.py); with --hub
         exports/<run>_hub/, the folder of a Hugging Face repository
 
 int8: the encoder statically (weights per channel, activations calibrated), the decoder dynamically. Latency is the
@@ -95,7 +95,7 @@ def draw(examples, count, seed):
 def load_form(path, num_threads=0):
     """Return the Captioner of a written form, on the CPU; num_threads: of one call outside PyTorch, 0 = all cores."""
     if path.suffix == ".pte":
-        from captioning.deploy.executorch import ExecutorchModel  # needs a package that the other forms do not
+        from captioning.deploy.executorch_model import ExecutorchModel  # needs a package that the other forms do not
 
         return Captioner(ExecutorchModel(path, num_threads))
     return Captioner.load(path, device="cpu", num_threads=num_threads)
@@ -193,7 +193,7 @@ def main(config):
     )
     print(f"wrote {paths[FORMS[1]]} and {paths[FORMS[2]]}, opset {OPSET}")
     if config["executorch"]:
-        from captioning.deploy.executorch import export_executorch
+        from captioning.deploy.executorch_model import export_executorch
 
         paths[EXECUTORCH] = folder / f"{path.stem}.pte"
         size = checkpoint.transform["image_size"]

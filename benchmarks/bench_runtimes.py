@@ -11,7 +11,7 @@ onnxruntime         the ONNX file in float32 as OnnxModel runs it, its LSTM bein
   ..., not fused    without graph optimisation
 onnxruntime, int8   the file that ships
 openvino            start and step of the float32 file, in float32; pip install openvino
-executorch          the program of captioning/deploy/executorch.py; pip install -r requirements-executorch.txt
+executorch          the program of captioning/deploy/executorch_model.py; pip install -r requirements-executorch.txt
 
 What is not installed is left out, and said. All caption the same noise to `num_words` words, in turn, `runs` times
 after a warm-up, each twice of which the second is timed; ms are medians. The decoder's two matrix products of a word
@@ -141,7 +141,7 @@ def build_models(folder, num_threads):
     else:
         left_out.append("openvino: not installed")
     if importlib.util.find_spec("executorch"):
-        from captioning.deploy.executorch import ExecutorchModel, export_executorch
+        from captioning.deploy.executorch_model import ExecutorchModel, export_executorch
 
         export_executorch(network, metadata, size, folder / "photos.pte")
         models["executorch"] = ExecutorchModel(folder / "photos.pte", num_threads)

@@ -32,9 +32,9 @@ pytestmark = [
 
 @pytest.fixture
 def executorch():
-    from captioning.deploy import executorch
+    from captioning.deploy import executorch_model
 
-    return executorch
+    return executorch_model
 
 
 @pytest.mark.parametrize("decoder", DECODERS, ids=lambda kind: " ".join(map(str, kind.values())))
