@@ -6,6 +6,7 @@ be read in greyscale.
 """
 
 import functools
+import logging
 import math
 import re
 import unicodedata
@@ -80,6 +81,7 @@ STYLE = {
     "axes.spines.right": False,
     "text.parse_math": False,  # a caption may hold two dollar signs
 }
+_SLANTED = re.compile("[\0-\u058f\u1d00-\u2bff]*")  # Latin, Greek, Cyrillic, Armenian: DejaVu's italics have no others
 MAX_PIXELS = 2**16 - 1  # of a side: matplotlib's limit
 LEAST_DPI = 40  # pixels per inch; below, text is illegible
 MAX_SIDE = 60.0  # inches; bounds the memory of a figure with many classes
@@ -113,11 +115,17 @@ def figure_style():
     """Draw and measure as STYLE says, with the fonts that are installed.
 
     The first characters that no font has are told in one line, once in a process; matplotlib warns whenever it measures
-    one.
+    one, and logs each font that has no bold or slanted form, whose plain form it takes.
     """
+    logger = logging.getLogger("matplotlib.font_manager")
+    level = logger.level
     with warnings.catch_warnings(record=True) as caught, matplotlib.rc_context(STYLE | {"font.family": fonts()}):
         warnings.filterwarnings("always", r"Glyph \d+ ")
-        yield
+        logger.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            logger.setLevel(level)
     missing = {}
     for warning in caught:
         if match := re.match(r"Glyph (\d+) ", str(warning.message)):
@@ -130,7 +138,7 @@ def figure_style():
 
 def fonts(first="DejaVu Sans"):
     """Return the families of a text, `first` and what is installed for characters that it lacks."""
-    return [first, *installed_fallbacks()]
+    return list(dict.fromkeys([first, "DejaVu Sans", *installed_fallbacks()]))  # the monospaced one has no Hebrew
 
 
 _told = []  # the characters that a line was printed about
@@ -301,6 +309,7 @@ TEXTS = {
     "label": {"weight": "bold"},
     "caption": {},
     "reference": {"style": "italic", "color": "#555555"},
+    "upright": {"color": "#555555"},  # a reference in a script without italics
     "right": {"color": "#00507D"},
     "wrong": {"color": "#A33C00"},
 }
@@ -368,6 +377,8 @@ def _wrap_lines(lines, width, size, renderer):
     """Return the (line, style) pairs of one picture, each line at most `width` inches wide."""
     wrapped = []
     for text, style in lines:
+        if style == "reference" and not _SLANTED.fullmatch(text):
+            style = "upright"
         text = SIGNS.get(style, "") + (text.strip() or "(empty)")
         font = {"size": size, **{key: value for key, value in TEXTS[style].items() if key != "color"}}
         wrapped += [(line, style) for line in _wrap(text, width, font, renderer)]

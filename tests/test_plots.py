@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from matplotlib.font_manager import findSystemFonts, fontManager
+from matplotlib import ft2font
+from matplotlib.font_manager import FontProperties, findfont, findSystemFonts, fontManager, get_font
 from matplotlib.text import Text
 from PIL import Image
 
@@ -318,3 +319,33 @@ def test_a_full_disk_leaves_the_old_file(tmp_path, monkeypatch):
         plots.curve({"a": [2.0]}, path, title="t", ylabel="y")
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.usefixtures("_no_fonts")
+def test_scripts_that_matplotlibs_font_has_are_drawn_in_every_style(tmp_path, capsys):
+    """Its slanted form has no Arabic, its monospaced one no Hebrew; boxes were drawn, and a font asked for."""
+    lines = plots.caption_lines("كلب", "كلب أبيض", True, "BLEU-4 0.10", "قطة سوداء، على الأريكة.")
+    plots.caption_grid([noise(30, 30)], [lines], tmp_path / "g.png", columns=1, title="קטה")
+    plots.vocabulary_figure({3: 2}, {"כלב": 3, "قطة": 1}, tmp_path / "v.png")
+    assert capsys.readouterr().out == ""
+
+
+def test_a_font_without_a_bold_form_is_not_logged(tmp_path, monkeypatch, caplog):
+    """With Noto Sans CJK installed, each report began with "findfont: Failed to find font weight bold", six times."""
+    monkeypatch.setattr(plots, "installed_fallbacks", lambda: ["cmr10"])
+    plots.caption_grid([noise(30, 30)], [[("a cat", "label")]], tmp_path / "g.png", columns=1, title="t")
+    assert caplog.text == ""
+
+
+@pytest.mark.skipif(not hasattr(ft2font, "LayoutItem"), reason="before 3.11 matplotlib shapes no text")
+def test_arabic_is_joined_and_hebrew_drawn_from_right_to_left():
+    def drawn(text):
+        font = get_font(findfont(FontProperties(family="DejaVu Sans")))
+        font.set_text(text)
+        font.draw_glyphs_to_bitmap()
+        return np.asarray(font.get_image())
+
+    assert drawn("\u0628\u0628\u0628").shape[1] < 2.5 * drawn("\u0628").shape[1]
+    last = drawn("\u05e9")  # of the word, so that it stands at its left end
+    word = drawn("\u05d9\u05d9\u05e9")
+    assert np.abs(word[: len(last), : last.shape[1]].astype(int) - last).mean() < 20

@@ -49,6 +49,7 @@ _MARKS = (
 )
 _STACKED = "\u17d2[\u1780-\u17b3]|\u1039[\u1000-\u102a]"  # a consonant below another
 _UNSPACED = re.compile(f"[{_HAN_KANA}{_SOUTH_EAST_ASIAN}](?:[{_MARKS}]|{_STACKED})*+")
+_HANGUL = re.compile("[\uac00-\ud7a3]")
 _TIGHT = re.compile(f"[{_HAN_KANA}]")
 _EMOJI = re.compile("[\u2600-\u27bf\U0001f300-\U0001faff][\U0001f3fb-\U0001f3ff]?|[\U0001f1e6-\U0001f1ff]{1,2}")
 # Given as what it is not: re has a table for a class without characters above \uffff, and a list for another.
@@ -87,7 +88,7 @@ def clean(caption):
     text = unicodedata.normalize("NFC", text)  # an accent of its own and one inside its letter are one word
     rare, signs = _signs()
     if rare.search(text):
-        text = text.translate(signs)
+        text = unicodedata.normalize("NFC", text.translate(signs))
         if _MAYBE_EMOJI.search(text):
             text = _EMOJI.sub(r" \g<0> ", text)
     return text
@@ -111,7 +112,9 @@ def _signs():
     signs |= dict.fromkeys(map(ord, "·׳״"), None)  # inside words of Catalan and Hebrew, and of names in Chinese
     signs |= dict.fromkeys(map(ord, "\u200b\x85▁"), " ")  # zero-width space: between words of Thai and Khmer
     signs |= dict.fromkeys(map(ord, "’ʼ＇՚"), "'") | dict.fromkeys(map(ord, "‐‑－־֊"), "-")
-    signs |= {ord(sign): chr(ord(sign) - 0xFEE0) for sign in "％＆＃＠＊"}
+    # Letters and digits as wide as a Chinese character, and kana half as wide.
+    widths = (*map(ord, "％＆＃＠＊"), *range(0xFF10, 0xFF1A), *range(0xFF41, 0xFF5B), *range(0xFF66, 0xFFA0))
+    signs |= {code: unicodedata.normalize("NFKC", chr(code)) for code in widths}
     for sign in "٫٬٪‰":  # separators of decimals and thousands, parts of a hundred and of a thousand
         del signs[ord(sign)]
     # Given as what it is not, like _MAYBE_EMOJI.
@@ -162,7 +165,9 @@ def pick_unit(captions):
 
 def _runs(caption):
     """The words of a caption that have a character of a script without blanks."""
-    return [] if caption.isascii() else [word for word in tokenize(caption) if _UNSPACED.search(word)]
+    if caption.isascii() or _HANGUL.search(caption):  # Korean has blanks, also beside a Chinese character
+        return []
+    return [word for word in tokenize(caption) if _UNSPACED.search(word)]
 
 
 def check_tokenizer(tokenizer):
