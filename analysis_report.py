@@ -83,6 +83,13 @@ CONFIG = {
     "rank_minutes": 30.0,  # longest wait of a process that torchrun started for the others
 }
 
+# Of the settings that are no numbers.
+TYPES = dict.fromkeys(
+    ("model_path", "primary", "data_dir", "images_dir", "split", "output", "imagenet_weights", "device"), str
+)
+TYPES |= dict.fromkeys(("allow_missing", "java_metrics", "audit"), bool)
+TYPES |= {"compare": list}
+
 
 class Captioned(NamedTuple):
     """What a model says about a split, its files as provenance.describe_models tells, and the captioning's seconds."""
@@ -474,4 +481,4 @@ def main(config):
 if __name__ == "__main__":
     limits = search_options.LIMITS | {"batch_size": (1, 65536), "num_workers": (0, 256), "probe_images": (0, 100_000)}
     limits |= {"neighbor_images": (0, 10_000_000), "rank_minutes": (0.01, 10_000)}
-    cli.run(main, {"report": limits}, report=CONFIG)
+    cli.run(main, {"report": limits | TYPES}, report=CONFIG)

@@ -72,6 +72,9 @@ LIMITS = {
     "queue_size": (1, 10_000),
     "num_threads": (0, 256),
 }
+# Of the settings that are no numbers.
+TYPES = dict.fromkeys(("examples", "host"), str)
+TYPES |= dict.fromkeys(("model_path", "allowed_hosts"), list)
 
 ROOT = Path(__file__).resolve().parent
 FIRST_PORT, NUM_PORTS = 7860, 100  # where a free one is looked for
@@ -360,4 +363,4 @@ def main(config):
 
 
 if __name__ == "__main__":
-    cli.run(main, {"app": LIMITS}, app=CONFIG)
+    cli.run(main, {"app": LIMITS | TYPES}, app=CONFIG)

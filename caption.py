@@ -96,6 +96,9 @@ LIMITS = search_options.LIMITS | {
     "num_shards": (1, 10_000_000),
     "shard_index": (0, 10_000_000),
 }
+# Of the settings that are no numbers.
+TYPES = dict.fromkeys(("model_path", "output", "format", "existing", "device", "engine"), str)
+TYPES |= {"images": list}
 LISTED = 100_000  # images that are listed beforehand, so that the progress bar has an end
 
 
@@ -556,4 +559,4 @@ def main(config):
 
 
 if __name__ == "__main__":
-    cli.run(main, {"caption": LIMITS}, positional="caption.images", caption=CONFIG)
+    cli.run(main, {"caption": LIMITS | TYPES}, positional="caption.images", caption=CONFIG)

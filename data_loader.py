@@ -69,6 +69,9 @@ LIMITS = {
     "num_workers": (0, 256),
     "seed": (0, 2**32 - 1),
 }
+# Of the settings that are no numbers.
+TYPES = dict.fromkeys(("data_dir", "images_dir", "vocab_path"), str)
+TYPES |= {"allow_missing": bool}
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, as torchvision's weights expect
 DEFAULT_IMAGE_SIZE = 224
@@ -450,4 +453,4 @@ def main(config):
 
 
 if __name__ == "__main__":
-    cli.run(main, {"data": LIMITS}, data=CONFIG)
+    cli.run(main, {"data": LIMITS | TYPES}, data=CONFIG)

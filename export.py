@@ -79,6 +79,9 @@ LIMITS = search_options.LIMITS | {
     "num_runs": (1, 10_000),
     "seed": (0, 2**32 - 1),
 }
+# Of the settings that are no numbers.
+TYPES = dict.fromkeys(("model_path", "output_dir", "data_dir", "images_dir", "split", "hub", "report"), str)
+TYPES |= {"allow_missing": bool}
 
 GREEDY = SearchOptions(beam_size=1)
 FORMS = ("PyTorch", "ONNX float32", "ONNX int8")
@@ -234,4 +237,4 @@ def main(config):
 
 
 if __name__ == "__main__":
-    cli.run(main, {"export": LIMITS}, export=CONFIG)
+    cli.run(main, {"export": LIMITS | TYPES}, export=CONFIG)

@@ -66,6 +66,9 @@ LIMITS = {
     "dropout": (0.0, 0.95),
     "layer_dropout": (0.0, 0.95),
 }
+# Of the settings that are no numbers.
+TYPES = dict.fromkeys(("encoder", "encoder_weights", "decoder", "image_input"), str)
+TYPES |= {"tie_weights": bool}
 
 IMAGE_INPUTS = ("first", "state", "every")
 
@@ -707,4 +710,4 @@ def main(config):
 
 
 if __name__ == "__main__":
-    cli.run(main, {"model": LIMITS}, model=CONFIG)
+    cli.run(main, {"model": LIMITS | TYPES}, model=CONFIG)

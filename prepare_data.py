@@ -101,6 +101,23 @@ LIMITS = {
     "image_size": (32, MAX_IMAGE_SIZE),
     "near_copies": (-1, copies.HASH_BITS),
 }
+# Of the settings that are no numbers.
+TYPES = dict.fromkeys(
+    (
+        "source",
+        "language",
+        "output",
+        "audit",
+        "classes",
+        "captions",
+        "images_dir",
+        "captioner",
+        "caption_template",
+        "device",
+    ),
+    str,
+)
+TYPES |= {"allow_missing": bool}
 PREVIEW_IMAGES = 60
 CONSONANT_SOUNDS = ("uni", "use", "euro", "one")  # a unicycle, a European
 ADVICE_ON_FILES = {ending: "unpack it" for ending in (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar")}
@@ -532,4 +549,4 @@ def main(config):
 
 
 if __name__ == "__main__":
-    cli.run(main, {"prepare": LIMITS}, prepare=CONFIG)
+    cli.run(main, {"prepare": LIMITS | TYPES}, prepare=CONFIG)

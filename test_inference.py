@@ -61,6 +61,10 @@ CONFIG = {
     "device": "",  # cuda | mps | cpu; "" = the first of these that is available
 }
 
+# Of the settings that are no numbers.
+TYPES = dict.fromkeys(("model_path", "data_dir", "images_dir", "split", "output", "device"), str)
+TYPES |= dict.fromkeys(("allow_missing", "attention", "show"), bool)
+
 COLUMNS = 5  # pictures in a row
 
 
@@ -197,4 +201,4 @@ def main(config):
 
 if __name__ == "__main__":
     limits = search_options.LIMITS | {"num_classes": (1, 10_000), "seed": (0, 2**32 - 1), "dpi": (40, 1200)}
-    cli.run(main, {"inference": limits}, inference=CONFIG)
+    cli.run(main, {"inference": limits | TYPES}, inference=CONFIG)

@@ -178,6 +178,11 @@ LIMITS = {
     "max_len": (1, 200),
     "save_minutes": (0.0, 1_000_000),
 }
+# Of the settings that are no numbers.
+TYPES = dict.fromkeys(
+    ("run", "init", "device", "recipe", "self_critical_baseline", "precision", "wandb", "wandb_project"), str
+)
+TYPES |= dict.fromkeys(("resume", "freeze_encoder", "compile", "half"), bool)
 RATES = {  # stage -> its learning rates, to be named in an error
     "decoder": ["--train.lr"],
     "everything": ["--train.lr"],
@@ -696,5 +701,6 @@ def main(config):
 
 
 if __name__ == "__main__":
-    limits = {"train": LIMITS, "data": data_loader.LIMITS, "model": model_script.LIMITS}
+    limits = {"train": LIMITS | TYPES, "data": data_loader.LIMITS | data_loader.TYPES}
+    limits["model"] = model_script.LIMITS | model_script.TYPES
     cli.run(main, limits, train=CONFIG, data=data_loader.CONFIG, model=model_script.CONFIG)

@@ -63,6 +63,10 @@ CONFIG = {
     "graph_path": "graphs/vocabulary.png",  # figure of caption lengths and word frequencies
 }
 
+# Of the settings that are no numbers.
+TYPES = dict.fromkeys(("data_dir", "images_dir", "tokenizer", "vocab_path", "graph_path"), str)
+TYPES |= {"allow_missing": bool}
+
 LONG_SHARE = 0.1  # of the train captions; more that are longer than max_len are worth a warning
 SPECIALS = ["<pad>", "<start>", "<end>", "<unk>"]
 FORMAT = 2  # of format 1, which knew words alone, files are still read
@@ -360,4 +364,5 @@ def main(config):
 
 
 if __name__ == "__main__":
-    cli.run(main, {"vocab": {"min_count": (1, 2**31), "num_pieces": (1, 1_000_000)}}, vocab=CONFIG)
+    limits = {"min_count": (1, 2**31), "num_pieces": (1, 1_000_000)}
+    cli.run(main, {"vocab": limits | TYPES}, vocab=CONFIG)

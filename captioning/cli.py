@@ -3,7 +3,7 @@
     if __name__ == "__main__":
         cli.run(main, train=CONFIG, data=data_loader.CONFIG, model=model.CONFIG)
 
-    cli.run(main, limits={"train": LIMITS}, train=CONFIG)               # LIMITS = {"epochs": (0, 1000), ...}
+    cli.run(main, limits={"train": LIMITS}, train=CONFIG)    # LIMITS = {"epochs": (0, 1000), "run": str, ...}
 
 `main` receives `{"train": {...}, "data": {...}, "model": {...}}` with the flags applied; CONFIG itself is not
 changed. `--train.epochs 5` sets a key; a script with a single dict also takes the bare `--epochs 5`.
@@ -28,7 +28,7 @@ PIPE_CLOSED = 141  # 128 + SIGPIPE
 def run(main, limits=None, positional="", **configs):
     """Resolve the flags over `configs`, call `main` with the result, and end the process on an error.
 
-    limits:     name -> {key: (least, most)}, of numbers
+    limits:     name -> {key: (least, most) of a number, or its type: str, bool or list (of text)}
     positional: "name.key" of a list that takes the arguments without a flag; "" = they are refused
     configs:    name -> dict of str, int, float, bool (and non-empty lists of these); the values are the defaults
 
@@ -114,13 +114,18 @@ def settings_of(configs, name):
 def check_types(configs, limits):
     """Raise ValueError for a value of a CONFIG edited by hand that is of no type a setting has.
 
-    A key with limits must be there, and be a number, a whole one where both limits are written as whole numbers; the
-    others are text, numbers, true or false, or lists of text.
+    A key with limits must be there. It is of the type that they name, or a number, a whole one where both limits are
+    written as whole numbers; the others are text, numbers, true or false, or lists of text.
     """
     for name, config in configs.items():
-        for key, (least, most) in limits.get(name, {}).items():
+        for key, allowed in limits.get(name, {}).items():
             if key not in config:
                 raise ValueError(f"CONFIG of {name}: has no {key!r}, which the script needs")
+            if isinstance(allowed, type):
+                if not is_of_type(config[key], allowed):
+                    raise ValueError(f"CONFIG of {name}: {key!r} is {config[key]!r}, {TYPES[allowed]}")
+                continue
+            least, most = allowed
             if isinstance(config[key], bool) or not isinstance(config[key], int | float):
                 raise ValueError(f"CONFIG of {name}: {key!r} is {config[key]!r}, a number is needed")
             if isinstance(config[key], float) and isinstance(least, int) and isinstance(most, int):
@@ -130,11 +135,23 @@ def check_types(configs, limits):
                 raise ValueError(f"CONFIG of {name}: {key!r} is {value!r}, allowed are text, numbers, True and False")
 
 
+TYPES = {str: "text is needed", bool: "allowed are True and False", list: "a list of text is needed, one at least"}
+
+
+def is_of_type(value, kind):
+    """True for text, for True and False, or for a list of texts, one at least; kind: str, bool or list."""
+    if kind is list:
+        return isinstance(value, list | tuple) and bool(value) and all(isinstance(one, str) for one in value)
+    return isinstance(value, kind)
+
+
 def check_limits(config, limits):
     """Raise ValueError for the first number outside its limits; NaN is outside all of them."""
     for name, keys in limits.items():
-        for key, (least, most) in keys.items():
-            value = config[name][key]
+        for key, allowed in keys.items():
+            if isinstance(allowed, type):
+                continue
+            (least, most), value = allowed, config[name][key]
             if not least <= value <= most:
                 raise ValueError(f"--{name}.{key}: got {value}, allowed is {least:.12g} to {most:.12g}")
 

@@ -52,7 +52,7 @@ def help_text(description, configs, limits, positional=""):
 def explain(comment, limits, default):
     """Return what a flag is for, its limits and its default, in a line."""
     parts = [comment] if comment else []
-    if limits:
+    if limits and not isinstance(limits, type):
         parts.append(f"{limits[0]:.12g} to {limits[1]:.12g}")
     return "; ".join([*parts, f"default {show(default)}"])
 

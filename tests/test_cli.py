@@ -3,6 +3,7 @@
 import importlib
 import os
 import re
+import runpy
 import shlex
 import subprocess
 import sys
@@ -141,21 +142,45 @@ def test_a_whole_number_will_do_where_any_number_is_meant():
     cli.check_types({"train": {"lr": 1}}, {"train": {"lr": (0.0, 100)}})
 
 
+SCRIPTS = ["analysis_report", "caption", "data_loader", "export", "model", "prepare_data", "test_inference", "train"]
+SCRIPTS += ["vocab", "app"]
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_every_setting_of_every_script_is_checked_before_any_work(script, monkeypatch):
+    """A text that was removed was missed when it was asked for, in train.py after the features were computed."""
+    called = {}
+    monkeypatch.setattr(cli, "run", lambda main, limits, positional="", **configs: called.update(l=limits, c=configs))
+    runpy.run_path(str(ROOT / f"{script}.py"), run_name="__main__")
+    limits, configs = called["l"], called["c"]
+    cli.check_types(configs, limits)
+    for name, config in configs.items():
+        for key in config:
+            without = {other: value for other, value in config.items() if other != key}
+            with pytest.raises(ValueError, match=f"^CONFIG of {name}: has no '{key}', which the script needs"):
+                cli.check_types(configs | {name: without}, limits)
+            for wrong in (None, [], {}, [1]):
+                with pytest.raises(ValueError, match=rf"^CONFIG of {name}: '{key}' is .*"):
+                    cli.check_types(configs | {name: config | {key: wrong}}, limits)
+
+
 @pytest.mark.parametrize(
-    "script",
+    ("kind", "value", "told"),
     [
-        "analysis_report",
-        "caption",
-        "data_loader",
-        "export",
-        "model",
-        "prepare_data",
-        "test_inference",
-        "train",
-        "vocab",
-        "app",
+        (str, 5, "text is needed"),
+        (str, True, "text is needed"),
+        (bool, "true", "allowed are True and False"),
+        (bool, 1, "allowed are True and False"),
+        (list, "a", "a list of text is needed, one at least"),
+        (list, [], "a list of text is needed, one at least"),
     ],
 )
+def test_a_setting_of_another_type_is_named(kind, value, told):
+    with pytest.raises(ValueError, match=f"CONFIG of a: 'x' is .*{told}"):
+        cli.check_types({"a": {"x": value}}, {"a": {"x": kind}})
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
 def test_limits_of_whole_numbers_alone_are_whole(script):
     """Where a shipped value is no whole number, one of its limits is none, so that check_types takes others like it."""
     module = importlib.import_module(script)

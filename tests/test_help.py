@@ -39,7 +39,7 @@ def test_help_shows_every_key_with_comment_limits_and_default(script, capsys, mo
             assert setting.heading != "settings", f"{script}: {setting.key} stands under no heading"
             assert f" {flag} " in text
             told = setting.comment
-            if setting.key in limits.get(name, {}):
+            if isinstance(limits.get(name, {}).get(setting.key), tuple):
                 told += "; {:.12g} to {:.12g}".format(*limits[name][setting.key])
             assert words(f"{told}; default {show(config[setting.key])}") in text
             assert setting.heading in text
