@@ -60,4 +60,4 @@ def test_an_edited_default_is_the_one_that_is_shown(monkeypatch):
     vocab = importlib.import_module("vocab")
     monkeypatch.setitem(vocab.CONFIG, "min_count", 7)
     text = help_text("", {"vocab": vocab.CONFIG}, {"vocab": {"min_count": (1, 9)}})
-    assert "1 to 9; default 7" in text
+    assert "1 to 9; default 7" in words(text)
