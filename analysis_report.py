@@ -65,6 +65,7 @@ CONFIG = {
     "data_dir": "data/pictograms",  # dataset folder or annotation file
     "images_dir": "",  # folder of its pictures; "" = beside the captions
     "allow_missing": False,  # go on without pictures that are not there, however many
+    "allow_links": False,  # follow symbolic links that lead out of the dataset's folder
     "split": "val",  # train | val | test
     "output": "",  # folder; "" = reports/<run>, for a split other than val reports/<run>_<split>
     # decoding, see captioning/search/options.py

@@ -40,6 +40,7 @@ CONFIG = {
     "data_dir": "data/pictograms",  # dataset folder or annotation file
     "images_dir": "",  # folder of its pictures; "" = beside the captions
     "allow_missing": False,  # go on without pictures that are not there, however many
+    "allow_links": False,  # follow symbolic links that lead out of the dataset's folder
     "vocab_path": "vocab_2.pkl",  # vocabulary, written by vocab.py
     "image_size": 0,  # pixels a side; 0 = the size that the encoder's weights were trained at (imagenet: 224)
     # augmentation of the train split

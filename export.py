@@ -57,6 +57,7 @@ CONFIG = {
     "data_dir": "data/pictograms",  # dataset folder or annotation file
     "images_dir": "",  # folder of its pictures; "" = beside the captions
     "allow_missing": False,  # go on without pictures that are not there, however many
+    "allow_links": False,  # follow symbolic links that lead out of the dataset's folder
     # int8
     "calibration_images": 128,  # random train images that calibrate the encoder's activations
     "seed": 0,  # of the random choice of images

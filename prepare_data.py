@@ -34,7 +34,7 @@ import random
 import re
 import shutil
 from collections import Counter, defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from operator import attrgetter
 from pathlib import Path
@@ -53,6 +53,7 @@ from captioning.data.annotations import (
 )
 from captioning.data.class_names import spoken_names
 from captioning.data.images import load_image
+from captioning.data.names import check_links
 from captioning.data.splits import SPLITS, split_sizes
 from captioning.data.tars import write_shard
 from captioning.deploy.downloads import SHIPPED, SUFFIXES
@@ -81,6 +82,7 @@ CONFIG = {
     "captions": "",  # CSV with the header image,caption; images relative to source, as cat/1.jpg; "" = in source
     "images_dir": "",  # folder of the pictures of an annotated dataset; "" = its own
     "allow_missing": False,  # go on without captioned pictures that are not there, however many
+    "allow_links": False,  # follow symbolic links that lead out of the folder of photos or of the dataset
     "captioner": "",  # instead of captions: photos, .safetensors, .onnx, or a Hugging Face image-to-text model
     "caption_template": "",  # caption from the class name, before the captioner's words if both are given
     "captioner_batch": 16,  # images per batch of the captioner
@@ -311,8 +313,7 @@ class CaptionSource:
     captioner:     of load_describer, "" = none; batch_size: images that it describes at a time
     template:      of fill_template, "" = none
     device:        cuda, mps or cpu; "" = the first of these that is there
-    images_dir:    folder of the pictures of an annotated source, "" = its own
-    allow_missing: go on without pictures that are not there
+    pictures:      images_dir, allow_missing and allow_links, as annotations.load_examples takes them
     """
 
     path: Path | None
@@ -320,8 +321,7 @@ class CaptionSource:
     batch_size: int
     device: str
     template: str = ""
-    images_dir: str = ""
-    allow_missing: bool = False
+    pictures: dict = field(default_factory=dict)
 
     def check(self, source):
         """Raise an error unless there is one source of captions, and the template has a place for the class."""
@@ -341,9 +341,9 @@ class CaptionSource:
     def read(self, source):
         """Return the captioned Examples of a file or of an annotated source, without splits if it has none."""
         if self.path:
-            return read_examples(self.path, images_dir=source, allow_missing=self.allow_missing)
+            return read_examples(self.path, **{**self.pictures, "images_dir": source})
         try:
-            return read_examples(source, images_dir=self.images_dir, allow_missing=self.allow_missing)
+            return read_examples(source, **self.pictures)
         except NoAnnotationsError:
             raise ValueError(
                 f"{source}: its images need captions: give --captions <CSV with image,caption>, or --captioner "
@@ -359,9 +359,12 @@ def choose_photos(source, captions, classes):
     captions.check(source)
     if captions.captioner or captions.template:
         examples, others = class_folders.list_photos(source)
+        if not captions.pictures.get("allow_links"):
+            check_links((example.image for example in examples), source)
         silent = 0
     else:
-        folder = source if captions.path or not captions.images_dir else Path(captions.images_dir)
+        images_dir = captions.pictures.get("images_dir")
+        folder = source if captions.path or not images_dir else Path(images_dir)
         photos, others = class_folders.list_photos(folder if folder.is_dir() else folder.parent)
         examples = captions.read(source)
         silent = len({photo.image for photo in photos} - {example.image for example in examples})
@@ -461,7 +464,7 @@ def as_sample(example, key):
 def audit_dataset(data_dir, output, num_workers, **settings):
     """Look through a dataset, print what an evaluation has to know, and write it as CSV.
 
-    settings: images_dir and allow_missing, as load_examples takes them
+    settings: images_dir, allow_missing and allow_links, as load_examples takes them
     """
     check_folder(output)
     silent = []
@@ -524,8 +527,7 @@ def main(config):
             config["captioner_batch"],
             config["device"],
             config["caption_template"],
-            config["images_dir"],
-            config["allow_missing"],
+            picture_settings(config),
         )
         examples = prepare_photographs(source, output, config["classes"], captions, sizes, gathering, num_workers)
     else:

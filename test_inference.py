@@ -47,6 +47,7 @@ CONFIG = {
     "data_dir": "data/pictograms",  # dataset folder or annotation file
     "images_dir": "",  # folder of its pictures; "" = beside the captions
     "allow_missing": False,  # go on without pictures that are not there, however many
+    "allow_links": False,  # follow symbolic links that lead out of the dataset's folder
     "split": "test",  # train | val | test
     "num_classes": 20,  # random classes, one image each; for data without classes the number of images
     "seed": 0,  # of the random choice

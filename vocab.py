@@ -56,6 +56,7 @@ CONFIG = {
     "data_dir": "data/pictograms",  # dataset folder, annotation file, or tar shards
     "images_dir": "",  # folder of its pictures; "" = beside the captions
     "allow_missing": False,  # go on without pictures that are not there, however many
+    "allow_links": False,  # follow symbolic links that lead out of the dataset's folder
     "min_count": 2,  # words with fewer occurrences in the train captions become <unk>
     "tokenizer": "auto",  # words | characters (Chinese, Japanese, Thai ...) | pieces | auto: by the captions
     "num_pieces": 4000,  # pieces at most, with tokenizer pieces

@@ -23,10 +23,18 @@ from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 
-from captioning.data.caption_json import read_json_captions, read_json_lines
+from captioning.data.caption_json import instances_path, read_json_captions, read_json_lines
 from captioning.data.caption_tables import read_pairs, read_table
 from captioning.data.entries import Entry
-from captioning.data.names import IMAGE_FOLDERS, OTHER_PICTURES, Pictures, folded, is_image_name, list_tree
+from captioning.data.names import (
+    IMAGE_FOLDERS,
+    OTHER_PICTURES,
+    Pictures,
+    check_links,
+    folded,
+    is_image_name,
+    list_tree,
+)
 from captioning.data.omissions import Omissions
 from captioning.data.places import read_folders
 from captioning.data.splits import (
@@ -35,13 +43,14 @@ from captioning.data.splits import (
     hold_out,
     read_split_lists,
     share_out,
+    split_lists,
     split_of_file,
     split_of_folder,
 )
 from captioning.files import read_lines
 
 DEFAULT_DATA_DIR = "data/pictograms"
-PICTURE_SETTINGS = ("images_dir", "allow_missing")
+PICTURE_SETTINGS = ("images_dir", "allow_missing", "allow_links")
 SIDECARS = (".txt", ".caption")
 
 
@@ -91,17 +100,16 @@ class Dataset:
 # ---- what the scripts call -----------------------------------------------------------------------
 
 
-def load_dataset(data_dir, *needed, images_dir="", allow_missing=False):
+def load_dataset(data_dir, *needed, **settings):
     """Read a dataset, once for a process.
 
     data_dir: a dataset folder or its annotation file, in one of the layouts above
     needed:   splits that must have examples; the others are loaded where they are there
-
-    The others are arguments of `load_examples`, and what it raises is raised.
+    settings: images_dir, allow_missing and allow_links, as `load_examples` takes them; what it raises is raised
     """
     for split in needed:
         check_split(split)
-    examples = load_examples(data_dir, images_dir=images_dir, allow_missing=allow_missing)
+    examples = load_examples(data_dir, **settings)
     splits = {name: [e for e in examples if e.split == name] for name in SPLITS}
     splits = {name: group for name, group in splits.items() if group}
     for split in needed:
@@ -109,7 +117,7 @@ def load_dataset(data_dir, *needed, images_dir="", allow_missing=False):
     return Dataset(dataset_name(data_dir), dataset_root(Path(data_dir)), splits, load_aliases(data_dir))
 
 
-def load_examples(data_dir, split="", silent=None, images_dir="", allow_missing=False):
+def load_examples(data_dir, split="", silent=None, images_dir="", allow_missing=False, allow_links=False):
     """Every captioned image of a dataset in file order, or those of one split.
 
     data_dir:      a dataset folder or its annotation file, in one of the layouts above
@@ -117,16 +125,17 @@ def load_examples(data_dir, split="", silent=None, images_dir="", allow_missing=
     silent:        a list that takes the names of images without a caption, of which many are an error otherwise
     images_dir:    the folder of the pictures, "" = that of the dataset
     allow_missing: leave out pictures that are not there, however many
+    allow_links:   follow symbolic links that lead out of the folder, or out of images_dir
 
     Where the dataset has no splits, images are shared out 8:1:1, where it has no val, a tenth of train is taken; both
     are said, and the same each time. What is left out is said, too.
     Raises ValueError or FileNotFoundError, in one line that names the file (and line or key): unknown layout,
     malformed file, more than a small share of captions, images or pictures that cannot be used, an image with two
-    entries, a split without an example.
+    entries, a split without an example, a link that leads out of the folder.
     """
     if split:
         check_split(split)
-    examples = with_splits(read_examples(data_dir, split, silent, images_dir, allow_missing), data_dir)
+    examples = with_splits(read_examples(data_dir, split, silent, images_dir, allow_missing, allow_links), data_dir)
     if split:
         check_present(split, examples, data_dir)
     return [example for example in examples if split in ("", example.split)]
@@ -205,18 +214,23 @@ def fingerprint(examples):
 def read_sidecars(root, omissions):
     """Return the entries of a folder with a text file beside each picture, a caption a line."""
     entries = []
+    for name, sidecar in list_sidecars(root):
+        texts = []
+        if sidecar:
+            path = Path(root, sidecar)
+            lines = [(n, line) for n, line in enumerate(read_lines(path), 1) if line.strip()]
+            texts = [omissions.caption(line, path, f"line {number}") for number, line in lines]
+        entries.append(Entry(name, list(filter(None, texts)), None, "", sidecar or name))
+    return entries
+
+
+def list_sidecars(root):
+    """Yield (picture, the text file of its name beside it, "" = none) of a folder, relative to it."""
     for folder, names in list_tree(root):
         there = set(names)
         for name in filter(is_image_name, names):
             sidecar = next(filter(there.__contains__, sidecar_names(name)), "")
-            texts = []
-            if sidecar:
-                path = Path(root, folder, sidecar)
-                lines = [(n, line) for n, line in enumerate(read_lines(path), 1) if line.strip()]
-                texts = [omissions.caption(line, path, f"line {number}") for number, line in lines]
-            where = posixpath.join(folder, sidecar or name)
-            entries.append(Entry(posixpath.join(folder, name), list(filter(None, texts)), None, "", where))
-    return entries
+            yield posixpath.join(folder, name), sidecar and posixpath.join(folder, sidecar)
 
 
 def sidecar_names(name):
@@ -326,6 +340,20 @@ def find_files(path, layout, below):
     return sorted(file for file in files if file.is_file() or file.is_fifo())
 
 
+def text_files(files, root, given):
+    """Return the paths of the annotation files and of the texts that are read with them.
+
+    given: what the user named, which is left out: he may name a link
+    """
+    found = [root / "aliases.csv"]
+    for path in files:
+        if path.is_dir():
+            found += [path / sidecar for _, sidecar in list_sidecars(path) if sidecar]
+        else:
+            found += [path, instances_path(path), *split_lists(path.parent)]
+    return [path for path in found if path != given]
+
+
 def one_for_each_split(files, root):
     """Return the files. Raises ValueError if two are of one split."""
     splits = {}
@@ -351,7 +379,7 @@ def dataset_root(path):
 # ---- entries to examples -------------------------------------------------------------------------
 
 
-def read_examples(data_dir, split="", silent=None, images_dir="", allow_missing=False):
+def read_examples(data_dir, split="", silent=None, images_dir="", allow_missing=False, allow_links=False):
     """Return the Examples of a dataset in file order, with the splits that it has; "" = it has none.
 
     split: the only one that is needed, as far as it is in a file of its own; "" = all
@@ -363,10 +391,14 @@ def read_examples(data_dir, split="", silent=None, images_dir="", allow_missing=
         files = [path for path in files if splits[path] == split]
     if images_dir and not Path(images_dir).is_dir():
         raise FileNotFoundError(f"{images_dir}: no such folder; images_dir is that of the pictures")
+    if not allow_links:
+        check_links(text_files(files, root, Path(data_dir)), root)
     omissions, located = Omissions(), []
     for path in files:
         entries = read_entries(path, splits[path], omissions)
         located += locate(entries, path, picture_folders(path, splits[path], root, images_dir), omissions)
+    if not allow_links:
+        check_links((image for _, image in located), images_dir or root)
     examples = as_examples(located, Path(images_dir or root), files[0], omissions)
     if silent is not None:
         silent += omissions.silent

@@ -81,11 +81,16 @@ def read_coco(path, content, omissions):
             raise ValueError(f"{path}: {where}: image_id {image_id} is not among its images")
         if text := omissions.caption(read_key(annotation, "caption", str, path, where), path, where):
             captions[image_id].append(text)
-    labels = read_coco_labels(path.with_name(path.name.replace("captions", "instances", 1)))
+    labels = read_coco_labels(instances_path(path))
     return [
         Entry(name, captions.get(image_id, []), labels.get(image_id, ""), "", f"images[{index}]")
         for index, (image_id, name) in enumerate(names.items())
     ]
+
+
+def instances_path(path):
+    """Return where the classes of COCO's captions stand, if they are there."""
+    return path.with_name(path.name.replace("captions", "instances", 1))
 
 
 def read_coco_labels(path):

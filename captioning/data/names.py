@@ -73,6 +73,32 @@ def list_tree(root):
         waiting.extend(posixpath.join(folder, name) for name in sorted(folders))
 
 
+def check_links(paths, root):
+    """Raise ValueError for the first of the paths below the folder `root` that symbolic links lead out of it.
+
+    `root` itself may be a link, and a link that stays inside is none of the matter. Each folder is resolved once, and
+    of its files those that its listing calls links: asking the disk about each would take longer than reading them.
+    """
+    inside, links = os.path.join(os.path.realpath(root), ""), {}
+    for path in map(os.fspath, paths):
+        folder, name = os.path.split(path)
+        if new := folder not in links:
+            links[folder] = list_links(folder)
+        if new or name in links[folder]:
+            real = os.path.realpath(path)
+            if not real.startswith(inside):
+                raise ValueError(f"{path}: a link leads out of {root}, to {real}; allow_links follows such links")
+
+
+def list_links(folder):
+    """The names in a folder that are symbolic links, without asking the disk about each; empty if there is none."""
+    try:
+        with os.scandir(folder) as entries:
+            return {entry.name for entry in entries if entry.is_symlink()}
+    except (FileNotFoundError, NotADirectoryError):
+        return set()
+
+
 class Folders:
     """The folders that were looked into; each is listed once."""
 

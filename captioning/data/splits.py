@@ -67,6 +67,11 @@ def split_of_folder(name):
     return splits[0] if len(splits) == 1 and _BESIDE.issuperset(set(words) - SPLIT_NAMES.keys()) else ""
 
 
+def split_lists(folder):
+    """Return the paths of the lists of names in a folder, as Flickr_8k.trainImages.txt, sorted."""
+    return sorted(path for path in folder.glob("*.txt") if _SPLIT_LIST.fullmatch(path.name.lower()))
+
+
 def read_split_lists(folder, names):
     """Read which of `names` are in which split, from lists of names beside the captions.
 
@@ -76,10 +81,8 @@ def read_split_lists(folder, names):
     """
     stems = {re.sub(r"\.\w+$", "", name): name for name in names}
     splits, silent = {}, []
-    for path in sorted(folder.glob("*.txt")):
-        if not (found := _SPLIT_LIST.fullmatch(path.name.lower())):
-            continue
-        split = SPLIT_NAMES[found[1]]
+    for path in split_lists(folder):
+        split = SPLIT_NAMES[_SPLIT_LIST.fullmatch(path.name.lower())[1]]
         for number, line in enumerate(read_lines(path), 1):
             listed = line.strip()
             name = listed if listed in names else stems.get(listed, "")

@@ -277,6 +277,77 @@ def test_prepare_data_takes_the_layout_as_a_source(tmp_path, layout, monkeypatch
         assert {name: e.split for name, e in found.items()} == {name: e.split for name, e in expected.items()}
 
 
+# ---- links ---------------------------------------------------------------------------------------
+
+
+def with_classes_of_coco(folder):
+    coco_without_splits(folder)
+    dump(folder / "annotations/instances_all.json", {"images": [], "annotations": [], "categories": []})
+
+
+def with_aliases(folder):
+    presplit(folder)
+    write(folder / "aliases.csv", "class,alias", "panda,bear")
+
+
+def move_out(path, outside):
+    """Put a link in the place of a file or folder, which goes elsewhere."""
+    outside.parent.mkdir(parents=True, exist_ok=True)
+    path.rename(outside)
+    path.symlink_to(outside)
+
+
+@pytest.mark.parametrize("layout", [*WITHOUT_SPLITS, *WITH_SPLITS, with_classes_of_coco, with_aliases])
+def test_links_that_lead_out_of_a_dataset_are_refused_until_allowed(tmp_path, layout):
+    """Followed without a word before: a dataset of a stranger could show the report's reader any picture or text."""
+    layout(tmp_path / "whole")
+    (tmp_path / "data").symlink_to(tmp_path / "whole")  # the dataset itself may be a link
+    expected = load_examples(tmp_path / "data")
+    files = [path.relative_to(tmp_path / "whole") for path in sorted((tmp_path / "whole").rglob("*.*"))]
+    files = [path for path in files if (tmp_path / "whole" / path).is_file() and "lemma" not in path.name]
+    pictures = [path for path in files if path.suffix == ".jpg"]
+    for number, name in enumerate([pictures[0], pictures[-1], *(set(files) - set(pictures))]):
+        move_out(tmp_path / "whole" / name, tmp_path / f"outside/{number}{name.suffix}")
+        with pytest.raises(ValueError, match=rf"{name.name}: a link leads out of .*data, to .*outside/{number}"):
+            load_examples(tmp_path / "data")
+        assert load_examples(tmp_path / "data", allow_links=True) == expected
+        (tmp_path / "whole" / name).unlink()
+        (tmp_path / f"outside/{number}{name.suffix}").rename(tmp_path / "whole" / name)
+    folder = (tmp_path / "whole" / pictures[0]).parent
+    if folder != tmp_path / "whole":
+        move_out(folder, tmp_path / "elsewhere")
+        with pytest.raises(ValueError, match=r": a link leads out of .*data, to .*elsewhere"):
+            load_examples(tmp_path / "data")
+        folder.unlink()
+        (tmp_path / "elsewhere").rename(folder)
+    picture = tmp_path / "whole" / pictures[0]
+    move_out(picture, picture.with_name(f".{picture.name}"))  # not out at all
+    assert load_examples(tmp_path / "data") == expected
+
+
+def test_the_user_may_name_a_link_and_a_link_out_of_images_dir_is_refused(tmp_path):
+    flat(tmp_path / "pictures")
+    write(tmp_path / "elsewhere/captions.csv", "image,caption", *rows(NUMBERS))
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/captions.csv").symlink_to(tmp_path / "elsewhere/captions.csv")
+    named = tmp_path / "data/captions.csv"
+    assert len(load_examples(named, images_dir=tmp_path / "pictures")) == 10
+    move_out(tmp_path / "pictures/3.jpg", tmp_path / "outside/3.jpg")
+    with pytest.raises(ValueError, match=r"3.jpg: a link leads out of .*pictures, to .*outside/3.jpg; allow_links"):
+        load_examples(named, images_dir=tmp_path / "pictures")
+    assert len(load_examples(named, images_dir=tmp_path / "pictures", allow_links=True)) == 10
+
+
+def test_photographs_that_links_take_from_elsewhere_are_refused_until_allowed(tmp_path, monkeypatch):
+    flat(tmp_path / "photos/cat")
+    move_out(tmp_path / "photos/cat/3.jpg", tmp_path / "outside/3.jpg")
+    with pytest.raises(ValueError, match=r"3.jpg: a link leads out of .*photos, to .*outside/3.jpg"):
+        prepare(tmp_path / "photos", tmp_path / "out", monkeypatch, caption_template="a {class}")
+    assert not (tmp_path / "out").exists()
+    settings = {"caption_template": "a {class}", "allow_links": True}
+    assert len(prepare(tmp_path / "photos", tmp_path / "out", monkeypatch, **settings)) == 10
+
+
 # ---- pictures elsewhere, or nowhere --------------------------------------------------------------
 
 
