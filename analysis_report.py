@@ -21,11 +21,8 @@ if __name__ == "__main__":
 
     process.set_up()  # before torch loads
 
-import os
-import tempfile
 import time
 from collections import Counter
-from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -44,7 +41,7 @@ from captioning.data.splits import check_split
 from captioning.data.tokenizer import Tokens
 from captioning.deploy.downloads import fetch_model
 from captioning.evaluation import caption_examples, encode_images
-from captioning.files import check_folder
+from captioning.files import check_elsewhere, check_folder, remove_unfinished, replace_folder
 from captioning.report import comparison, document, latex, provenance, results, sections, sentences, tables, yardsticks
 from captioning.runtime import Machine, is_first, join_ranks, pick_device, pick_workers
 from captioning.scores.grounding import build_grounders, naming_share
@@ -118,8 +115,10 @@ class Report(NamedTuple):
 def report_folder(output, run, split):
     """Return the folder of the report. Raises ValueError if no report can be written there."""
     folder = Path(output or Path("reports", run if split == "val" else f"{run}_{split}"))
+    check_elsewhere(folder)
     check_folder(folder)
     check_folder(folder.parent)  # where the new report is made
+    remove_unfinished(folder.parent)
     return folder
 
 
@@ -312,7 +311,7 @@ def encode_pooled(network, transform, machine, paths, bar):
 
 def write_report(folder, title, report, scored):
     """Write the report's files; those that are there are replaced when all the new ones are complete."""
-    with replaced_files(folder, sections.FILES) as new:
+    with replace_folder(folder, sections.FILES) as new:
         write_tables(new, report.tables)
         began = time.monotonic()
         draw_figures(new, title, report, scored)
@@ -363,7 +362,7 @@ def draw_figures(folder, title, report, scored):
 
 def write_comparison(folder, compared, came_from):
     """Write the files of a comparison.Comparison, as write_report does those of a report."""
-    with replaced_files(folder, comparison.COMPARISON_FILES) as new:
+    with replace_folder(folder, comparison.COMPARISON_FILES) as new:
         built = {"comparison": compared.scores, "pairs": compared.pairs}
         for name, table in (built | {"images": compared.images}).items():
             spreadsheet_table(table).to_csv(new / f"{name}.csv", index=False, float_format="%.6f")
@@ -380,24 +379,6 @@ def write_document(folder, title, parts):
     """Write sections as report.md and report.html into a folder that has their figures."""
     (folder / "report.md").write_text(document.markdown(title, parts), encoding="utf-8")
     (folder / "report.html").write_text(document.html(title, parts, folder), encoding="utf-8")
-
-
-@contextmanager
-def replaced_files(folder, names):
-    """Give an empty folder to write; its files go into `folder` when the block ends well.
-
-    names: every file that may be written; what an earlier report had and this one has not is removed
-    """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as name:
-        new = Path(name)
-        yield new
-        folder.mkdir(exist_ok=True)
-        for file in names:
-            if (new / file).exists():
-                os.replace(new / file, folder / file)
-            else:
-                (folder / file).unlink(missing_ok=True)
 
 
 def print_summary(summary):

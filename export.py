@@ -40,7 +40,7 @@ from captioning.deploy import hub
 from captioning.deploy.downloads import fetch_model, loading
 from captioning.deploy.onnx_export import OPSET, CalibrationImages, export_onnx
 from captioning.evaluation import caption_examples
-from captioning.files import check_folder, replace_file
+from captioning.files import check_folder, remove_unfinished, replace_file
 from captioning.markup import markdown_table
 from captioning.metadata import dump_metadata
 from captioning.scores.bootstrap import all_scores
@@ -172,6 +172,7 @@ def main(config):
         hub.read_scores(config["report"])
     folder = Path(config["output_dir"])
     check_folder(folder)
+    remove_unfinished(folder)
     path = fetch_model(config["model_path"])
     if path.suffix != ".safetensors":
         raise ValueError(f"{path}: a .safetensors checkpoint is exported")

@@ -35,7 +35,7 @@ from captioning import cli
 from captioning.checkpoint import load_checkpoint, load_state_dict, load_weights
 from captioning.data.tokenizer import tokenizer_name
 from captioning.deploy.downloads import fetch_model, loading
-from captioning.files import check_folder
+from captioning.files import check_folder, replace_file
 from captioning.mobilenet import FEATURE_DIM, mobilenet_v2
 from captioning.runtime import pick_device
 from vocab import SPECIALS, Vocabulary
@@ -702,8 +702,8 @@ def main(config):
         rows.append({"model": title} | complexity.measure(EncoderCNN(name, embed_size), devices))
         print(complexity.row_text(rows[-1]), flush=True)
     table = pd.DataFrame([{k: v for k, v in row.items() if k != "latency_ms"} | row["latency_ms"] for row in rows])
-    Path("graphs").mkdir(exist_ok=True)
-    table.to_csv("graphs/complexity.csv", index=False, float_format="%.4f")
+    with replace_file("graphs/complexity.csv") as temporary:
+        table.to_csv(temporary, index=False, float_format="%.4f")
     plots.complexity_figure(rows, "graphs/complexity.png")
     print(f"at 224 px, {torch.get_num_threads()} CPU threads; wrote graphs/complexity.csv and graphs/complexity.png")
     print("next: python train.py")

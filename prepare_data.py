@@ -57,7 +57,7 @@ from captioning.data.names import check_links
 from captioning.data.splits import SPLITS, split_sizes
 from captioning.data.tars import write_shard
 from captioning.deploy.downloads import SHIPPED, SUFFIXES
-from captioning.files import check_folder, replace_file
+from captioning.files import check_folder, replace_file, replace_folder
 from captioning.metadata import MAX_IMAGE_SIZE
 from captioning.progress import Progress
 from captioning.scores.grounding import Grounder, naming_share
@@ -279,7 +279,7 @@ def write_photographs(source, output, candidates, captions_of, sizes, gathering,
 
     Raises ValueError if a class has too few images; nothing is written then.
     """
-    with class_folders.replace_folder(output) as folder:
+    with replace_folder(output) as folder:
         with class_folders.scratch_folder(folder) as scratch:
             gathered = class_folders.gather_photos(source, candidates, scratch, gathering, num_workers)
             usable = {group: len(photos) for group, photos in gathered.photos.items()}
@@ -432,7 +432,7 @@ def prepare_shards(source, output, number, seed, **settings):
         raise ValueError(f"--shards: got {number}, the train split has {cli.counted(len(train), 'image')}")
     random.Random(seed).shuffle(train)
     captions = {}
-    with class_folders.replace_folder(output) as folder:
+    with replace_folder(output) as folder:
         for shard in Progress(range(number), total=number, desc="writing", unit=" shards"):
             samples = (
                 as_sample(example, f"{shard:05}{place:05}") for place, example in enumerate(train[shard::number])

@@ -1,17 +1,28 @@
-"""Files that are whole or not there: written beside their place, flushed, then renamed. Locks, and texts read."""
+"""Files and folders that are whole or not there: written beside their place, then renamed. Locks, and texts read."""
 
 import codecs
 import contextlib
+import ctypes
 import errno
 import hashlib
 import os
 import re
+import shutil
 import socket
 import stat
+import sys
 import tempfile
 import time
 from contextlib import contextmanager
 from pathlib import Path
+
+try:
+    import fcntl
+except ModuleNotFoundError:  # Windows
+    fcntl = None
+
+
+# ---- whole or not there ----------------------------------------------------------------------------
 
 
 @contextmanager
@@ -24,38 +35,174 @@ def replace_file(path):
     """
     path = Path(path)
     check_kind(path)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # The suffix stays, since Pillow and matplotlib choose the format by it.
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}.", suffix=path.suffix)
-    except (FileExistsError, NotADirectoryError):
-        raise ValueError(f"{path}: a file stands where its folder should be") from None
-    except OSError as error:
-        raise ValueError(f"{path}: cannot be written ({error.strerror})") from None
-    os.close(handle)
-    temporary = Path(name)
-    try:
+    with beginning(path, folder=False) as temporary, naming(path):
         yield temporary
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
         temporary.chmod(0o644)  # mkstemp makes files that only their owner can read
         os.replace(temporary, path)
+
+
+@contextmanager
+def replace_folder(path, written=None):
+    """Give an empty folder to fill; put it in the place of `path` when the block ends well.
+
+    written: names of all that may be written into it; what else the old folder holds stays. None = nothing stays
+
+    An error inside the block (disk full, Ctrl-C) removes it and leaves the old folder as it was.
+    Raises ValueError naming `path` if no folder can be made there, or the process works inside it; an OSError inside
+    the block that names no file, as that of a full disk, gets its name.
+    """
+    check_elsewhere(path)
+    path = Path(path).resolve()
+    with beginning(path, folder=True) as temporary, naming(path):
+        new, old = temporary / "new", temporary / "old"
+        new.mkdir()
+        yield new
+        if written is not None and path.is_dir():
+            keep_others(path, new, written)
+        if not path.exists():
+            new.rename(path)
+        elif not exchange(new, path):
+            path.rename(old)  # a kill from here to the next line is mended by `remove_unfinished`
+            new.rename(path)
+
+
+def keep_others(old, new, written):
+    """Put what a folder holds beside the names `written` into another as well, not twice on the disk."""
+
+    def link(source, target):
+        try:
+            os.link(source, target, follow_symlinks=False)
+        except OSError:  # a file system without such links
+            shutil.copy2(source, target, follow_symlinks=False)
+
+    def leave_out(folder, names):
+        return written if Path(folder) == old else ()
+
+    shutil.copytree(old, new, symlinks=True, ignore=leave_out, copy_function=link, dirs_exist_ok=True)
+
+
+def exchange(first, second):
+    """Let two folders change places in one step: True; False where the system cannot."""
+    rename = getattr(ctypes.CDLL(None), "renameat2", None) if sys.platform == "linux" else None
+    here, exchanging = -100, 2  # AT_FDCWD and RENAME_EXCHANGE of Linux
+    return bool(rename) and not rename(here, os.fsencode(first), here, os.fsencode(second), exchanging)
+
+
+def check_elsewhere(folder):
+    """Raise ValueError if the process works inside a folder that is to be replaced: its shell would be nowhere."""
+    if Path.cwd().is_relative_to(Path(folder).resolve()):
+        raise ValueError(f"{folder}: the working directory cannot be replaced; name another folder")
+
+
+@contextmanager
+def naming(path):
+    """Give an OSError inside the block that names no file, as that of a full disk, the name of `path`."""
+    try:
+        yield
     except OSError as error:
         if error.errno and not error.filename:
             error.filename = str(path)
         raise
+
+
+@contextmanager
+def beginning(path, *, folder):
+    """Give a new hidden file or folder beside `path`, gone after the block.
+
+    It is locked, so that the next process that writes there knows it from one that a killed process left. Raises
+    ValueError naming `path` if it cannot be made.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        remove_unfinished(path.parent, again=False)
+        temporary, lock = make_locked(path, folder)
+    except (FileExistsError, NotADirectoryError):
+        raise ValueError(f"{path}: a file stands where its folder should be") from None
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be written ({error.strerror})") from None
+    try:
+        yield temporary
     finally:
-        temporary.unlink(missing_ok=True)
+        discard(temporary)
+        if lock is not None:
+            os.close(lock)
 
 
-def remove_unfinished(path):
-    """Remove what killed processes left of `replace_file(path)`. No other process may be writing it: see hold_lock."""
-    path = Path(path)
-    # The eight characters are tempfile's, so that files of a user's stay.
-    unfinished = re.compile(rf"\.{re.escape(path.stem)}\.[a-z0-9_]{{8}}{re.escape(path.suffix)}")
-    for file in path.parent.glob(".*") if path.parent.is_dir() else ():
-        if unfinished.fullmatch(file.name):
-            file.unlink(missing_ok=True)
+UNFINISHED = re.compile(r"\.(?P<name>.+)\.[a-z0-9_]{8}\.unfinished(\.[^.]*)?")
+
+
+def make_locked(path, folder):
+    """Make a hidden file or folder beside `path`: (its path, the descriptor that holds its lock, None = no locks)."""
+    while True:
+        if folder:
+            name = tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".unfinished")
+            lock = os.open(name, os.O_RDONLY) if fcntl else None
+        else:
+            # The suffix stays, since Pillow and matplotlib choose the format by it.
+            suffix = f".unfinished{path.suffix}"
+            lock, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}.", suffix=suffix)
+        if not fcntl:
+            if lock is not None:  # an open file cannot be renamed there
+                os.close(lock)
+            return Path(name), None
+        # Another process may hold it to remove it, since it was not locked yet, or may just have done so.
+        if lock_now(lock) is not False and os.path.lexists(name):
+            return Path(name), lock
+        os.close(lock)
+
+
+def lock_now(descriptor):
+    """Lock an open file: True; False if another process holds it; None where the file system has no such locks."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return None
+    return True
+
+
+_cleared = set()  # folders where this process has removed what others left
+
+
+def remove_unfinished(folder, *, again=True):
+    """Remove what killed processes left in a folder when they replaced files or folders there.
+
+    again: False = unless this process has done so before
+
+    What a process is writing is locked, and stays. Where a folder was killed between the two names of it that not all
+    systems can change at once, the old one comes back.
+    """
+    folder = os.path.abspath(folder)
+    if not fcntl or not os.path.isdir(folder) or (folder in _cleared and not again):
+        return
+    _cleared.add(folder)
+    with os.scandir(folder) as entries:
+        found = [(match, entry.path) for entry in entries if (match := UNFINISHED.fullmatch(entry.name))]
+    for match, path in found:
+        with contextlib.suppress(OSError):
+            lock = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+            try:
+                if lock_now(lock):
+                    place = os.path.join(folder, match["name"])
+                    if os.path.isdir(os.path.join(path, "old")) and not os.path.lexists(place):
+                        os.rename(os.path.join(path, "old"), place)
+                    discard(Path(path))
+            finally:
+                os.close(lock)
+
+
+def discard(path):
+    """Remove a file or folder, as far as that can be done."""
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+# ---- locks -----------------------------------------------------------------------------------------
 
 
 @contextmanager
@@ -69,9 +216,7 @@ def hold_lock(path, busy, *, wait=False):
     The system frees the lock of a process that dies, however it dies; what its file says then counts for nothing.
     Processes that this one forks do not hold it. Raises ValueError if another process holds it and `wait` is False.
     """
-    try:
-        import fcntl
-    except ModuleNotFoundError:  # Windows
+    if not fcntl:
         yield False
         return
     path = Path(path)
@@ -101,6 +246,9 @@ def hold_lock(path, busy, *, wait=False):
             file.write(f"process {os.getpid()} on {socket.gethostname()} since {time.strftime('%Y-%m-%d %H:%M:%S')}\n")
             file.flush()
         yield held
+
+
+# ---- what is read --------------------------------------------------------------------------------
 
 
 def check_regular(path):
@@ -140,6 +288,9 @@ def read_text(path):
 def read_lines(path):
     """Return the lines of a text file, without their ends; see `read_text`."""
     return read_text(path).replace("\r\n", "\n").split("\n")
+
+
+# ---- what will be written ------------------------------------------------------------------------
 
 
 def check_file(path):

@@ -8,11 +8,12 @@ import socket
 import stat
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from captioning import files
-from captioning.files import check_file, check_folder, hold_lock, remove_unfinished, replace_file
+from captioning.files import check_file, check_folder, hold_lock, remove_unfinished, replace_file, replace_folder
 
 
 @pytest.fixture
@@ -213,24 +214,111 @@ def test_one_process_waits_for_another_and_takes_over(tmp_path):
 
 
 KILLED = """
-from captioning.files import replace_file
-for name in ("a.b.csv", "a.csv"):
-    replaced = replace_file(name)
-    replaced.__enter__().write_text("half of it")
+import os
+from pathlib import Path
+from captioning.files import replace_file, replace_folder
+replaced = [replace_file(name) for name in ("a.b.csv", "a.csv")]
+replaced += [replace_folder(name) for name in ("new", "data")]
+for one in replaced:
+    path = one.__enter__()
+    (path if path.is_file() else path / "x").write_text("half of it")
+{then}
 print("ready", flush=True)
 input()
 """
 
 
-def test_what_a_killed_process_left_half_written_is_removed(tmp_path):
-    """Files of other names stay, and those that only look alike."""
-    process = start_python(KILLED, tmp_path)
-    kill(process)
-    for name in (".a.notes.csv", ".a.csv", "a.csv", "a.abcdefgh.csv"):
+def beside(folder):
+    """The names of hidden files and folders."""
+    return {path.name for path in folder.iterdir() if path.name.startswith(".")}
+
+
+@pytest.mark.skipif(files.fcntl is None, reason="Windows has no such locks")
+def test_what_a_killed_process_left_half_written_is_removed_when_the_next_one_writes(tmp_path):
+    """Files of other names stay, those that only look alike, and those that another process is writing."""
+    process = start_python(KILLED.format(then=""), tmp_path)
+    left = beside(tmp_path)
+    assert len(left) == 4
+    for name in (".a.notes.csv", ".a.csv", "a.csv", ".a.abcdefgh.csv", "a.abcdefgh.unfinished.csv"):
         (tmp_path / name).touch()
-    before = {path.name for path in tmp_path.iterdir()}
-    remove_unfinished(tmp_path / "a.csv")
-    gone = before - {path.name for path in tmp_path.iterdir()}
-    assert len(gone) == 1
-    assert re.fullmatch(r"\.a\.[a-z0-9_]{8}\.csv", *gone)
-    remove_unfinished(tmp_path / "no folder" / "a.csv")
+    remove_unfinished(tmp_path)
+    assert left < beside(tmp_path)  # it is at work
+    kill(process)
+    files._cleared.clear()  # as in a process that has just begun
+    with replace_file(tmp_path / "b.csv") as temporary:
+        assert beside(tmp_path) == {".a.notes.csv", ".a.csv", ".a.abcdefgh.csv", temporary.name}
+    assert not (tmp_path / "new").exists()
+    remove_unfinished(tmp_path / "no folder")
+
+
+# ---- folders -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def old_folder(tmp_path):
+    """An older folder with a file that will be written, one of another program, and a folder."""
+    folder = tmp_path / "data"
+    (folder / "sub").mkdir(parents=True)
+    for name in ("written", "gone", "other", "sub/deep"):
+        (folder / name).write_text("old")
+    return folder
+
+
+def contents(folder):
+    return {
+        path.relative_to(folder).as_posix(): path.read_text() for path in sorted(folder.rglob("*")) if path.is_file()
+    }
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+@pytest.mark.parametrize("written", [None, ("written", "gone")])
+def test_a_folder_takes_the_place_of_the_old_one(old_folder, monkeypatch, at_once, written):
+    """What is not of the writer stays, if it says what is its own; where a system cannot exchange names, too."""
+    if not at_once:
+        monkeypatch.setattr(files, "exchange", lambda first, second: False)
+    with replace_folder(old_folder, written) as new:
+        (new / "written").write_text("new")
+        assert len(contents(old_folder)) == 4
+    assert contents(old_folder) == {"written": "new"} | ({"other": "old", "sub/deep": "old"} if written else {})
+    assert list(old_folder.parent.iterdir()) == [old_folder]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere there are two steps")
+def test_there_is_no_moment_without_the_folder(old_folder, tmp_path, monkeypatch):
+    """Between two renames a kill left no folder at all."""
+    monkeypatch.setattr(Path, "rename", lambda *names: pytest.fail("takes two steps"))
+    with replace_folder(old_folder) as new:
+        (new / "written").write_text("new")
+    assert contents(old_folder) == {"written": "new"}
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, OSError(errno.ENOSPC, "No space left on device")])
+def test_an_error_keeps_the_old_folder(old_folder, error):
+    before = contents(old_folder)
+
+    def fail():
+        with replace_folder(old_folder) as new:
+            (new / "written").write_text("half of it")
+            raise error
+
+    with pytest.raises(error if isinstance(error, type) else OSError):
+        fail()
+    assert contents(old_folder) == before
+    assert list(old_folder.parent.iterdir()) == [old_folder]
+
+
+@pytest.mark.skipif(files.fcntl is None, reason="Windows has no such locks")
+def test_a_kill_between_two_renames_is_mended_by_the_next_start(old_folder, tmp_path):
+    before = contents(old_folder)
+    then = "os.rename('data', next(Path().glob('.data.*')) / 'old')"
+    kill(start_python(KILLED.format(then=then), tmp_path))
+    assert not old_folder.exists()
+    remove_unfinished(tmp_path)
+    assert contents(old_folder) == before
+    assert not beside(tmp_path)
+
+
+def test_the_working_directory_is_not_replaced(old_folder, monkeypatch):
+    monkeypatch.chdir(old_folder / "sub")
+    with pytest.raises(ValueError, match="data: the working directory cannot"), replace_folder(old_folder):
+        pytest.fail("gave a folder to write")

@@ -11,7 +11,6 @@ import os
 import random
 import re
 import shutil
-import tempfile
 from collections import Counter
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -245,40 +244,6 @@ def check_replaceable(path, inputs):
         raise ValueError(f"{path}: holds {others[0]}, which is no part of a dataset; give another --output")
     if found and "captions.csv" not in found:
         raise ValueError(f"{path}: holds {min(found)} without a captions.csv; give another --output")
-
-
-@contextmanager
-def replace_folder(path):
-    """Give an empty folder to fill; put it in the place of `path` when the block ends well.
-
-    An error inside the block (disk full, Ctrl-C) removes it and leaves the old folder as it was.
-    Raises ValueError naming `path` if no folder can be made there; an OSError inside the block that names no file,
-    as that of a full disk, gets its name.
-    """
-    path = path.resolve()
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
-    except OSError as error:
-        raise ValueError(f"{path}: cannot be written ({error.strerror}); give another --output") from None
-    new, old = temporary / "new", temporary / "old"
-    try:
-        new.mkdir()
-        yield new
-        if path.exists():
-            path.rename(old)
-        try:
-            new.rename(path)
-        except OSError:
-            if old.exists():
-                old.rename(path)
-            raise
-    except OSError as error:
-        if error.errno and not error.filename:
-            error.filename = str(path)
-        raise
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 @contextmanager

@@ -18,8 +18,9 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from captioning.data import pictograms_ko
-from captioning.data.class_folders import check_replaceable, replace_folder
+from captioning.data.class_folders import check_replaceable
 from captioning.data.splits import SPLITS, split_sizes
+from captioning.files import replace_folder
 from captioning.progress import Progress
 
 IMAGE_SIZE = 256  # pixels a side

@@ -10,7 +10,7 @@ from PIL import ImageOps
 
 from captioning.cli import one_line
 from captioning.data.images import load_image
-from captioning.files import replace_file
+from captioning.files import replace_folder
 from captioning.markup import markdown_table
 
 NUM_EXAMPLES = 4
@@ -18,6 +18,7 @@ EXAMPLE_SIDE = 256  # pixels
 LICENCE = Path(__file__).resolve().parents[2] / "LICENSE"
 TITLES = {"mobilenet_v2": "MobileNetV2", "resnet18": "ResNet-18"}  # of encoders; another is shown by its name
 FILES = {".safetensors": "model.safetensors", ".onnx": "model.onnx", "_int8.onnx": "model_int8.onnx"}
+WRITTEN = (*FILES.values(), "LICENSE", "README.md", "config.json", "examples")  # what else is in the folder stays
 
 CARD = """---
 license: mit
@@ -75,37 +76,26 @@ def read_scores(folder):
 
 
 def write_folder(folder, owner_name, paths, checkpoint, *, scores, examples):
-    """Write the model folder and return its path; an older one is replaced file by file.
+    """Write the model folder and return its path; an older one is replaced when the new one is complete.
 
     paths:    the checkpoint, its ONNX file and its int8 ONNX file
     scores:   rows of read_scores; examples: (picture, caption) pairs
     """
-    folder = Path(folder)
-    (folder / "examples").mkdir(parents=True, exist_ok=True)
-    for path, name in zip(paths, FILES.values(), strict=True):
-        copy(path, folder / name)
-    copy(LICENCE, folder / "LICENSE")
     config = {"config": checkpoint.config, "transform": checkpoint.transform, "vocab": checkpoint.vocab}
     config["tokenizer"] = checkpoint.tokenizer
     config |= {"classes": checkpoint.classes, "best": checkpoint.best, "data": checkpoint.data}
-    write_text(folder / "config.json", json.dumps(config, ensure_ascii=False, indent=1) + "\n")
-    for number, (picture, _) in enumerate(examples, start=1):
-        with replace_file(folder / example_name(number)) as temporary:
-            ImageOps.contain(load_image(picture), (EXAMPLE_SIDE, EXAMPLE_SIDE)).save(temporary)
-    write_text(folder / "README.md", model_card(folder, owner_name, checkpoint, scores, examples))
-    return folder
-
-
-def copy(source, target):
-    """Copy a file; the old one stays until the new one is complete."""
-    with replace_file(target) as temporary:
-        shutil.copyfile(source, temporary)
-
-
-def write_text(path, text):
-    """Write a text file; the old one stays until the new one is complete."""
-    with replace_file(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    with replace_folder(folder, WRITTEN) as new:
+        (new / "examples").mkdir()
+        for path, name in zip(paths, FILES.values(), strict=True):
+            shutil.copyfile(path, new / name)
+        shutil.copyfile(LICENCE, new / "LICENSE")
+        text = json.dumps(config, ensure_ascii=False, indent=1)
+        (new / "config.json").write_text(f"{text}\n", encoding="utf-8")
+        for number, (picture, _) in enumerate(examples, start=1):
+            ImageOps.contain(load_image(picture), (EXAMPLE_SIDE, EXAMPLE_SIDE)).save(new / example_name(number))
+        card = model_card(new, owner_name, checkpoint, scores, examples)
+        (new / "README.md").write_text(card, encoding="utf-8")
+    return Path(folder)
 
 
 def example_name(number):

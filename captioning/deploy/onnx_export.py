@@ -6,7 +6,6 @@ one graph, an `If` whose branches share their weights.
 
 import contextlib
 import logging
-import tempfile
 import warnings
 from collections import defaultdict
 from pathlib import Path
@@ -20,7 +19,7 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from captioning.data.images import load_image, to_pixels
 from captioning.deploy.onnx_model import ATTENTION, DESCRIPTION, STATE
-from captioning.files import replace_file
+from captioning.files import beginning, replace_file
 
 OPSET = 18
 CALIBRATION_BATCH = 16  # images
@@ -34,8 +33,8 @@ def export_onnx(network, metadata, image_size, path, *, int8_path="", calibratio
     int8_path:   file of the int8 form; "" = none
     calibration: CalibrationImages that its encoder's activations are measured on
     """
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
+    # Beside the file: a killed process would leave it in the system's folder for good.
+    with beginning(Path(path), folder=True) as folder:
         export_halves(network, image_size, folder)
         save_joined(folder, "", metadata, path)
         if int8_path:

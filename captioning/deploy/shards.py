@@ -26,7 +26,7 @@ from pathlib import Path
 from captioning.cli import counted, one_line
 from captioning.data.tars import PICTURES, read_samples
 from captioning.familiarity import unlike_warning
-from captioning.files import check_folder, hold_lock, remove_unfinished, replace_file
+from captioning.files import check_folder, hold_lock, replace_file
 
 ROWS = 1000  # of a row group: what is held in memory of a shard
 SUCCESS, ERROR = "success", "error"  # of the column status
@@ -235,8 +235,6 @@ def caption_shard(job, shard):
     try:
         captioner, options = loaded(job)
         with one_writer(job, shard):
-            for path in (job.parquet_path(shard), job.stats_path(shard)):
-                remove_unfinished(path)
             stats = {"shard": shard.name} | write_rows(job, shard, captioner, options) | job.identity
             with replace_file(job.stats_path(shard)) as temporary:
                 temporary.write_text(json.dumps(stats, indent=1, ensure_ascii=False), encoding="utf-8")

@@ -44,8 +44,8 @@ def hold_run(run):
         return
     busy = f"--train.run: {run} is being trained by"
     with hold_lock(f"runs/{run}/lock", busy) as held:
-        for path in written_paths(run) if held else ():
-            remove_unfinished(path)
+        for folder in {path.parent for path in written_paths(run)} if held else ():
+            remove_unfinished(folder)
         yield
 
 
