@@ -558,7 +558,7 @@ def test_script_reads_class_folders(source, captions, tmp_path):
         (("--per_class", "many"), "allowed is a whole number"),
         (("--per_class", 2), "per_class: got 2"),
         (("--output", "."), "the output would|holds"),
-        (("--output", "captions.csv/x"), r"^error: \S+/captions\.csv/x: cannot be written \("),
+        (("--output", "captions.csv/x"), r"^error: \S+/captions\.csv/x: a file stands where its folder should be"),
         (("--per_class", -2), "--prepare.per_class: got -2, allowed is -1 to 1000000"),
         (("--image_size", 8), "--prepare.image_size: got 8, allowed is 32 to 1024"),
         (("--source", "source", "--image_size", 50_000), "--prepare.image_size: got 50000, allowed is 32 to 1024"),
