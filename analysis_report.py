@@ -49,7 +49,7 @@ from captioning.scores.recipes import java_scores, tokenizer_recipe
 from captioning.scores.scored import score
 from captioning.search import options as search_options
 from captioning.search.options import SETTINGS
-from captioning.untrusted import spreadsheet_table
+from captioning.untrusted import write_table
 from data_loader import EvalTransform
 from model import image_vector
 from vocab import SPECIALS, count_words, length_warning
@@ -330,9 +330,9 @@ def write_tables(folder, built):
     """Write the tables that the report's files name as CSV."""
     for name, table in built.items():
         if name == "confusion":
-            spreadsheet_table(table).to_csv(folder / "confusion.csv", index_label="class")
+            write_table(folder / "confusion.csv", table, index_label="class")
         elif f"{name}.csv" in sections.FILES:
-            spreadsheet_table(table).to_csv(folder / f"{name}.csv", index=False, float_format="%.6f")
+            write_table(folder / f"{name}.csv", table, index=False, float_format="%.6f")
 
 
 def draw_figures(folder, title, report, scored):
@@ -365,7 +365,7 @@ def write_comparison(folder, compared, came_from):
     with replace_folder(folder, comparison.COMPARISON_FILES) as new:
         built = {"comparison": compared.scores, "pairs": compared.pairs}
         for name, table in (built | {"images": compared.images}).items():
-            spreadsheet_table(table).to_csv(new / f"{name}.csv", index=False, float_format="%.6f")
+            write_table(new / f"{name}.csv", table, index=False, float_format="%.6f")
         text = results.results_text(compared.title, came_from, built, {"verdict": compared.lines}, {})
         (new / "report.json").write_text(text, encoding="utf-8")
         label = tables.METRICS[compared.primary]

@@ -48,6 +48,7 @@ from captioning.scores.grounding import build_grounders
 from captioning.scores.scored import score
 from captioning.search import options as search_options
 from captioning.search.options import SETTINGS, SearchOptions
+from captioning.untrusted import write_table
 from model import load_captioner
 
 CONFIG = {
@@ -218,7 +219,7 @@ def main(config):
             f"time of one image, encoded and decoded greedily",
         )
         with replace_file(folder / f"{path.stem}.csv") as temporary:
-            table.to_csv(temporary, index=False, float_format="%.6f")
+            write_table(temporary, table, index=False, float_format="%.6f")
         with replace_file(folder / f"{path.stem}.md") as temporary:
             temporary.write_text(text, encoding="utf-8")
         print(text)

@@ -38,6 +38,7 @@ from captioning.deploy.downloads import fetch_model, loading
 from captioning.files import check_folder, replace_file
 from captioning.mobilenet import FEATURE_DIM, mobilenet_v2
 from captioning.runtime import pick_device
+from captioning.untrusted import write_table
 from vocab import SPECIALS, Vocabulary
 
 CONFIG = {
@@ -703,7 +704,7 @@ def main(config):
         print(complexity.row_text(rows[-1]), flush=True)
     table = pd.DataFrame([{k: v for k, v in row.items() if k != "latency_ms"} | row["latency_ms"] for row in rows])
     with replace_file("graphs/complexity.csv") as temporary:
-        table.to_csv(temporary, index=False, float_format="%.4f")
+        write_table(temporary, table, index=False, float_format="%.4f")
     plots.complexity_figure(rows, "graphs/complexity.png")
     print(f"at 224 px, {torch.get_num_threads()} CPU threads; wrote graphs/complexity.csv and graphs/complexity.png")
     print("next: python train.py")

@@ -26,7 +26,6 @@ if __name__ == "__main__":
 
     process.set_up()  # before torch loads
 
-import csv
 import itertools
 import json
 import os
@@ -61,7 +60,7 @@ from captioning.files import check_folder, replace_file, replace_folder
 from captioning.metadata import MAX_IMAGE_SIZE
 from captioning.progress import Progress
 from captioning.scores.grounding import Grounder, naming_share
-from captioning.untrusted import spreadsheet_table
+from captioning.untrusted import csv_writer, write_table
 
 CONFIG = {
     # what
@@ -255,7 +254,7 @@ def write_captions(path, captions):
     """Write captions.csv from image name -> captions."""
     rows = [(name, caption) for name, texts in captions.items() for caption in texts]
     with open(path, "w", newline="", encoding="utf-8") as file:
-        csv.writer(file, lineterminator="\n").writerows([("image", "caption"), *rows])
+        csv_writer(file).writerows([("image", "caption"), *rows])
 
 
 def write_preview(folder):
@@ -301,8 +300,9 @@ def drawn_dir(language):
 
 def prepare_pictograms(output, **settings):
     """Draw the pictograms into `output`, settings as of pictograms.write_dataset, and return their examples."""
-    pictograms.write_dataset(output, **settings)
-    return write_preview(output)
+    examples = []
+    pictograms.write_dataset(output, finish=lambda folder: examples.extend(write_preview(folder)), **settings)
+    return examples
 
 
 @dataclass(frozen=True)
@@ -482,7 +482,7 @@ def audit_dataset(data_dir, output, num_workers, **settings):
         print(f"clean: no copies, {audit.shared_captions(found)} and no image without a caption")
     for name, table in (("audit", found.table), ("copies", found.copies)):
         with replace_file(output / f"{name}.csv") as temporary:
-            spreadsheet_table(table).to_csv(temporary, index=False)
+            write_table(temporary, table, index=False)
     print(f"wrote {output / 'audit.csv'} and {output / 'copies.csv'}; the report repeats the warnings")
 
 

@@ -171,6 +171,6 @@ def listed(parts, name, length):
 def numbers(parts, name, length):
     """Return the array of a list of finite numbers of this length. Raises ValueError."""
     values = listed(parts, name, length)
-    if not all(isinstance(value, int | float) and abs(value) < 1e9 for value in values):
+    if not all(type(value) in (int, float) and abs(value) < 1e9 for value in values):  # true is no number
         raise ValueError(f"'familiarity' has {name} that are no numbers")
     return np.array(values, dtype=float)

@@ -4,6 +4,7 @@ A terminal obeys escape sequences, a spreadsheet takes =1+1 for a formula, Markd
 stand in a name.
 """
 
+import csv
 import re
 
 # Left-to-right and right-to-left marks, embeddings, overrides and isolates: text that reads otherwise than it is.
@@ -47,6 +48,28 @@ def spreadsheet_cell(value):
 def spreadsheet_table(frame):
     """Return a DataFrame whose cells, index and column names are `spreadsheet_cell`s."""
     return frame.map(spreadsheet_cell).rename(index=spreadsheet_cell, columns=spreadsheet_cell)
+
+
+def write_table(path, frame, **settings):
+    """Write a DataFrame as CSV, as `spreadsheet_table` and with the rows of `csv_writer`; settings: of to_csv."""
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        spreadsheet_table(frame).to_csv(Rows(file), lineterminator="\r\n", **settings)
+
+
+def csv_writer(file):
+    """Return a csv.writer of lines that end in \\n, in which a cell with a bare \\r has quotes: it would end a row."""
+    return csv.writer(Rows(file), lineterminator="\r\n")
+
+
+class Rows:
+    """A text stream that takes rows ending in \\r\\n, for whose sake csv.writer quotes both, and ends them in \\n."""
+
+    def __init__(self, file):
+        self.file = file
+
+    def write(self, row):
+        """Write a whole row, as csv.writer does."""
+        return self.file.write(row.removesuffix("\r\n") + "\n")
 
 
 _OWN_LINK = re.compile(r"(\[`([\w.-]+)`\]\(\2\))")  # of a report to a file beside it

@@ -80,6 +80,7 @@ def test_it_survives_json(familiarity):
         ({"means": ["AHwAfAB8AHwAfAB8"] * 4}, "NaN or infinity"),
         ({"spreads": [0, 1, 1, 1]}, "spreads of 0"),
         ({"spreads": ["1", 1, 1, 1]}, "no numbers"),
+        ({"spreads": [True, 1, 1, 1]}, "no numbers"),
         ({"quantiles": [1.0] * 100 + [0.0]}, "quantiles that fall"),
         ({"quantiles": [float("nan")] * 101}, "no numbers"),
     ],

@@ -670,3 +670,11 @@ def test_shards_that_cannot_be_made_are_one_line(pictograms_dir, tmp_path, setti
     with pytest.raises((ValueError, OSError), match=message):
         prepare_data.main({"prepare": prepare_data.CONFIG | given | settings})
     assert not (tmp_path / "shards").exists()
+
+
+def test_the_drawn_dataset_takes_its_place_with_its_preview(tmp_path, monkeypatch):
+    """A kill while the preview was drawn left a dataset without one, and a file that the next start refused."""
+    monkeypatch.setattr(prepare_data.plots, "caption_grid", lambda *_, **__: pytest.fail("the preview"))
+    with pytest.raises(pytest.fail.Exception, match="the preview"):
+        prepare_data.prepare_pictograms(tmp_path / "data", per_class=3, num_workers=1)
+    assert not list(tmp_path.iterdir())

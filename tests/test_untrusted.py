@@ -13,7 +13,7 @@ from captioning.untrusted import (
     markdown_cell,
     markdown_line,
     on_one_line,
-    spreadsheet_table,
+    write_table,
 )
 
 
@@ -56,10 +56,12 @@ def test_the_characters_of_words():
 
 def test_no_cell_of_a_csv_is_a_formula_and_pandas_gives_back_each(tmp_path):
     texts = ["=1+1", "+1", "-x", "@SUM(A1)", "\t=1", "'=1", "'", "＝1", "a=1", "", "plain, with a comma"]
+    texts += ["a\rb", "\r=1", "a\r\nb", "a\nb", "ends\r"]  # a bare carriage return began a row of its own for pandas
     frame = pd.DataFrame({"=name": texts, "value": [-0.5] * len(texts)})
-    spreadsheet_table(frame).to_csv(tmp_path / "a.csv", index=False)
+    write_table(tmp_path / "a.csv", frame, index=False)
     read = pd.read_csv(tmp_path / "a.csv", keep_default_na=False)
     assert list(read) == ["'=name", "value"]
+    assert (tmp_path / "a.csv").read_bytes().startswith(b"'=name,value\n'=1+1,-0.5\n")
     assert not any(text[:1] in list("=+-@\t\r＝") for text in read["'=name"])
     assert read["'=name"].str.removeprefix("'").tolist() == texts
     assert (read["value"] == -0.5).all()

@@ -255,9 +255,9 @@ def read_id(entry, key, path, where):
 
 
 def read_key(entry, key, kind, path, where):
-    """One value, of the type `kind`, of a JSON object inside the file."""
+    """One value, of the type `kind`, of a JSON object inside the file; true, an int to Python, is no number."""
     if not isinstance(entry, dict) or key not in entry:
         raise ValueError(f"{path}: {where}: no key {key!r}")
-    if not isinstance(entry[key], kind):
+    if not isinstance(entry[key], kind) or isinstance(entry[key], bool):
         raise ValueError(f"{path}: {where}: {key} is {entry[key]!r:.80}, which has the wrong type")
     return entry[key]

@@ -5,7 +5,6 @@ drawn from a generator of its own, seeded by (seed, class, split, number), so a 
 others are drawn or on how many processes draw them.
 """
 
-import csv
 import functools
 import multiprocessing
 import os
@@ -22,6 +21,7 @@ from captioning.data.class_folders import check_replaceable
 from captioning.data.splits import SPLITS, split_sizes
 from captioning.files import replace_folder
 from captioning.progress import Progress
+from captioning.untrusted import csv_writer
 
 IMAGE_SIZE = 256  # pixels a side
 MASK_SIZE = 320  # pixels; a glyph is drawn once at this size, then rotated and shrunk
@@ -221,12 +221,15 @@ def write_class(folder, class_name, sizes, seed, language="en"):
     return rows
 
 
-def write_dataset(out_dir, *, per_class=300, seed=0, num_workers=0, progress=True, language="en"):
+def write_dataset(
+    out_dir, *, per_class=300, seed=0, num_workers=0, progress=True, language="en", finish=lambda folder: None
+):
     """Draw the dataset into `out_dir` and return the number of images.
 
     per_class:   images of each class, split 8:1:1 (300 = 240/30/30)
     num_workers: processes; 0 = one per core
     language:    of captions and class names, a key of LANGUAGES; the pictures are the same
+    finish:      called with the drawn folder, before it takes its place
 
     An older dataset there is replaced when the new one is complete.
     Raises ValueError if `out_dir` holds something that is not a dataset, or a dataset and something else.
@@ -255,5 +258,6 @@ def write_dataset(out_dir, *, per_class=300, seed=0, num_workers=0, progress=Tru
                     bar.update(per_class)
         rows.sort(key=lambda row: SPLITS.index(row[0].partition("/")[0]))
         with open(folder / "captions.csv", "w", newline="", encoding="utf-8") as file:
-            csv.writer(file, lineterminator="\n").writerows([("image", "caption"), *rows])
+            csv_writer(file).writerows([("image", "caption"), *rows])
+        finish(folder)
     return per_class * len(CLASSES)

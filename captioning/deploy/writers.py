@@ -19,7 +19,7 @@ import numpy as np
 
 from captioning.data.names import IMAGE_SUFFIXES
 from captioning.files import check_kind, hold_lock, replace_file
-from captioning.untrusted import on_one_line, spreadsheet_cell
+from captioning.untrusted import csv_writer, on_one_line, spreadsheet_cell
 
 EXISTING = ("skip", "overwrite")
 ENCODING = {"encoding": "utf-8", "errors": "backslashreplace"}  # a byte of a name that is no UTF-8 becomes \udcff
@@ -68,7 +68,7 @@ class CsvWriter(Writer):
 
     def write(self, image, records):
         """Write the captions of a picture. Raises ValueError if the file has other columns."""
-        rows, header = csv.writer(self.file, lineterminator="\n"), ["image", "rank", *records[0]]
+        rows, header = csv_writer(self.file), ["image", "rank", *records[0]]
         if self.header and self.header != header:
             got = ",".join(self.header)
             raise ValueError(f"{self.file.name}: has the columns {got}, not {','.join(header)}; give another --output")

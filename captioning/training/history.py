@@ -9,8 +9,10 @@ import pandas as pd
 from captioning import plots
 from captioning.checkpoint import Checkpoint, load_resume, save_checkpoint, save_resume
 from captioning.files import hold_lock, remove_unfinished, replace_file
+from captioning.metadata import is_number
 from captioning.runtime import is_first, launch, random_state
 from captioning.training.optimisation import Tally
+from captioning.untrusted import write_table
 
 RESUME_FORMAT = 3
 BARELY_ANY = 0.01  # a score below it is no score yet; patience does not count such epochs
@@ -55,7 +57,8 @@ FORMAT_1 = (  # names of the state_dicts, and of the rest beside the identity
     {"model", "optimizer", "scheduler", "scaler", "averaged"},
     {"random", "stage", "history", "best", "best_weights"},
 )
-PARTS = {"format", "state", "random", "stage", "history", "best", "best_weights", "tracker_id", "launch", "identity"}
+PARTS = {"state": dict, "random": dict, "stage": int, "history": list, "best": dict, "best_weights": dict}
+PARTS |= {"tracker_id": str, "launch": str, "identity": dict}  # beside the format
 
 
 def load_run(path):
@@ -97,15 +100,30 @@ def migrate(resumed, path):
     if not isinstance(resumed, dict):
         raise ValueError(f"{path}: not a resume file of this project")
     version = resumed.get("format", 1)
-    if isinstance(version, int) and version > RESUME_FORMAT:
+    if isinstance(version, int) and (version is True or version > RESUME_FORMAT):
         raise ValueError(f"{path}: resume format {version}, this version reads 1 to {RESUME_FORMAT}")
     if version == 1 and set().union(*FORMAT_1) <= resumed.keys():
         resumed = from_format_1(resumed)
     if resumed.get("format") == 2 and isinstance(resumed.get("state"), dict):  # written between two epochs
         resumed = resumed | {"format": 3, "launch": "", "state": resumed["state"] | {"tally": Tally().state_dict()}}
-    if resumed.keys() != PARTS or resumed["format"] != RESUME_FORMAT:
+    if resumed.keys() != {"format", *PARTS} or resumed["format"] != RESUME_FORMAT:
         raise ValueError(f"{path}: not a resume file of this project")
+    check_parts(resumed, path)
     return resumed
+
+
+def check_parts(resumed, path):
+    """Raise ValueError for the first part of a resume file that has another type; true, an int to Python, is none."""
+    for name, kind in PARTS.items():
+        if not isinstance(resumed[name], kind) or isinstance(resumed[name], bool):
+            raise ValueError(f"{path}: {name!r} is a {type(resumed[name]).__name__}, must be a {kind.__name__}")
+    rows = {"best": resumed["best"]} | {f"history[{place}]": row for place, row in enumerate(resumed["history"])}
+    for where, row in rows.items():
+        if not isinstance(row, dict):
+            raise ValueError(f"{path}: {where} is a {type(row).__name__}, must be a dict")
+        for name, value in row.items():
+            if not isinstance(value, str) and not is_number(value):
+                raise ValueError(f"{path}: {where} has {name!s:.40} {value!r:.40}, which is no number")
 
 
 def from_format_1(resumed):
@@ -236,7 +254,7 @@ class Record:
     def save_table(self):
         """Write history.csv."""
         with replace_file(f"runs/{self.run}/history.csv") as temporary:
-            pd.DataFrame(self.history).to_csv(temporary, index=False)
+            write_table(temporary, pd.DataFrame(self.history), index=False)
 
 
 def save_graphs(history, run):

@@ -380,6 +380,8 @@ def test_bad_karpathy(tmp_path, content, message):
             r"annotations\[0\]: empty",
         ),
         ("captions_train2017", lambda c: c["annotations"][0].update(image_id=[]), "wrong type"),
+        ("captions_train2017", lambda c: c["annotations"][0].update(image_id=True), "image_id is True, which has the"),
+        ("captions_train2017", lambda c: c["images"][0].update(id=True), "id is True, which has the wrong type"),
         ("captions_train2017", lambda c: c.pop("images"), "no list under the key 'images'"),
         (
             "instances_train2017",
