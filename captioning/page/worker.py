@@ -2,10 +2,15 @@
 
 import contextlib
 import multiprocessing
+import os
 import signal
+import sys
 import threading
+from pathlib import Path
 
 START_SECONDS = 120  # to import and load what the function needs
+CALL_BYTES = 2 * 2**30  # of address space that a call may take beyond what was loaded
+THREAD_BYTES = 2**27  # that a thread reserves for its stack and for malloc, used or not
 
 
 class Worker:
@@ -65,6 +70,22 @@ class Worker:
         self.pipe.close()
 
 
+def bound_memory():
+    """Bound what calls may take, so that one that swells is an error of its own and not the end of the machine.
+
+    Linux alone counts it as it is meant here; a process with a CUDA device reserves more than any machine has.
+    """
+    torch = sys.modules.get("torch")
+    if sys.platform != "linux" or (torch and torch.cuda.is_initialized()):
+        return
+    import resource
+
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    most = pages * resource.getpagesize() + CALL_BYTES + THREAD_BYTES * (os.cpu_count() or 1)
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))
+
+
 def answer(pipe, build, arguments):
     """Build the function, then answer the calls that come through a pipe, until it is closed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches both: the server ends, and ends this process
@@ -73,6 +94,7 @@ def answer(pipe, build, arguments):
     except ValueError as error:
         pipe.send((False, error))
         return
+    bound_memory()
     pipe.send((True, about))
     while True:
         try:

@@ -27,7 +27,7 @@ from safetensors.torch import save_file
 from captioning.cli import one_line
 from captioning.evaluation import ImageDataset, encode_images, encode_together
 from captioning.familiarity import fit_familiarity
-from captioning.files import hold_lock, replace_file
+from captioning.files import hold_lock, remove_unfinished, replace_file
 from captioning.runtime import from_first, is_first
 
 FORMAT = 2  # of the cached files; format 1 was named by the repr of the transforms, which hides some settings
@@ -94,6 +94,7 @@ def cached(folder, key, compute, max_bytes=MAX_BYTES):
             if is_first():
                 lock = hold_lock(path.with_suffix(".lock"), "the same features are being computed by", wait=True)
                 if stack.enter_context(lock):
+                    remove_unfinished(folder)
                     tensors = load_kept(path)  # another process may have had it until now
             if not from_first(lambda: tensors is not None):
                 tensors = compute()

@@ -1,5 +1,6 @@
 """Models from a server on this machine: progress is kept, and what is wrong is one line and leaves nothing."""
 
+import contextlib
 import hashlib
 import os
 import re
@@ -9,6 +10,7 @@ import ssl
 import subprocess
 import sys
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -429,7 +431,13 @@ def test_a_file_of_the_hub(model_files, tmp_path):
             self.send_header("X-Repo-Commit", "0" * 40)
             self.send_header("Content-Length", str(len(content)))
             self.end_headers()
-            if body:
+            if body and "slow" in self.path:  # a byte a second
+                with contextlib.suppress(OSError):
+                    for byte in content:
+                        self.wfile.write(bytes([byte]))
+                        self.wfile.flush()
+                        time.sleep(1)
+            elif body:
                 self.wfile.write(content)
 
         def do_HEAD(self):
@@ -447,25 +455,28 @@ def test_a_file_of_the_hub(model_files, tmp_path):
             "/owner/name/resolve/main/model_int8.onnx": content,
             "/owner/name/resolve/main/cut.onnx": content[:-1000],
             "/owner/name/resolve/main/large.onnx": content,
+            "/owner/name/resolve/main/slow.onnx": content + b"x",  # what it has already it does not ask for
         }
         threading.Thread(target=hub.serve_forever, daemon=True).start()
         code = (
             f"import sys; sys.path.insert(0, {str(ROOT)!r})\n"
             "from captioning.deploy.downloads import fetch_model\n"
             "from captioning.deploy import downloads\n"
-            "names = ['model_int8.onnx', 'model.safetensors', 'cut.onnx', 'large.onnx']\n"
+            "names = ['model_int8.onnx', 'model.safetensors', 'cut.onnx', 'slow.onnx', 'large.onnx']\n"
             "for name in [f'hf://owner/name/{name}' for name in names]:\n"
             "    if 'large' in name: downloads.MAX_BYTES = 1000\n"
+            "    if 'slow' in name: downloads.MAX_SECONDS = 3\n"
             "    try:\n        print(fetch_model(name))\n    except ValueError as error:\n        print(error)\n"
         )
         environment = {**os.environ, "HF_ENDPOINT": f"http://127.0.0.1:{hub.server_port}", "HF_HOME": str(tmp_path)}
         result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
         hub.shutdown()
     assert result.returncode == 0, result.stderr
-    found, missing, cut, large = result.stdout.splitlines()
+    found, missing, cut, slow, large = result.stdout.splitlines()
     assert Path(found).read_bytes() == content
     assert missing.startswith("hf://owner/name/model.safetensors: model.safetensors cannot be had (")
     assert cut.startswith("hf://owner/name/cut.onnx: what came is not a whole model (")
+    assert slow == "hf://owner/name/slow.onnx: slow.onnx cannot be had (not complete after 3 seconds)"
     assert large == f"hf://owner/name/large.onnx: large.onnx has {len(content)} bytes, at most 1000 are read"
     assert {path.name for path in tmp_path.rglob("*.onnx")} == {"model_int8.onnx"}
 

@@ -2,10 +2,12 @@
 
 import multiprocessing
 import os
+import sys
 import time
 
 import pytest
 
+from caption import Captioner
 from captioning.page.worker import Worker
 
 
@@ -17,6 +19,8 @@ def build(offset):
             return value + offset
         if word == "wait":
             time.sleep(3600)
+        if word == "take":
+            return len(bytearray(value))
         if word == "exit":
             os._exit(3)
         if word == "mistake":
@@ -61,6 +65,28 @@ def test_after_a_call_that_ends_the_process_others_go_on(worker):
     with pytest.raises(RuntimeError, match="exit code 3"):
         worker("exit", 0, seconds=60)
     assert worker("add", 3, seconds=60) == 13
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems do not bound a process")
+def test_a_call_that_takes_too_much_memory_is_an_error_and_others_go_on(worker):
+    """Nothing bounded it: a picture or a model that swells took the memory of the whole machine."""
+    pid = worker.process.pid
+    with pytest.raises(RuntimeError, match="MemoryError"):
+        worker("take", 16 * 2**30, seconds=60)
+    assert worker("take", 2**30, seconds=60) == 2**30
+    assert worker.process.pid == pid
+
+
+def load(model_path):
+    return "", Captioner.load(model_path, num_threads=2)
+
+
+def test_a_model_captions_within_the_bound(model_files, pictograms_dir):
+    picture = str(next(pictograms_dir.rglob("*.jpg")))
+    for path in (model_files.int8, model_files.checkpoint):
+        worker = Worker(load, path)
+        assert worker(picture, seconds=120)[0].text
+        worker.stop()
 
 
 def test_what_cannot_be_built_is_told():

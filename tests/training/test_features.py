@@ -248,7 +248,7 @@ def test_what_a_killed_run_left_of_a_part_goes_and_the_others_are_kept(pictures,
     parts = sorted(os.listdir("runs/features"))
     assert len(parts) == 6
     stem = parts[2].removesuffix(".safetensors")
-    os.rename(f"runs/features/{parts[2]}", f"runs/features/.{stem}.a1b2c3d4.safetensors")
+    os.rename(f"runs/features/{parts[2]}", f"runs/features/.{stem}.a1b2c3d4.unfinished.safetensors")
     computed.clear()
     compute_views(Trunk(), pictures, [EvalTransform(8)], machine, 0, "x")
     assert sorted(os.listdir("runs/features")) == parts
