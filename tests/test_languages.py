@@ -27,6 +27,18 @@ LANGUAGES = {
     "Japanese": ("characters", ["パンダが竹を食べている。", "馬に乗った「男性」。", "二人の子供、公園。"],
                  ["パンダが竹を食べている", "馬に乗った男性", "二人の子供公園"]),
     "Thai": ("characters", ["ผู้ชายขี่ม้า", "สุนัข 2 ตัว", "แมวสีดำ"], ["ผู้ชายขี่ม้า", "สุนัข 2 ตัว", "แมวสีดำ"]),
+    "Lao": ("characters", ["ຜູ້ຊາຍຂີ່ມ້າ", "ໝາ 2 ໂຕ", "ແມວສີດຳ"], ["ຜູ້ຊາຍຂີ່ມ້າ", "ໝາ 2 ໂຕ", "ແມວສີດຳ"]),
+    "Khmer": ("characters", ["បុរសម្នាក់ជិះសេះ។", "ឆ្កែ 2 ក្បាល", "ឆ្មាខ្មៅ"],
+              ["បុរសម្នាក់ជិះសេះ", "ឆ្កែ 2 ក្បាល", "ឆ្មាខ្មៅ"]),
+    "Chinese and English": ("characters", ["一个man穿着T恤，very cool", "a dog在公园里。", "Tesla牌car"],
+                            ["一个man穿着t恤very cool", "a dog在公园里", "tesla牌car"]),
+    "wide and narrow": ("characters",
+                        ["\uff34シャツを着た\uff13人", "\uff8a\uff9f\uff9d\uff80\uff9eが寝る", "\uff23\uff24と本"],
+                        ["tシャツを着た3人", "パンダが寝る", "cdと本"]),
+    "Hebrew": ("words", ["כלב לבן, רץ בפארק.", "ילד־קטן וחתול", "שתי בנות"],
+               ["כלב לבן רץ בפארק", "ילד-קטן וחתול", "שתי בנות"]),
+    "Korean with Han": ("words", ["大熊猫가 대나무를 먹는다", "말을 탄 男子가 있다", "배 두 척"],
+                        ["大熊猫가 대나무를 먹는다", "말을 탄 男子가 있다", "배 두 척"]),
     "Arabic": ("words", ["قطة سوداء، على الأريكة.", "رجل يركب حصانًا؟", "\u202bطفلان في الحديقة\u202c"],
                ["قطة سوداء على الأريكة", "رجل يركب حصانًا", "طفلان في الحديقة"]),
     "Hindi": ("words", ["एक बिल्ली सोफे पर बैठी है।", "दो कुत्ते", "लाल फूल।"],
@@ -77,7 +89,7 @@ def test_from_captions_to_a_caption_said(language, name, tmp_path):
     assert found == said
     examples = [Example("x.jpg", [text], "", "val") for text in captions]
     scores = Validation(vocabulary, None, options)(model, embeddings, examples)
-    assert scores["bleu4"] == pytest.approx(1) or min(len(vocabulary.words(text)) for text in said) < 4
+    assert scores["bleu4"] == pytest.approx(1)
     assert scores["cider_d"] > 1
 
 

@@ -18,6 +18,7 @@ from types import SimpleNamespace
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
 from torch.optim.swa_utils import AveragedModel
 
 from captioning import process, runtime
@@ -232,6 +233,7 @@ KILLED_WHILE_SAVING = """
 import os, runpy, signal, sys
 sys.path.insert(0, {root!r})
 import torch
+from PIL import Image
 save, saved = torch.save, []
 
 def killed(state, path):
@@ -797,3 +799,64 @@ def test_an_epoch_of_cached_inputs_holds_every_caption_once(by_caption, batch_si
             seen.append(int(ids[1]))
     assert sorted(seen) == [0, 1, 10, 11, 20, 21]
     assert len(batches) == 2
+
+
+@pytest.fixture(scope="module")
+def dull(tmp_path_factory):
+    """A working directory with 8 train and 4 val pictures, whose one caption of 40 words names no class."""
+    folder = tmp_path_factory.mktemp("dull")
+    rows = []
+    for split, number in (("train", 4), ("val", 2)):
+        for label in ("panda", "pizza"):
+            for index in range(number):
+                name = f"{split}/{label}/{index}.jpg"
+                (folder / "data" / name).parent.mkdir(parents=True, exist_ok=True)
+                Image.new("RGB", (40, 40), (index * 40, len(rows) * 20, 99)).save(folder / "data" / name)
+                rows.append(f"{name},{' '.join(['something'] * 40)}\n")
+    (folder / "data/captions.csv").write_text("image,caption\n" + "".join(rows))
+    return folder
+
+
+def test_captions_that_teach_little_are_told_by_every_script(dull):
+    """Captions that never name their class, that are longer than any that is said, and that are all the same."""
+    flags = ("--data_dir", "data", "--vocab_path", "vocab.pkl", "--graph_path", "v.png")
+    said = {"vocab": run("vocab.py", *flags, cwd=dull).stdout}
+    said["train"] = train_tiny(dull, "dull", "--train.epochs 1 --train.max_len 30").stdout
+    report = ("--model_path", "checkpoints/dull.safetensors", "--data_dir", "data", "--num_workers", "0")
+    said["report"] = run("analysis_report.py", *report, cwd=dull).stdout
+    named = "0.0% of the train captions name the class of their image, so accuracy and all that rests on class names"
+    long = "100% of the {} captions have more than 29 words (the longest 40), but captions are said with at most 29"
+    alike = "{} captions of the {} split are 'something something"
+    for script in ("vocab", "train"):
+        lines = [line for line in said[script].splitlines() if line.startswith("warning: ")]
+        for expected in (named, long.format("train"), alike.format("8 of 8", "train")):
+            assert sum(expected in line for line in lines) == 1, (script, expected)
+        assert all("aliases.csv" in line for line in lines if named in line)
+    notes = [line for line in said["report"].splitlines() if line.startswith("note: ")]
+    named = "0.0% of the val split's captions name the class of their image: accuracy says little, until aliases.csv"
+    for expected in (named, long.format("val"), alike.format("4 of 4", "val")):
+        assert sum(expected in line for line in notes) == 1, expected
+    assert "--split val" in said["report"].splitlines()[-1]  # there is no test split, which the next script takes
+
+
+def test_a_run_is_not_resumed_with_another_tokenizer(dull):
+    flags = ("--data_dir", "data", "--vocab_path", "vocab.pkl", "--graph_path", "v.png")
+    run("vocab.py", *flags, cwd=dull)
+    train_tiny(dull, "words", "--train.epochs 1")
+    run("vocab.py", *flags, "--tokenizer", "characters", cwd=dull)
+    told = train_tiny(dull, "words", "--train.epochs 1 --train.resume", code=2).stderr
+    assert told.strip().endswith("words_last.pt: its tokenizer was words, now it is characters")
+
+
+def test_one_train_image_is_refused_before_any_work(dull, tmp_path):
+    """The features were computed first, and torch warned of the order of calls."""
+    shutil.copytree(dull / "data", tmp_path / "data")
+    header, *rows = (dull / "data/captions.csv").read_text().splitlines(keepends=True)
+    kept = [row for row in rows if row.startswith(("train/panda/0", "val"))]
+    (tmp_path / "data/captions.csv").write_text(header + "".join(kept))
+    for row in set(rows) - set(kept):
+        (tmp_path / "data" / row.partition(",")[0]).unlink()
+    run("vocab.py", "--data_dir", "data", "--vocab_path", "vocab.pkl", "--graph_path", "v.png", cwd=tmp_path)
+    result = train_tiny(tmp_path, "one", "", code=2)
+    assert result.stderr == "error: data: its train split has 1 image, training needs 2 or more\n"
+    assert result.stdout == ""
