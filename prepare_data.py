@@ -56,7 +56,7 @@ from captioning.data.names import check_links
 from captioning.data.splits import SPLITS, split_sizes
 from captioning.data.tars import write_shard
 from captioning.deploy.downloads import SHIPPED, SUFFIXES
-from captioning.files import check_folder, replace_file, replace_folder
+from captioning.files import check_folder, replace_file, replace_folder, resolved
 from captioning.metadata import MAX_IMAGE_SIZE
 from captioning.progress import Progress
 from captioning.scores.grounding import Grounder, naming_share
@@ -497,7 +497,7 @@ def main(config):
         return
     source = Path(config["source"])
     captions_path = Path(config["captions"]) if config["captions"] else None
-    default = f"data/{source.resolve().name}" if config["source"] else drawn_dir(config["language"])
+    default = f"data/{resolved(source).name}" if config["source"] else drawn_dir(config["language"])
     output = Path(config["output"] or default)
     inputs = [source] * bool(config["source"]) + [captions_path] * bool(captions_path)
     class_folders.check_replaceable(output, inputs)

@@ -54,7 +54,7 @@ def replace_folder(path, written=None):
     the block that names no file, as that of a full disk, gets its name.
     """
     check_elsewhere(path)
-    path = Path(path).resolve()
+    path = resolved(path)
     with beginning(path, folder=True) as temporary, naming(path):
         new, old = temporary / "new", temporary / "old"
         new.mkdir()
@@ -92,7 +92,7 @@ def exchange(first, second):
 
 def check_elsewhere(folder):
     """Raise ValueError if the process works inside a folder that is to be replaced: its shell would be nowhere."""
-    if Path.cwd().is_relative_to(Path(folder).resolve()):
+    if Path.cwd().is_relative_to(resolved(folder)):
         raise ValueError(f"{folder}: the working directory cannot be replaced; name another folder")
 
 
@@ -248,6 +248,11 @@ def hold_lock(path, busy, *, wait=False):
         yield held
 
 
+def resolved(path):
+    """Return the Path that links lead to; Path.resolve raises an error of its own where they lead in a circle."""
+    return Path(os.path.realpath(path))
+
+
 # ---- what is read --------------------------------------------------------------------------------
 
 
@@ -259,13 +264,19 @@ def check_regular(path):
             raise ValueError(f"{path}: is a {'folder' if stat.S_ISDIR(mode) else 'device or a pipe'}, a file is needed")
 
 
+def read_bytes(path):
+    """Return the bytes of a regular file; an error while it is read names it, which the system's own does not."""
+    check_regular(path)
+    with naming(path):
+        return Path(path).read_bytes()
+
+
 def read_text(path):
     """Return the text of a file: UTF-8, or UTF-16 if it begins with that encoding's mark, as Excel's Unicode text does.
 
     Raises ValueError for a pointer of Git LFS, and naming the line that is no UTF-8.
     """
-    check_regular(path)
-    content = Path(path).read_bytes()
+    content = read_bytes(path)
     if content.startswith(b"version https://git-lfs"):
         raise ValueError(f"{path}: is a pointer to a file that Git LFS keeps; `git lfs pull` fetches it")
     if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) and content[2:4] != b"\0\0":

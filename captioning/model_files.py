@@ -5,7 +5,7 @@ import json
 import numpy as np
 
 from captioning.cli import one_line
-from captioning.files import check_regular
+from captioning.files import check_regular, naming
 
 MAX_FILE_BYTES = 4 * 2**30
 MAX_ONNX_BYTES = 2**30  # it is read as a whole; the largest of this project's models has under 100 MB
@@ -25,7 +25,7 @@ def check_safetensors(path):
     problem, size = f"{path}: not a readable safetensors file", path.stat().st_size
     if size > MAX_FILE_BYTES:
         raise ValueError(f"{path}: {size} bytes, at most {MAX_FILE_BYTES} are read")
-    with open(path, "rb") as file:
+    with naming(path), open(path, "rb") as file:
         length = int.from_bytes(file.read(8), "little")
         if length > MAX_HEADER_BYTES:
             raise ValueError(f"{problem} (a header of {length} bytes, at most {MAX_HEADER_BYTES} are read)")

@@ -47,7 +47,7 @@ from captioning.data.splits import (
     split_of_file,
     split_of_folder,
 )
-from captioning.files import read_lines
+from captioning.files import read_lines, resolved
 
 DEFAULT_DATA_DIR = "data/pictograms"
 PICTURE_SETTINGS = ("images_dir", "allow_missing", "allow_links")
@@ -181,7 +181,7 @@ def with_splits(examples, data_dir):
 
 def dataset_name(data_dir):
     """The name of a dataset: that of its folder, also when the annotation file is given."""
-    return dataset_root(Path(data_dir)).resolve().name
+    return resolved(dataset_root(Path(data_dir))).name
 
 
 def load_aliases(data_dir):
@@ -306,7 +306,7 @@ def find_annotations(path):
             raise ValueError(f"{path}: not a known caption file; {told}")
         return [path], dataset_root(path)
     if not path.is_dir():
-        if path.resolve() == Path(DEFAULT_DATA_DIR).resolve():
+        if resolved(path) == resolved(DEFAULT_DATA_DIR):
             raise FileNotFoundError(f"{path}: no such folder; `python prepare_data.py` makes it")
         raise FileNotFoundError(f"{path}: no such file or folder")
     root = dataset_root(path)

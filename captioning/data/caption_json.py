@@ -8,7 +8,7 @@ from collections import defaultdict
 from captioning.data.caption_tables import CAPTION_COLUMNS, IMAGE_COLUMNS
 from captioning.data.entries import Entry
 from captioning.data.splits import SPLIT_NAMES, split_of_folder
-from captioning.files import check_regular, read_lines, read_text
+from captioning.files import check_regular, read_bytes, read_lines, read_text
 
 MAX_AREA = 10**10  # pixels of an object; a number too large for a float would end in an error of its own
 _ID = int | str  # COCO's ids are numbers, those of sets made after its pattern often text
@@ -220,7 +220,7 @@ def read_json(path, unread=()):
     collecting = gc.isenabled()
     gc.disable()  # millions of new objects, none to free: COCO's instances load a third faster
     try:
-        content = json.loads(path.read_bytes(), object_hook=drop if unread else None)
+        content = json.loads(read_bytes(path), object_hook=drop if unread else None)
     except (ValueError, RecursionError) as error:  # of JSON, of its text, or of a number with thousands of digits
         if not read_text(path).strip():  # which names the line that is no UTF-8
             raise ValueError(f"{path}: is empty") from None

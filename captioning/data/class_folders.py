@@ -25,6 +25,7 @@ from captioning.data.images import load_image
 from captioning.data.names import IMAGE_SUFFIXES, is_image_name, list_tree
 from captioning.data.places import read_folders
 from captioning.data.splits import SPLITS
+from captioning.files import resolved
 from captioning.progress import Progress
 
 JPEG_QUALITY = 92
@@ -230,8 +231,8 @@ def place_photos(photos, label, sizes, folder):
 
 def check_replaceable(path, inputs):
     """Raise ValueError if a dataset must not be written to `path`: it holds an input, or something else of value."""
-    path = path.resolve()
-    for source in (source.resolve() for source in inputs):
+    path = resolved(path)
+    for source in map(resolved, inputs):
         if path == source or path in source.parents:
             raise ValueError(f"{path}: the output would replace {source}, which is read; give another --output")
     if not path.exists():

@@ -22,7 +22,7 @@ from captioning import process
 from captioning.cli import one_line
 from captioning.deploy.downloads import CHECKPOINTS, FORMS, SHIPPED, cache_folder
 from captioning.familiarity import Familiarity
-from captioning.files import check_regular
+from captioning.files import check_regular, read_bytes, resolved
 from captioning.metadata import ORIGIN, parse_metadata
 from captioning.model_files import MAX_ONNX_BYTES, check_onnx
 from captioning.search.numpy_beam import beam_search
@@ -61,9 +61,9 @@ class OnnxModel:
             raise ValueError(f"{path}: no such model; `python export.py` writes one")
         if path.stat().st_size > MAX_ONNX_BYTES:
             raise ValueError(f"{path}: {path.stat().st_size} bytes, at most {MAX_ONNX_BYTES} are read")
-        content = path.read_bytes()
+        content = read_bytes(path)
         parts = parse_metadata(path, check_onnx(path, content))
-        if probe and path.resolve() not in OURS:
+        if probe and resolved(path) not in OURS:
             probe_model(path, f"{hashlib.sha256(content).hexdigest()}_{onnxruntime.__version__}")
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = num_threads

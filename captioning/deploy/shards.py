@@ -26,7 +26,7 @@ from pathlib import Path
 from captioning.cli import counted, one_line
 from captioning.data.tars import PICTURES, read_samples
 from captioning.familiarity import unlike_warning
-from captioning.files import check_folder, hold_lock, replace_file
+from captioning.files import check_folder, hold_lock, replace_file, resolved
 
 ROWS = 1000  # of a row group: what is held in memory of a shard
 SUCCESS, ERROR = "success", "error"  # of the column status
@@ -107,7 +107,7 @@ def check_output(output, shards, identity):
     for shard in shards:
         if names.setdefault(shard.stem, shard) != shard:
             raise ValueError(f"{names[shard.stem]} and {shard} would both be written as {output / shard.stem}.parquet")
-    if output.resolve() in {folder.resolve() for folder in {shard.parent for shard in shards}}:
+    if resolved(output) in {resolved(folder) for folder in {shard.parent for shard in shards}}:
         raise ValueError(f"{output}: is the folder of the shards, which is not written to; give another --output")
     check_folder(output)
     if output.is_dir():

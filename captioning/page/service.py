@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 from captioning.cli import one_line
+from captioning.files import resolved
 from captioning.page import results
 from captioning.page.labels import TEXT
 from captioning.search.options import SETTINGS
@@ -22,10 +23,10 @@ CONTROLS = {  # name -> (least, most, step)
 def is_below(path, folders):
     """Return whether a path, its links followed, lies in one of the folders."""
     try:
-        resolved = Path(path).resolve()
-    except (OSError, ValueError):  # a loop of links, a null byte
+        real = resolved(path)
+    except (OSError, ValueError):  # a null byte
         return False
-    return any(resolved.is_relative_to(Path(folder).resolve()) for folder in folders)
+    return any(real.is_relative_to(resolved(folder)) for folder in folders)
 
 
 class Service:

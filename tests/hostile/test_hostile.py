@@ -1,15 +1,18 @@
-"""More than two hundred files that mean harm: each is one line, within bounds of memory and time, and nothing is run.
+"""More than two hundred files that mean harm: each is one line and exit code 2, within bounds, and nothing is run.
 
 Each family is tried in one child process with a limit on its memory, each input with a limit on its time, so that a
-family of a hundred costs one start of Python.
+family of a hundred costs one start of Python; the reader is called as a script calls it, through cli.run. Answers of
+servers are in tests/deploy/test_downloads.py, raw calls of the page in tests/test_app.py, as they need a server each.
 """
 
 # ruff: noqa: E501 (a table of inputs, one family in a few lines)
 
 import io
 import json
+import os
 import pickle
 import resource
+import socket
 import struct
 import subprocess
 import sys
@@ -19,6 +22,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from captioning.untrusted import on_one_line
+
 ROOT = Path(__file__).resolve().parents[2]
 SECONDS = 2  # of the processor for each input
 MEGABYTES = 100  # above the child's own, at the end of its family
@@ -27,21 +32,23 @@ import contextlib, io, resource, sys, time, traceback
 sys.path.insert(0, {root!r})
 from pathlib import Path
 {setup}
+from captioning import cli
+sys.argv = ["script"]
 def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1000
 for path in sorted(Path('.').glob('good*')):
     read(path)
 before = peak()
 for path in sorted(Path('.').glob('bad*')):
-    began = time.process_time()
-    said = 'LOADED'
+    began, errors, code = time.process_time(), io.StringIO(), 0
     try:
-        read(path)
-    except ValueError as error:
-        said = str(error)
+        with contextlib.redirect_stderr(errors), contextlib.redirect_stdout(errors):
+            cli.run(lambda config: read(path), of={{"setting": 1}})
+    except SystemExit as exit:
+        code = exit.code
     except BaseException:
-        said = 'TRACEBACK ' + traceback.format_exc()[-300:]
-    print(repr((path.name, said, time.process_time() - began)))
-print(repr(('memory', peak() - before, 0)))
+        errors.write('TRACEBACK ' + traceback.format_exc()[-300:])
+    print(ascii((path.name, code, errors.getvalue(), time.process_time() - began)))
+print(ascii(('memory', 0, peak() - before, 0)))
 """
 READERS = {
     "pictures": "from captioning.data.images import load_image as read",
@@ -50,6 +57,16 @@ READERS = {
     "resume": "from captioning.checkpoint import load_resume as read",
     "onnx": "from captioning.deploy.onnx_model import OnnxModel as read",
     "annotations": "from captioning.data.annotations import load_examples as read",
+    "special": """
+from captioning.checkpoint import load_checkpoint, load_resume
+from captioning.data.annotations import load_examples
+from captioning.data.images import load_image
+from captioning.deploy.onnx_model import OnnxModel
+from vocab import load_vocabulary
+BY_ENDING = {".jpg": load_image, ".pkl": load_vocabulary, ".safetensors": load_checkpoint, ".pt": load_resume}
+BY_ENDING |= {".onnx": OnnxModel, ".csv": load_examples, ".json": load_examples}
+def read(path): BY_ENDING[path.suffix](path)
+""",
 }
 
 
@@ -226,7 +243,29 @@ def annotations():
     yield from (b"", b"\xff\xfe\x00", b"image,caption\n", b"a,b\n1,2\n", b"\0" * 1000)
 
 
-FAMILIES = {f.__name__: f for f in (pictures, pickles, safetensors, resume, onnx, annotations)}
+def special():
+    """Names that a terminal obeys, and what is no file: (name, function that makes it)."""
+    makers = {
+        "fifo": os.mkfifo,
+        "folder": os.mkdir,
+        "zero": lambda path: os.symlink("/dev/zero", path),
+        "tty": lambda path: os.symlink("/dev/tty", path),
+        "loop": lambda path: os.symlink(os.path.basename(path), path),
+        "nowhere": lambda path: os.symlink("/nowhere/at/all", path),
+        "memory": lambda path: os.symlink("/proc/self/mem", path),
+        "socket": lambda path: socket.socket(socket.AF_UNIX).bind(path),
+    }
+    endings = (".jpg", ".pkl", ".safetensors", ".pt", ".onnx", ".csv", ".json")
+    for ending in endings:
+        for kind, make in makers.items():
+            yield f"bad_{kind}{ending}", make
+        for number, sign in enumerate(
+            ("\x1b[2J", "\n", "\t", "\u202e", "\x9b", "\udcff", "$(touch ran)", "-rf *", "\r")
+        ):
+            yield f"bad_{number}{sign}{ending}", lambda path: Path(path).write_bytes(b"neither this nor that")
+
+
+FAMILIES = {f.__name__: f for f in (pictures, pickles, safetensors, resume, onnx, annotations, special)}
 ENDINGS = {"pickles": ".pkl", "safetensors": ".safetensors", "resume": ".pt", "onnx": ".onnx"}
 
 
@@ -234,9 +273,17 @@ def write_family(name, folder):
     """Write the inputs of a family, bad<number>, and return their number."""
     contents = list(FAMILIES[name]())
     for number, content in enumerate(contents):
+        if isinstance(content, tuple):
+            content[1](os.path.relpath(folder / content[0]))  # short enough for a socket
+            continue
         ending = ENDINGS.get(name, ".json" if content[:1] == b"{" else ".csv" if name == "annotations" else ".jpg")
         (folder / f"bad{number:03}{ending}").write_bytes(content)
     return len(contents)
+
+
+def contents_of(folder):
+    """What a folder holds; of what is no file the name."""
+    return {path: path.read_bytes() if path.is_file() and not path.is_symlink() else b"" for path in folder.iterdir()}
 
 
 def limit_memory():
@@ -249,7 +296,7 @@ def test_hostile_files_are_refused_in_one_line_within_bounds(name, tmp_path):
     number = write_family(name, tmp_path)
     if name == "pictures":
         Image.new("RGB", (64, 64)).save(tmp_path / "good.png")
-    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    before = contents_of(tmp_path)
     code = CHILD.format(root=str(ROOT), setup=READERS[name])
     child = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", code], cwd=tmp_path, capture_output=True, text=True,
@@ -257,15 +304,17 @@ def test_hostile_files_are_refused_in_one_line_within_bounds(name, tmp_path):
     )  # fmt: skip
     assert child.returncode == 0, child.stderr[-1000:]
     assert child.stderr == ""
-    *results, (_, memory, _) = map(eval, child.stdout.splitlines())
+    *results, (_, _, memory, _) = map(eval, child.stdout.splitlines())
     assert len(results) == number
-    for file, said, seconds in results:
-        assert file in said, (file, said[:300])  # it names the file, so it was neither loaded nor a traceback
-        assert not said.startswith("TRACEBACK"), (file, said)
+    for file, code, said, seconds in results:
+        assert code == 2, (file, code, said[:300])
+        assert said.startswith("error: "), (file, said[:300])
+        assert len(said.splitlines()) == 1, (file, said[:300])  # neither a second line nor a traceback
+        assert on_one_line(file) in said, (file, said[:300])
         assert len(said) < 600, (file, len(said))
         assert seconds < SECONDS, (file, said[:200], seconds)
     assert memory < MEGABYTES, memory
-    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before, "something was written or run"
+    assert contents_of(tmp_path) == before, "something was written or run"
 
 
 def test_there_are_more_than_two_hundred():
