@@ -268,7 +268,7 @@ LAYOUTS = (
     Layout(
         "a table", ("captions.csv", "captions.tsv", "captions.txt", "results.csv", "captions_*.csv", "captions_*.tsv")
     ),
-    Layout("Flickr8k's or Flickr30k's list", ("flickr8k.token.txt", "results_20130124.token")),
+    Layout("Flickr8k's or Flickr30k's list", ("Flickr8k.token.txt", "results_20130124.token")),
     Layout("Hugging Face's", ("metadata.csv", "metadata.jsonl", "*/metadata.csv", "*/metadata.jsonl")),
     Layout("Karpathy's", ("dataset.json", "dataset_*.json")),
     Layout("COCO's", ("captions_*.json", "annotations/captions_*.json")),
@@ -335,8 +335,11 @@ def find_annotations(path):
 
 def find_files(path, layout, below):
     """Return the files of a layout in a folder, sorted; below: "" = there, "*/" = in the folders in it."""
-    patterns = [re.sub("[a-z]", lambda letter: f"[{letter[0]}{letter[0].upper()}]", one) for one in layout.patterns]
-    files = set(chain.from_iterable(path.glob(below + pattern) for pattern in patterns))
+    patterns = [below + pattern for pattern in layout.patterns]
+    for place, pattern in enumerate(patterns):
+        if "/" not in pattern:  # in whatever case; below the folder it would take a look at the name of each picture
+            patterns[place] = re.sub("[a-zA-Z]", lambda letter: f"[{letter[0].lower()}{letter[0].upper()}]", pattern)
+    files = set(chain.from_iterable(map(path.glob, patterns)))
     return sorted(file for file in files if file.is_file() or file.is_fifo())
 
 

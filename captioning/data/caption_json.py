@@ -39,13 +39,15 @@ def read_karpathy(path, content, omissions):
     for index, image in enumerate(images):
         where = f"images[{index}]"
         name = read_key(image, "filename", str, path, where)
-        if has_splits:
+        if has_splits and "split" not in image:
             read_key(image, "split", str, path, where)
         split = read_split(image, path, where)
-        texts = [
-            omissions.caption(read_key(sentence, "raw", str, path, f"{where}.sentences[{number}]"), path, where)
-            for number, sentence in enumerate(read_key(image, "sentences", list, path, where))
-        ]
+        texts = []
+        for number, sentence in enumerate(read_key(image, "sentences", list, path, where)):
+            raw = sentence.get("raw") if isinstance(sentence, dict) else None
+            if not isinstance(raw, str):  # names the place, which takes longer than all else
+                read_key(sentence, "raw", str, path, f"{where}.sentences[{number}]")
+            texts.append(omissions.caption(raw, path, where))
         folder = read_key(image, "filepath", str, path, where).strip("/") if "filepath" in image else ""
         name = f"{folder}/{name}" if folder else name
         if name in entries:
@@ -243,9 +245,10 @@ def read_list(path, content, key):
 def read_split(entry, path, where):
     """The split of a JSON object, "" = it has none. Raises ValueError if it is none that is known."""
     split = entry.get("split", "")
-    if split and not (isinstance(split, str) and split.lower() in SPLIT_NAMES):
+    known = SPLIT_NAMES.get(split) or SPLIT_NAMES.get(split.lower()) if isinstance(split, str) else None
+    if split and not known:
         raise ValueError(f"{path}: {where}: split {split!r:.40}, allowed are {', '.join(SPLIT_NAMES)}")
-    return SPLIT_NAMES[split.lower()] if split else ""
+    return known or ""
 
 
 def read_id(entry, key, path, where):
