@@ -37,7 +37,7 @@ from vocab import load_vocabulary
 
 CONFIG = {
     # what
-    "data_dir": "data/pictograms",  # dataset folder or annotation file
+    "data_dir": "data/pictograms",  # dataset folder, annotation file, or tar shards, see docs/scale.md
     "images_dir": "",  # folder of its pictures; "" = beside the captions
     "allow_missing": False,  # go on without pictures that are not there, however many
     "allow_links": False,  # follow symbolic links that lead out of the dataset's folder
@@ -52,6 +52,7 @@ CONFIG = {
     "hue": 0.0,  # hue changes by up to this share of the colour circle; 0 where captions name colours
     # loading
     "batch_size": 0,  # captions per batch with a frozen encoder, else images; 0 = 64, in training 16 for small data
+    "samples_per_epoch": 0,  # rows of batch_size in an epoch of training, drawn anew for each; 0 = all
     "captions_per_image": 0,  # captions drawn per image and epoch when training reads image files; 0 = all
     "num_workers": 2,  # processes that read images; 0 = none; the batches do not depend on it
     "seed": 0,  # of the batch that this script shows; train.py has its own
@@ -66,6 +67,7 @@ LIMITS = {
     "jitter": (0.0, 1),
     "hue": (0.0, 0.5),
     "batch_size": (0, 65536),
+    "samples_per_epoch": (0, 2**40),
     "captions_per_image": (0, 1000),
     "num_workers": (0, 256),
     "seed": (0, 2**32 - 1),
@@ -308,14 +310,15 @@ def collate(items, image_size=0):
     )
 
 
-def build_loader(dataset, *, batch_size, num_workers=0, shuffle=False, seed=0, first=0):
-    """Return a DataLoader of Batches of a CaptionDataset, from batch number `first` on.
+def build_loader(dataset, *, batch_size, num_workers=0, shuffle=False, seed=0, first=0, samples=0):
+    """Return a DataLoader of Batches of a CaptionDataset, from batch number `first` on, of `samples` images, 0 = all.
 
     The seed alone decides the order and the augmentation: any number of workers, forked or spawned, gives the same
     batches, and torch's own generator is neither read nor changed. Of several ranks each gets its rows of every batch.
     """
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(len(dataset), generator=generator) if shuffle else torch.arange(len(dataset))
+    order = order[: samples or len(order)]
     num_workers = fit_workers(num_workers, batch_size, dataset.image_size or dataset.transform.image_size)
     size = dataset.image_size or dataset.transform.image_size
     return DataLoader(
@@ -337,33 +340,38 @@ class CachedBatches:
 
     inputs: (N, W, ...), W views of each image: pooled features, or feature maps; tokens: Captions of the N images
     labels: (N,) long; by_caption: a row is one caption with its image (True), or one image with all its captions
+    samples: rows of an epoch, drawn at random; 0 = all
     """
 
-    def __init__(self, inputs, tokens, labels, batch_size, *, by_caption):
+    def __init__(self, inputs, tokens, labels, batch_size, *, by_caption, samples=0):
         self.inputs, self.tokens, self.labels, self.batch_size = inputs, tokens, labels, batch_size
-        self.by_caption = by_caption
+        self.by_caption, self.samples = by_caption, samples
         self.kind = CACHED_KINDS[inputs.ndim]
         self.image = torch.from_numpy(tokens.owner) if by_caption else torch.arange(len(tokens))
 
     def __len__(self):
-        return math.ceil(len(self.image) / self.batch_size)
+        return math.ceil(self.num_rows / self.batch_size)
 
     @property
     def num_rows(self):
         """Rows of all batches of an epoch."""
-        return len(self.image)
+        return min(self.samples or len(self.image), len(self.image))
 
     def epoch(self, seed, first=0):
         """Yield the Batches of an epoch, from number `first` on; of several ranks each gets its rows of every batch."""
         generator = torch.Generator().manual_seed(seed)
+        drawn = torch.arange(len(self.image))
+        if self.num_rows < len(drawn):
+            drawn = torch.randperm(len(drawn), generator=generator)[: self.num_rows]
         if self.by_caption:  # like lengths together, so that little padding is multiplied
-            batches = length_buckets(self.tokens.ids.lengths, self.batch_size, generator)
+            batches = length_buckets(self.tokens.ids.lengths[drawn], self.batch_size, generator)
         else:
-            batches = torch.randperm(len(self.image), generator=generator).split(self.batch_size)
+            batches = torch.randperm(self.num_rows, generator=generator).split(self.batch_size)
         for number, rows in enumerate(batches):
             view = torch.randint(self.inputs.shape[1], (len(rows),), generator=generator)
             if number < first:
                 continue
+            rows = drawn[rows]
             rows, view = rows[share(len(rows))], view[share(len(rows))]
             image = self.image[rows]
             captions = [[row] if self.by_caption else list(self.tokens.rows(row)) for row in rows.tolist()]
@@ -382,23 +390,32 @@ class CachedBatches:
 
 
 class ImageBatches:
-    """Batches of augmented images with their captions, for training the whole encoder."""
+    """Batches of augmented images with their captions, for training the whole encoder.
 
-    def __init__(self, dataset, batch_size, num_workers):
-        self.dataset, self.batch_size, self.num_workers = dataset, batch_size, num_workers
+    samples: images of an epoch, drawn at random; 0 = all
+    """
+
+    def __init__(self, dataset, batch_size, num_workers, samples=0):
+        self.dataset, self.batch_size, self.num_workers, self.samples = dataset, batch_size, num_workers, samples
 
     def __len__(self):
-        return math.ceil(len(self.dataset) / self.batch_size)
+        return math.ceil(self.num_rows / self.batch_size)
 
     @property
     def num_rows(self):
         """Rows of all batches of an epoch, those of unreadable images among them."""
-        return len(self.dataset)
+        return min(self.samples or len(self.dataset), len(self.dataset))
 
     def epoch(self, seed, first=0):
         """Return an iterator over the Batches of an epoch, from number `first` on."""
         loader = build_loader(
-            self.dataset, batch_size=self.batch_size, num_workers=self.num_workers, shuffle=True, seed=seed, first=first
+            self.dataset,
+            batch_size=self.batch_size,
+            num_workers=self.num_workers,
+            shuffle=True,
+            seed=seed,
+            first=first,
+            samples=self.samples,
         )
         return start_workers(loader)
 

@@ -447,6 +447,8 @@ def prepare_shards(source, output, number, seed, **settings):
             shutil.copyfile(example.image, folder / place)
             captions[place.as_posix()] = example.captions
         write_captions(folder / "captions.csv", captions)
+        if dataset.aliases:
+            shutil.copyfile(dataset.root / "aliases.csv", folder / "aliases.csv")
     return dataset.examples
 
 

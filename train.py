@@ -354,11 +354,12 @@ class TrainingData:
     views:        a transform for each cached view of a train image; the first is the plain one, as in inference
     cut:          how many blocks are behind the cache
     seed:         of the augmentation
+    samples:      rows of an epoch; 0 = all
     """
 
-    def __init__(self, train_set, val_examples, views, machine, *, cut, seed):
+    def __init__(self, train_set, val_examples, views, machine, *, cut, seed, samples=0):
         self.train_set, self.val_examples, self.views, self.machine = train_set, val_examples, views, machine
-        self.cut, self.seed = cut, seed
+        self.cut, self.seed, self.samples = cut, seed, samples
         # Computed when a stage opens, with the weights that it begins with.
         self.cache = self.val_cache = self.captions = self.labels = None
 
@@ -367,7 +368,7 @@ class TrainingData:
         encoder = model.encoder
         if stage.reads_files:
             self.cache = None  # of a backbone that is about to change
-            batches = ImageBatches(self.train_set, stage.batch_size, self.machine.num_workers)
+            batches = ImageBatches(self.train_set, stage.batch_size, self.machine.num_workers, self.samples)
             labels = torch.from_numpy(self.train_set.labels).long()
             return StageData(batches, lambda model, images: model.encoder(images), self.train_set.tokens, labels)
         if self.cache is None:
@@ -386,7 +387,9 @@ class TrainingData:
                 head = encoder.eval().cut(self.cut)[1]
                 inputs, val_inputs = head_views(head, inputs, self.run), self.run(head, val_inputs)
         by_caption = stage.name == "decoder"
-        batches = CachedBatches(inputs, self.captions, self.labels, stage.batch_size, by_caption=by_caption)
+        batches = CachedBatches(
+            inputs, self.captions, self.labels, stage.batch_size, by_caption=by_caption, samples=self.samples
+        )
         return StageData(batches, encode, self.captions, self.labels, val_inputs)
 
     def fill_cache(self, encoder):
@@ -566,7 +569,15 @@ def build_data(dataset, vocabulary, grounder, machine, cut, settings, data):
         image_size=size,
     )
     views = [data_loader.EvalTransform(size)] + [augment] * (settings["feature_views"] - 1)
-    return TrainingData(train_set, dataset.splits["val"], views, machine, cut=cut, seed=settings["seed"])
+    return TrainingData(
+        train_set,
+        dataset.splits["val"],
+        views,
+        machine,
+        cut=cut,
+        seed=settings["seed"],
+        samples=data["samples_per_epoch"],
+    )
 
 
 def may_go_on(run):

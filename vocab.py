@@ -315,7 +315,6 @@ def main(config):
     """Count the train captions, save the vocabulary, and show what it covers."""
     from captioning import plots  # slow to import, and a Vocabulary alone needs it not
     from captioning.data.annotations import data_flags
-    from captioning.data.tars import is_shards
     from captioning.scores.grounding import Grounder, naming_share, naming_warning
     from captioning.scores.variety import one_for_all
 
@@ -360,8 +359,7 @@ def main(config):
     print("most frequent    " + ", ".join(f"{word} {count:,}" for word, count in counts.most_common(12)))
     flags = {**data_flags(config), "vocab_path": str(path)}
     other = {flag: value for flag, value in flags.items() if value not in (CONFIG["data_dir"], "vocab_2.pkl")}
-    steps = "" if is_shards(config["data_dir"]) else f"; next: {cli.command('data_loader.py', other)}"
-    print(f"wrote {path} and {config['graph_path']}{steps}")
+    print(f"wrote {path} and {config['graph_path']}; next: {cli.command('data_loader.py', other)}")
 
 
 if __name__ == "__main__":

@@ -20,7 +20,8 @@ from PIL import Image, ImageDraw, ImageFile
 import prepare_data
 import vocab
 from captioning.data import class_folders
-from captioning.data.annotations import load_examples
+from captioning.data.annotations import load_aliases, load_dataset, load_examples
+from captioning.data.images import load_image
 from captioning.data.tars import PICTURES, TEXTS, find_shards, read_samples
 
 SCRIPT = Path(prepare_data.__file__)
@@ -655,6 +656,18 @@ def test_a_dataset_of_any_layout_becomes_shards(pictograms_dir, tmp_path, monkey
         words = vocab.load_vocabulary("vocab_1.pkl").itos
         assert words == vocab.build_vocabulary(vocab.count_words(c for e in train for c in e.captions)[0], 1).itos
         Path("vocab_1.pkl").unlink()
+
+    # Trained on, they are the dataset that they were made from.
+    shards = load_dataset(f"{output}/train/{{00000..00006}}.tar", "train", "val", "test")
+    assert shards.root == output
+    for split in ("train", "val", "test"):
+        before = load_examples(pictograms_dir, split)
+        keys = [
+            sorted((load_image(e.image).tobytes(), e.captions, e.label) for e in group)
+            for group in (shards.splits[split], before)
+        ]
+        assert keys[0] == keys[1]
+    assert shards.aliases == load_aliases(pictograms_dir)
 
 
 @pytest.mark.parametrize(

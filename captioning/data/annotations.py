@@ -7,12 +7,14 @@
     captions_*.json, annotations/...    COCO captions; instances_*.json beside them gives the classes
     captions.json, captions.jsonl       lists of image and caption
     1.jpg beside 1.txt                  a text file for each picture, a caption a line
+    train/{00000..00099}.tar            tar shards, see captioning/data/tars.py; other splits from the folder around
 
 A reader turns a file into entries (caption_tables, caption_json, or read_sidecars here). What is the same for all of
 them happens here: the pictures are looked for, folders give classes and splits where the file does not, what cannot be
 used is left out and counted, and images without a split are shared out.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -47,6 +49,7 @@ from captioning.data.splits import (
     split_of_file,
     split_of_folder,
 )
+from captioning.data.tars import PICTURES, CaptionedSamples, find_shards, is_shards
 from captioning.files import read_lines, resolved
 
 DEFAULT_DATA_DIR = "data/pictograms"
@@ -135,7 +138,11 @@ def load_examples(data_dir, split="", silent=None, images_dir="", allow_missing=
     """
     if split:
         check_split(split)
-    examples = with_splits(read_examples(data_dir, split, silent, images_dir, allow_missing, allow_links), data_dir)
+    if is_shards(data_dir):
+        examples = read_shards(data_dir)
+    else:
+        examples = read_examples(data_dir, split, silent, images_dir, allow_missing, allow_links)
+    examples = with_splits(examples, data_dir)
     if split:
         check_present(split, examples, data_dir)
     return [example for example in examples if split in ("", example.split)]
@@ -375,8 +382,37 @@ def split_of(path, root):
 
 def dataset_root(path):
     """The dataset's folder: `path` itself or what holds the file; COCO's annotations/ is a part of it."""
+    if is_shards(path):
+        return path.parent.parent if split_of_folder(path.parent.name) else path.parent
     folder = path.parent if path.is_file() else path
     return folder.parent if folder.name == "annotations" else folder
+
+
+# ---- tar shards ----------------------------------------------------------------------------------
+
+
+def read_shards(data_dir):
+    """Return the Examples of tar shards, and those of the other splits from the dataset's folder, if it has captions.
+
+    data_dir: names of shards, with braces or a pattern; a shard's name or its folder says its split
+
+    Raises ValueError for shards that are missing or broken, and if many samples have no caption or no picture.
+    """
+    samples, examples = CaptionedSamples(find_shards([data_dir]), PICTURES), []
+    for shard, sample, captions in samples:
+        label = sample.info.get("label")
+        split = split_of_file(shard) or split_of_folder(shard.parent.name)
+        examples.append(Example(Path(sample.place), captions, label if isinstance(label, str) else "", split))
+    for line in samples.failed[:5]:
+        print(f"warning: {line}; left out ({len(samples.failed):,} of {len(samples.failed) + len(examples):,} samples)")
+    if not examples:
+        raise ValueError(f"{data_dir}: holds no captioned image")
+    root, splits = dataset_root(Path(data_dir)), {example.split for example in examples}
+    if root == Path(data_dir).parent or "" in splits:
+        return examples
+    with contextlib.suppress(NoAnnotationsError):
+        examples += [example for example in read_examples(root) if example.split and example.split not in splits]
+    return examples
 
 
 # ---- entries to examples -------------------------------------------------------------------------

@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from captioning.cli import one_line
+from captioning.data.tars import open_picture
 from captioning.files import check_regular
 
 # Pillow knows more, some of which start other programs (EPS) or have no pixels of their own.
@@ -39,16 +40,20 @@ _one_large_picture = threading.Lock()
 def load_image(source, smallest_side=0, max_pixels=MAX_PIXELS):
     """Return a PIL picture in RGB, turned as its EXIF orientation says.
 
-    source:        path or binary file; of an animation the first frame is read
+    source:        path, of a picture in a tar shard too (captioning.data.tars), or binary file; of an animation the
+                   first frame is read
     smallest_side: pixels that the caller needs; a much larger JPEG is decoded at 1/2, 1/4 or 1/8, which is faster
     max_pixels:    a picture that claims more is refused before it is decoded
 
     Raises ValueError naming the file if it is missing, no regular file, truncated, not a picture, or too large.
     """
+    file = source
     if isinstance(source, str | os.PathLike):
+        file = open_picture(source) or source
+    if file is source and not hasattr(source, "read"):
         check_regular(source)
     try:
-        with Image.open(source, formats=FORMATS) as image:
+        with Image.open(file, formats=FORMATS) as image:
             pixels = image.width * image.height
             if pixels > max_pixels:
                 raise ValueError(f"{image.width} x {image.height} pixels, at most {max_pixels:,} are read")

@@ -8,12 +8,16 @@
 
 A key is a member's name up to the first dot of its last part; what follows is its suffix. Members of a key stand side
 by side. Nothing is unpacked: a member is read from its place in the shard, and its name is never taken for a path.
+
+A picture in a shard has a path of its own, which says where it stands: 00042.tar/<first byte>+<bytes>/000420001.jpg.
+So datasets of shards are read in any order, as folders are.
 """
 
 import glob
 import io
 import itertools
 import json
+import os
 import posixpath
 import re
 import tarfile
@@ -41,6 +45,7 @@ class Sample:
     """The members of one key.
 
     members:  suffix ("jpg", "txt") -> bytes, of the members that were asked for
+    place:    the path of its picture, see the module's docstring; "" = it was not asked for
     names:    all its members, by their names in the shard
     problem:  why a member that was asked for is not there, one line; "" = nothing is missing
     repeated: the key stood in the shard before
@@ -48,6 +53,7 @@ class Sample:
 
     key: str
     members: dict[str, bytes] = field(default_factory=dict)
+    place: str = ""
     names: list[str] = field(default_factory=list)
     problem: str = ""
     repeated: bool = False
@@ -140,10 +146,11 @@ class ShardFile(io.BufferedReader):
         return super().read(size)
 
 
-def read_samples(path, suffixes):
+def read_samples(path, suffixes, placed=frozenset()):
     """Yield the Samples of a shard in order.
 
     suffixes: of the members to read, as PICTURES or TEXTS; the others are passed over
+    placed:   suffixes of pictures that are not read, but whose place is noted
 
     Raises ValueError naming the shard where it is missing, cut, or no tar; what stood before the damage was yielded.
     """
@@ -154,7 +161,7 @@ def read_samples(path, suffixes):
                 sample = Sample(key, repeated=key in seen)
                 seen.add(key)
                 for info in group:
-                    add_member(sample, info, file, suffixes)
+                    add_member(sample, info, file, suffixes, placed)
                 yield sample
     except tarfile.TarError as error:
         raise ValueError(f"{path}: not a whole tar ({one_line(error)})") from None
@@ -186,15 +193,15 @@ def split_name(name):
     return (posixpath.join(folder, stem), suffix.lower()) if stem and suffix else ("", "")
 
 
-def add_member(sample, info, file, suffixes):
+def add_member(sample, info, file, suffixes, placed=frozenset()):
     """Read a member into its sample if its suffix is among those wanted, and note why if that cannot be done."""
     _, suffix = split_name(info.name)
     sample.names.append(info.name)
-    if suffix not in suffixes:
+    if suffix not in suffixes and suffix not in placed:
         return
     problem = ""
     most = MAX_PICTURE_BYTES if suffix in PICTURES else MAX_TEXT_BYTES
-    if suffix in sample.members or (suffix in PICTURES and sample.picture is not None):
+    if suffix in sample.members or (suffix in PICTURES and (sample.place or sample.picture is not None)):
         problem = f"two members of one key: {sample.names[0]} and {info.name}"
     elif info.name.startswith("/") or ".." in info.name.split("/"):
         problem = f"{info.name}: its name leads out of the shard"
@@ -202,6 +209,8 @@ def add_member(sample, info, file, suffixes):
         problem = f"{info.name}: is a link, a device or a pipe, not a file"
     elif info.size > most:
         problem = f"{info.name}: {info.size:,} bytes, at most {most:,} are read"
+    elif suffix in placed:
+        sample.place = f"{file.name}/{info.offset_data}+{info.size}/{posixpath.basename(info.name)}"
     else:
         file.seek(info.offset_data)
         content = file.read(info.size)
@@ -211,35 +220,79 @@ def add_member(sample, info, file, suffixes):
     sample.problem = sample.problem or problem
 
 
-class ShardCaptions:
-    """The captions of shards, read as they are asked for: the memory does not grow with their number.
+_PLACE = re.compile(rf"(.+{re.escape(SUFFIX)})/(\d+)\+(\d+)/[^/]+")
+
+
+def split_place(path):
+    """Return (shard, first byte, bytes) of the path of a picture in a shard; None for any other path."""
+    path = os.fspath(path)
+    if SUFFIX not in path or not (found := _PLACE.fullmatch(path.replace(os.sep, "/"))):
+        return None
+    return found[1], int(found[2]), int(found[3])
+
+
+def open_picture(path):
+    """Return the picture that stands at a place in a shard, as a binary file; None for any other path.
+
+    Raises ValueError if its shard is missing or too short.
+    """
+    if not (place := split_place(path)):
+        return None
+    shard, begin, size = place
+    try:
+        with ShardFile(shard) as file:
+            file.seek(begin)
+            content = file.read(size)
+    except (OSError, tarfile.ReadError) as error:
+        raise ValueError(f"{path}: cannot be read ({one_line(error)})") from None
+    if len(content) < size:
+        raise ValueError(f"{path}: the shard has been cut since its pictures were looked up")
+    return io.BytesIO(content)
+
+
+class CaptionedSamples:
+    """The samples of shards that have captions: (shard, Sample, captions), read as they are asked for.
 
     paths:  of the shards
-    failed: a line for each sample without a caption, after the captions were read
+    placed: as in read_samples; a sample without such a picture is left out
+    failed: a line for each sample that was left out, after all were read
 
     Iterating raises ValueError, naming the shard, where one is broken; or in the end, if more than a small share of the
-    samples has no caption.
+    samples was left out.
     """
 
-    def __init__(self, paths):
-        self.paths, self.failed = list(paths), []
+    def __init__(self, paths, placed=frozenset()):
+        self.paths, self.placed, self.failed = list(paths), placed, []
 
     def __iter__(self):
         self.failed, number = [], 0
         for path in self.paths:
-            for sample in read_samples(path, TEXTS):
+            for sample in read_samples(path, TEXTS, self.placed):
                 number += 1
                 try:
                     if sample.repeated or sample.problem:
                         raise ValueError(f"{path}: {sample.problem or f'{sample.key} stands in it twice'}")
                     if not sample.captions:
                         raise ValueError(f"{path}: {sample.key}: no caption")
-                    yield from [checked_caption(text, path, sample.key) for text in sample.captions]
+                    if self.placed and not sample.place:
+                        raise ValueError(f"{path}: {sample.key}: no picture")
+                    found = path, sample, [checked_caption(text, path, sample.key) for text in sample.captions]
                 except ValueError as error:
                     self.failed.append(str(error))
+                    continue
+                yield found
         if len(self.failed) > SILENT_SHARE * number:
             share = f"{len(self.failed):,} of {number:,} samples"
-            raise ValueError(f"{share} have no caption, at most {SILENT_SHARE:.0%} may lack one; {self.failed[0]}")
+            what = "have no picture or no caption" if self.placed else "have no caption"
+            raise ValueError(f"{share} {what}, at most {SILENT_SHARE:.0%} may lack one; {self.failed[0]}")
+
+
+class ShardCaptions(CaptionedSamples):
+    """The captions of shards, read as they are asked for: the memory does not grow with their number."""
+
+    def __iter__(self):
+        for _, _, captions in super().__iter__():
+            yield from captions
 
 
 # ---- writing -------------------------------------------------------------------------------------------

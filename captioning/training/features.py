@@ -25,6 +25,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from captioning.cli import one_line
+from captioning.data.tars import split_place
 from captioning.evaluation import ImageDataset, encode_images, encode_together
 from captioning.familiarity import fit_familiarity
 from captioning.files import hold_lock, remove_unfinished, replace_file
@@ -57,7 +58,8 @@ def fingerprint(weights, description, paths):
     digest = hashlib.sha256(json.dumps([description, *library_versions()]).encode())
     add_tensors(digest, weights)
     for path in paths:
-        status = os.stat(path)
+        place = split_place(path)
+        status = os.stat(place[0] if place else path)
         digest.update(json.dumps([os.fspath(path), status.st_size, status.st_mtime_ns]).encode())
     return digest.hexdigest()
 

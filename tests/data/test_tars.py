@@ -13,9 +13,12 @@ from captioning.data.tars import (
     MAX_PICTURE_BYTES,
     PICTURES,
     TEXTS,
+    CaptionedSamples,
     ShardCaptions,
     find_shards,
+    open_picture,
     read_samples,
+    split_place,
     write_shard,
 )
 
@@ -219,3 +222,44 @@ def test_the_memory_does_not_grow_with_the_number_of_captions(tmp_path):
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     assert peaks[1] < 1.2 * peaks[0]
+
+
+def test_a_place_says_where_a_picture_stands(tmp_path):
+    path = make_tar(
+        tmp_path / "a.tar", member("x/1.jpg", b"one"), member("x/1.txt", b"a dog"), member("2.PNG", b"second"),
+        member("2.txt", b"a cat"),
+    )  # fmt: skip
+    samples = list(CaptionedSamples([path], PICTURES))
+    assert [(sample.key, captions) for _, sample, captions in samples] == [("x/1", ["a dog"]), ("2", ["a cat"])]
+    assert all(sample.picture is None for _, sample, _ in samples), "pictures are not read"
+    assert [open_picture(sample.place).read() for _, sample, _ in samples] == [b"one", b"second"]
+    assert samples[0][1].place == f"{path}/512+3/1.jpg"
+    assert split_place(samples[0][1].place) == (str(path), 512, 3)
+    for name in ("a.jpg", "a.tar", f"{path}/1.jpg", f"{path}/5+3/a/b.jpg", f"{path}/-5+3/1.jpg"):
+        assert open_picture(name) is None
+    os.truncate(path, 514)
+    with pytest.raises(ValueError, match=r"a.tar/512\+3/1.jpg: the shard has been cut since"):
+        open_picture(samples[0][1].place)
+    with pytest.raises(ValueError, match=r"a.tar/0\+9999999999/1.jpg: cannot be read \(a header claims 9999999999"):
+        open_picture(f"{path}/0+9999999999/1.jpg")
+
+
+@pytest.mark.parametrize(
+    ("bad", "line"),
+    [
+        ([member("bad.txt", b"a dog")], "bad: no picture"),
+        ([member("bad.jpg")], "bad: no caption"),
+        ([member("../bad.jpg"), member("../bad.txt", b"a dog")], "its name leads out of the shard"),
+        ([member("bad.jpg", b"", type=tarfile.CHRTYPE), member("bad.txt", b"a dog")], "is a link, a device or a pipe"),
+        ([member("bad.jpg"), member("bad.png"), member("bad.txt", b"a dog")], "two members of one key"),
+        ([member("good0.jpg"), member("good0.txt", b"a dog")], "good0 stands in it twice"),
+    ],
+)
+def test_a_sample_that_cannot_be_trained_on_is_left_out_and_named(tmp_path, bad, line):
+    good = [member(f"good{n}.{suffix}", b"a cat") for n in range(30) for suffix in ("jpg", "txt")]
+    samples = CaptionedSamples([make_tar(tmp_path / "a.tar", *good, *bad)], PICTURES)
+    assert len(list(samples)) == 30
+    assert len(samples.failed) == 1
+    assert line in samples.failed[0]
+    with pytest.raises(ValueError, match=r"1 of 9 samples have no picture or no caption, at most 5%"):
+        list(CaptionedSamples([make_tar(tmp_path / "b.tar", *good[:16], *bad)], PICTURES))
