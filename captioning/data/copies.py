@@ -9,6 +9,8 @@ import hashlib
 import multiprocessing
 import signal
 import warnings
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -53,15 +55,27 @@ def describe_image(path):
 
 
 @contextmanager
-def process_map(num_workers):
-    """Give a lazy map over `num_workers` processes that keeps the order; 1 = this process."""
+def process_map(num_workers, chunksize=16):
+    """Give a lazy map over `num_workers` processes that keeps the order; 1 = this process.
+
+    Raises ValueError if one of them dies, as those of a script without `if __name__ == "__main__"` do at once. (A
+    multiprocessing.Pool would start others in their place, without end.)
+    """
     if num_workers == 1:
         yield map
         return
     # spawn, as on every system: a forked child of a process with threads can hang. Ctrl-C is the parent's to handle.
     context = multiprocessing.get_context("spawn")
-    with context.Pool(num_workers, start_worker) as pool:
-        yield functools.partial(pool.imap, chunksize=16)
+    pool = ProcessPoolExecutor(num_workers, context, start_worker)
+    try:
+        yield functools.partial(pool.map, chunksize=chunksize)
+    except BrokenProcessPool:
+        raise ValueError(
+            "a process of several died; a script of yours that starts them is a file, and calls them below "
+            'if __name__ == "__main__":, or with one process'
+        ) from None
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def start_worker():

@@ -6,9 +6,7 @@ others are drawn or on how many processes draw them.
 """
 
 import functools
-import multiprocessing
 import os
-import signal
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,6 +16,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from captioning.data import pictograms_ko
 from captioning.data.class_folders import check_replaceable
+from captioning.data.copies import process_map
 from captioning.data.splits import SPLITS, split_sizes
 from captioning.files import replace_folder
 from captioning.progress import Progress
@@ -250,10 +249,8 @@ def write_dataset(
         draw = functools.partial(write_class, folder, sizes=sizes, seed=seed, language=language)
         with Progress(total=per_class * len(CLASSES), desc="drawing", unit=" images", disable=not progress) as bar:
             rows = []
-            # spawn, as on every system: a forked child of a process with threads can hang. Ctrl-C is the parent's.
-            context = multiprocessing.get_context("spawn")
-            with context.Pool(workers, signal.signal, (signal.SIGINT, signal.SIG_IGN)) as pool:
-                for class_rows in pool.imap(draw, CLASSES):
+            with process_map(workers, chunksize=1) as draw_all:
+                for class_rows in draw_all(draw, CLASSES):
                     rows += class_rows
                     bar.update(per_class)
         rows.sort(key=lambda row: SPLITS.index(row[0].partition("/")[0]))

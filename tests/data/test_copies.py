@@ -1,5 +1,10 @@
 """Copies: hashes and colours decide together, and the groups are those of brute force."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageFilter
@@ -122,3 +127,19 @@ def test_a_recompressed_copy_is_found(tmp_path):
     gradient(downwards=True).save(tmp_path / "a.jpg", quality=95)
     gradient(downwards=True).save(tmp_path / "b.jpg", quality=30)
     assert len(find_copies([describe_image(tmp_path / name) for name in ("a.jpg", "b.jpg")], np.array([0, 1]))) == 1
+
+
+@pytest.mark.parametrize("way", ["stdin", "without a guard"])
+def test_a_script_that_starts_processes_wrongly_ends_in_one_line(tmp_path, way):
+    """The processes of such a script die at their start; a pool once started others in their place, without end."""
+    script = (
+        "from captioning.data.pictograms import write_dataset\nwrite_dataset('drawn', per_class=3, num_workers=2)\n"
+    )
+    (tmp_path / "script.py").write_text(script)
+    done = subprocess.run(
+        [sys.executable, "-" if way == "stdin" else "script.py"], cwd=tmp_path, input=script, timeout=60,
+        capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[2])},
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("ValueError: a process of several died")
+    assert not list(tmp_path.glob("*drawn*"))

@@ -129,11 +129,11 @@ def test_a_file_is_left_alone(tmp_path):
 
 
 def test_a_failed_run_keeps_the_older_dataset(tmp_path, few_classes, monkeypatch):
-    write_dataset(tmp_path / "data", per_class=3, num_workers=1, progress=False)
+    write_dataset(tmp_path / "data", per_class=3, num_workers=2, progress=False)
     before = digest(tmp_path)
     monkeypatch.setattr(pictograms, "CLASSES", (*CLASSES[:2], "unheard_of"))
     with pytest.raises(ValueError, match="unheard_of|not in tuple"):
-        write_dataset(tmp_path / "data", per_class=3, num_workers=1, seed=1, progress=False)
+        write_dataset(tmp_path / "data", per_class=3, num_workers=2, seed=1, progress=False)
     assert digest(tmp_path) == before
 
 
