@@ -494,7 +494,7 @@ def picture_folders(path, split, root, images_dir):
 
 def locate(entries, path, pictures, omissions):
     """Return [(entry, path of its picture)]; pictures that are missing, or of a kind that is not read, are left out."""
-    bare = len({posixpath.basename(entry.name) for entry in entries}) == len(entries)
+    bare = len({entry.name.rpartition("/")[2] for entry in entries}) == len(entries)
     bare = bare and not any(entry.label is None for entry in entries)
     located = []
     omissions.total["pictures"] += len(entries)

@@ -81,7 +81,7 @@ def check_links(paths, root):
     """
     inside, links = os.path.join(os.path.realpath(root), ""), {}
     for path in map(os.fspath, paths):
-        folder, name = os.path.split(path)
+        folder, _, name = path.rpartition(os.sep)
         if new := folder not in links:
             links[folder] = list_links(folder)
         if new or name in links[folder]:
@@ -110,7 +110,7 @@ class Folders:
 
         Each part is taken as it is spelt if it is there, else the only one that differs in nothing but its spelling.
         """
-        parent, base = posixpath.split(name)
+        parent, _, base = name.rpartition("/")
         folder = self.resolve(root, parent)
         found = folder and self.pick(folder, base)
         return os.path.join(folder, found) if found else None
