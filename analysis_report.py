@@ -463,4 +463,4 @@ def main(config):
 if __name__ == "__main__":
     limits = search_options.LIMITS | {"batch_size": (1, 65536), "num_workers": (0, 256), "probe_images": (0, 100_000)}
     limits |= {"neighbor_images": (0, 10_000_000), "rank_minutes": (0.01, 10_000)}
-    cli.run(main, {"report": limits | TYPES}, report=CONFIG)
+    cli.run(main, {"report": limits | TYPES}, ranks=True, report=CONFIG)

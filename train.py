@@ -714,4 +714,4 @@ def main(config):
 if __name__ == "__main__":
     limits = {"train": LIMITS | TYPES, "data": data_loader.LIMITS | data_loader.TYPES}
     limits["model"] = model_script.LIMITS | model_script.TYPES
-    cli.run(main, limits, train=CONFIG, data=data_loader.CONFIG, model=model_script.CONFIG)
+    cli.run(main, limits, ranks=True, train=CONFIG, data=data_loader.CONFIG, model=model_script.CONFIG)

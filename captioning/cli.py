@@ -25,11 +25,16 @@ INTERRUPTED = 130  # 128 + SIGINT, as shells count it
 PIPE_CLOSED = 141  # 128 + SIGPIPE
 
 
-def run(main, limits=None, positional="", **configs):
+class RankError(ValueError):
+    """An error of several ranks, which the one that raises it tells for all."""
+
+
+def run(main, limits=None, positional="", ranks=False, **configs):
     """Resolve the flags over `configs`, call `main` with the result, and end the process on an error.
 
     limits:     name -> {key: (least, most) of a number, or its type: str, bool or list (of text)}
     positional: "name.key" of a list that takes the arguments without a flag; "" = they are refused
+    ranks:      `main` joins the processes of a launcher; a mistake of the command line is told by the first of them
     configs:    name -> dict of str, int, float, bool (and non-empty lists of these); the values are the defaults
 
     ValueError and OSError are a user's mistake: one line on standard error, exit code 2. Ctrl-C ends with 130, and
@@ -44,10 +49,10 @@ def run(main, limits=None, positional="", **configs):
         contextlib.redirect_stderr(EscapedStream(sys.stderr)),
         plain_warnings(),
     ):
-        run_escaped(main, limits or {}, positional, configs)
+        run_escaped(main, limits or {}, positional, configs, first=not ranks or os.environ.get("RANK", "0") == "0")
 
 
-def run_escaped(main, limits, positional, configs):
+def run_escaped(main, limits, positional, configs, first):
     """Do what `run` does, on streams that are safe to write names to."""
     try:
         check_types(configs, limits)
@@ -70,7 +75,8 @@ def run_escaped(main, limits, positional, configs):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(PIPE_CLOSED)
     except (ValueError, OSError) as error:
-        print(f"error: {on_one_line(message(error))}", file=sys.stderr)
+        if first or isinstance(error, RankError):
+            print(f"error: {on_one_line(message(error))}", file=sys.stderr)
         sys.exit(USER_ERROR)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

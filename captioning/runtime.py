@@ -17,7 +17,7 @@ import torch.distributed as dist
 from torch.overrides import TorchFunctionMode
 
 from captioning import __version__
-from captioning.cli import INTERRUPTED, USER_ERROR, one_line
+from captioning.cli import INTERRUPTED, USER_ERROR, RankError, message, one_line
 
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 TRACKER_MODES = ("auto", "online", "offline", "off")
@@ -274,7 +274,7 @@ def join_ranks(minutes):
         store = dist.PrefixStore(f"start {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
         dist.init_process_group(store=store, rank=rank, world_size=size, timeout=limit)
     except (RuntimeError, ValueError) as error:  # a port that is taken, a variable that is missing, nobody there
-        raise ValueError(f"the processes of the launcher cannot meet ({one_line(error, 200)})") from None
+        raise RankError(f"the processes of the launcher cannot meet ({one_line(error, 200)})") from None
 
     def speaks():
         try:
@@ -294,15 +294,15 @@ def join_ranks(minutes):
         if rank == 0:
             raise
         raise SystemExit(INTERRUPTED) from None
-    except (ValueError, OSError):
+    except (ValueError, OSError) as error:
         if speaks():
-            raise
+            raise RankError(message(error)) from error
         raise SystemExit(USER_ERROR) from None
     except RuntimeError as error:
         if not isinstance(error, dist.DistError) and "gloo" not in str(error):
             raise
         if speaks():
-            raise ValueError(LOST) from None
+            raise RankError(LOST) from None
         raise SystemExit(USER_ERROR) from None
     finally:
         dist.destroy_process_group()

@@ -150,7 +150,8 @@ SCRIPTS += ["vocab", "app"]
 def test_every_setting_of_every_script_is_checked_before_any_work(script, monkeypatch):
     """A text that was removed was missed when it was asked for, in train.py after the features were computed."""
     called = {}
-    monkeypatch.setattr(cli, "run", lambda main, limits, positional="", **configs: called.update(l=limits, c=configs))
+    record = lambda main, limits, positional="", ranks=False, **configs: called.update(l=limits, c=configs)  # noqa: E731
+    monkeypatch.setattr(cli, "run", record)
     runpy.run_path(str(ROOT / f"{script}.py"), run_name="__main__")
     limits, configs = called["l"], called["c"]
     cli.check_types(configs, limits)

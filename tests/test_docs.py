@@ -35,7 +35,7 @@ def shared_configs(script):
     module = importlib.import_module(script.removesuffix(".py"))
     seen = {}
 
-    def record(main, limits=None, positional="", **configs):
+    def record(main, limits=None, positional="", ranks=False, **configs):
         seen.update(configs=configs, limits=limits or {}, positional=positional)
 
     source = (ROOT / script).read_text(encoding="utf-8")

@@ -410,6 +410,11 @@ cli.run(main, a={})
 """
 
 
+def test_a_mistake_before_the_ranks_meet_is_told_once(tmp_path):
+    _, errors = finish(start_ranks([str(ROOT / "train.py"), "--train.epocs", "3"], 2, tmp_path), code=2)
+    assert errors == ["error: unknown key --train.epocs: did you mean --train.epochs? (--help lists every key)\n", ""]
+
+
 def test_a_mistake_that_all_ranks_meet_is_told_once(tmp_path):
     _, errors = finish(start_ranks(["-c", MISTAKE], 2, tmp_path), code=2)
     assert sorted(errors) == ["", "error: data_dir: is missing\n"]
