@@ -85,7 +85,7 @@ CONFIG = {
 TYPES = dict.fromkeys(
     ("model_path", "primary", "data_dir", "images_dir", "split", "output", "imagenet_weights", "device"), str
 )
-TYPES |= dict.fromkeys(("allow_missing", "java_metrics", "audit"), bool)
+TYPES |= dict.fromkeys(("allow_missing", "allow_links", "java_metrics", "audit"), bool)
 TYPES |= {"compare": list}
 
 

@@ -74,7 +74,7 @@ LIMITS = {
 }
 # Of the settings that are no numbers.
 TYPES = dict.fromkeys(("data_dir", "images_dir", "vocab_path"), str)
-TYPES |= {"allow_missing": bool}
+TYPES |= {"allow_missing": bool, "allow_links": bool}
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, as torchvision's weights expect
 DEFAULT_IMAGE_SIZE = 224

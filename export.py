@@ -83,7 +83,7 @@ LIMITS = search_options.LIMITS | {
 }
 # Of the settings that are no numbers.
 TYPES = dict.fromkeys(("model_path", "output_dir", "data_dir", "images_dir", "split", "hub", "report"), str)
-TYPES |= dict.fromkeys(("allow_missing", "executorch"), bool)
+TYPES |= dict.fromkeys(("allow_missing", "allow_links", "executorch"), bool)
 
 GREEDY = SearchOptions(beam_size=1)
 FORMS = ("PyTorch", "ONNX float32", "ONNX int8")

@@ -118,7 +118,7 @@ TYPES = dict.fromkeys(
     ),
     str,
 )
-TYPES |= {"allow_missing": bool}
+TYPES |= {"allow_missing": bool, "allow_links": bool}
 PREVIEW_IMAGES = 60
 CONSONANT_SOUNDS = ("uni", "use", "euro", "one")  # a unicycle, a European
 ADVICE_ON_FILES = {ending: "unpack it" for ending in (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar")}

@@ -64,7 +64,7 @@ CONFIG = {
 
 # Of the settings that are no numbers.
 TYPES = dict.fromkeys(("model_path", "data_dir", "images_dir", "split", "output", "device"), str)
-TYPES |= dict.fromkeys(("allow_missing", "attention", "show"), bool)
+TYPES |= dict.fromkeys(("allow_missing", "allow_links", "attention", "show"), bool)
 
 COLUMNS = 5  # pictures in a row
 

@@ -66,7 +66,7 @@ CONFIG = {
 
 # Of the settings that are no numbers.
 TYPES = dict.fromkeys(("data_dir", "images_dir", "tokenizer", "vocab_path", "graph_path"), str)
-TYPES |= {"allow_missing": bool}
+TYPES |= {"allow_missing": bool, "allow_links": bool}
 
 LONG_SHARE = 0.1  # of the train captions; more that are longer than max_len are worth a warning
 SPECIALS = ["<pad>", "<start>", "<end>", "<unk>"]
