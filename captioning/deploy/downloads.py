@@ -221,15 +221,17 @@ def fetch_url(source):
             if not part.stat().st_size:
                 part.unlink()
             raise
-        except ValueError:  # what is there will never be right
+        except ValueError as error:  # what is there will never be right
             part.unlink(missing_ok=True)
-            raise
+            if str(error).startswith(source):
+                raise
+            raise ValueError(f"{source}: {one_line(error, 200)}") from None  # of the address that it led to
         except (OSError, HTTPException) as error:
             if getattr(error, "errno", None) in DISK_FULL:
                 raise ValueError(f"{part}: {error.strerror}; make room and call again to go on") from None
             if isinstance(error, urllib.error.HTTPError):
                 raise ValueError(f"{source}: {answer_of(error)}; call again later to go on") from None
-            reason = on_one_line(str(getattr(error, "reason", "") or error))
+            reason = on_one_line(str(getattr(error, "reason", "") or error))[:200]
             raise ValueError(f"{source}: the download was cut ({reason}); call again to go on") from None
         os.replace(part, path)
     return path

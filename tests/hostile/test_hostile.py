@@ -1,8 +1,9 @@
 """More than two hundred files that mean harm: each is one line and exit code 2, within bounds, and nothing is run.
 
 Each family is tried in one child process with a limit on its memory, each input with a limit on its time, so that a
-family of a hundred costs one start of Python; the reader is called as a script calls it, through cli.run. Answers of
-servers are in tests/deploy/test_downloads.py, raw calls of the page in tests/test_app.py, as they need a server each.
+family of a hundred costs one start of Python; the reader is called as a script calls it, through cli.run. A server's answers
+are files as well, sent as they are to whoever asks. Raw calls of the page are in tests/test_app.py: they end in an
+answer and no exit code.
 """
 
 # ruff: noqa: E501 (a table of inputs, one family in a few lines)
@@ -57,6 +58,23 @@ READERS = {
     "resume": "from captioning.checkpoint import load_resume as read",
     "onnx": "from captioning.deploy.onnx_model import OnnxModel as read",
     "annotations": "from captioning.data.annotations import load_examples as read",
+    "answers": """
+import os, socket, threading
+from captioning.deploy.downloads import fetch_model
+os.environ["CAPTIONING_CACHE"] = os.path.abspath("../cache")
+server = socket.create_server(("127.0.0.1", 0))
+def serve():
+    while True:
+        connection, _ = server.accept()
+        with connection, contextlib.suppress(OSError):
+            connection.recv(65536)
+            connection.sendall(answer)
+threading.Thread(target=serve, daemon=True).start()
+def read(path):
+    global answer
+    answer = path.read_bytes()
+    fetch_model(f"http://127.0.0.1:{server.getsockname()[1]}/{path.name}")
+""",
     "special": """
 from captioning.checkpoint import load_checkpoint, load_resume
 from captioning.data.annotations import load_examples
@@ -243,6 +261,28 @@ def annotations():
     yield from (b"", b"\xff\xfe\x00", b"image,caption\n", b"a,b\n1,2\n", b"\0" * 1000)
 
 
+def answers():
+    """What a server sends to somebody who asks for an ONNX model."""
+    ok, body = b"HTTP/1.1 200 OK\r\n", b"\x08\x0a" + b"x" * 2000
+    for code in (b"301", b"400", b"401", b"404", b"418", b"429", b"500", b"503", b"999", b"0", b"-1", b"abc"):
+        yield b"HTTP/1.1 " + code + b" \x1b[2J\x1b]0;pwned\x07\r\nContent-Length: 0\r\n\r\n"
+    for place in (b"file:///etc/passwd", b"ftp://127.0.0.1/a.onnx", b"http://192.0.2.1/a.onnx", b"hf://a/b", b"//\x1b[2J",
+                  b"javascript:1", b"bad.onnx\x00", b"data:,a", b"", b"http://[::1", b"http://127.0.0.1:99999/a.onnx"):  # fmt: skip
+        yield b"HTTP/1.1 302 Found\r\nLocation: " + place + b"\r\nContent-Length: 0\r\n\r\n"
+    for length in (b"1", b"99999999", b"-5", b"1e9", b"9" * 400, b"0", b"\xb2", b"2002, 3"):
+        yield ok + b"Content-Length: " + length + b"\r\n\r\n" + body
+    yield ok + b"\r\n" + body
+    yield ok + b"Transfer-Encoding: chunked\r\n\r\nffffffffffffffff\r\n" + body
+    yield ok + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n" + body
+    yield ok + b"Content-Encoding: gzip\r\nContent-Length: 2002\r\n\r\n" + body
+    yield ok + b"X: " + b"y" * 10**6 + b"\r\n\r\n"
+    yield ok + b"X: y\r\n" * 5000 + b"\r\n"
+    yield ok + b"no header at all\r\n\r\n" + body
+    yield b"HTTP/1.1 206 Partial Content\r\nContent-Range: bytes 5-9/3\r\nContent-Length: 5\r\n\r\nabcde"
+    yield b"HTTP/9.9 200 OK\r\n\r\n" + body
+    yield from (b"", b"\n", b"\x00" * 5000, b"SSH-2.0-OpenSSH_9.2\r\n", b"<html>", b"220 ftp\r\n", pickle.dumps([1]))
+
+
 def special():
     """Names that a terminal obeys, and what is no file: (name, function that makes it)."""
     makers = {
@@ -265,8 +305,8 @@ def special():
             yield f"bad_{number}{sign}{ending}", lambda path: Path(path).write_bytes(b"neither this nor that")
 
 
-FAMILIES = {f.__name__: f for f in (pictures, pickles, safetensors, resume, onnx, annotations, special)}
-ENDINGS = {"pickles": ".pkl", "safetensors": ".safetensors", "resume": ".pt", "onnx": ".onnx"}
+FAMILIES = {f.__name__: f for f in (pictures, pickles, safetensors, resume, onnx, annotations, answers, special)}
+ENDINGS = {"pickles": ".pkl", "safetensors": ".safetensors", "resume": ".pt", "onnx": ".onnx", "answers": ".onnx"}
 
 
 def write_family(name, folder):
@@ -315,6 +355,7 @@ def test_hostile_files_are_refused_in_one_line_within_bounds(name, tmp_path):
         assert seconds < SECONDS, (file, said[:200], seconds)
     assert memory < MEGABYTES, memory
     assert contents_of(tmp_path) == before, "something was written or run"
+    assert not list(tmp_path.parent.glob("cache/**/*.onnx")), "what is no model was kept as one"
 
 
 def test_there_are_more_than_two_hundred():
