@@ -20,6 +20,7 @@ if __name__ == "__main__":
     from captioning import process
 
     process.set_up()  # before torch loads
+    process.require("requirements.txt", "torch", "tyro")
 
 import time
 from collections import Counter

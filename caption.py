@@ -23,6 +23,7 @@ if __name__ == "__main__":
     from captioning import process
 
     process.set_up()  # before torch loads
+    process.require("requirements.txt", "numpy", "tyro")
 
 import glob
 import itertools
@@ -393,7 +394,8 @@ def is_one(images):
     """True for one image, False for several."""
     if isinstance(images, np.ndarray):
         return images.ndim < 4
-    return isinstance(images, str | bytes | os.PathLike) or hasattr(images, "read") or hasattr(images, "getpixel")
+    several = hasattr(images, "__iter__") and not isinstance(images, str | bytes | os.PathLike)
+    return not several or hasattr(images, "read") or hasattr(images, "getpixel")
 
 
 def find_images(names):

@@ -21,6 +21,7 @@ if __name__ == "__main__":
     from captioning import process
 
     process.set_up()  # before torch loads
+    process.require("requirements.txt", "torch", "tyro")
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -558,9 +559,18 @@ def load_encoder_weights(encoder, name, source):
 
 
 def load_torchvision(encoder, state, source):
-    """Load a torchvision state_dict, without its classifier, into the CNN of an EncoderCNN."""
-    state = {new: tensor for name, tensor in state.items() if (new := encoder.kind.rename(name))}
-    load_weights(encoder.backbone, state, source)
+    """Load a torchvision state_dict, without its classifier, into the CNN of an EncoderCNN.
+
+    Raises ValueError if it is of another network, naming some of its weights and the setting to change.
+    """
+    renamed = {new: tensor for name, tensor in state.items() if (new := encoder.kind.rename(name))}
+    if encoder.backbone.state_dict().keys() - renamed.keys():
+        found = ", ".join(cli.on_one_line(name)[:40] for name in sorted(state)[:3]) or "none"
+        raise ValueError(
+            f"{source}: its weights ({found} ...) are not those of {encoder.kind.title}; model.encoder chooses the "
+            f"network, allowed are {', '.join(ENCODERS)}"
+        )
+    load_weights(encoder.backbone, renamed, source)
 
 
 TRAINING_HEADS = ("classifier.", "word_detector.")  # prefixes of weights of auxiliary losses; no checkpoint has them

@@ -28,6 +28,7 @@ if __name__ == "__main__":
     from captioning import process
 
     process.set_up()  # before torch loads
+    process.require("requirements.txt", "torch", "tyro")
 
 import itertools
 import re

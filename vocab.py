@@ -24,6 +24,7 @@ if __name__ == "__main__":
     from captioning import process
 
     process.set_up()  # before torch loads
+    process.require("requirements.txt", "numpy", "tyro")
 
 import io
 import itertools

@@ -26,9 +26,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from captioning import process
-
 if __name__ == "__main__":
+    from captioning import process
+
     process.set_up()  # before torch loads
 
 import json
@@ -40,7 +40,7 @@ import subprocess
 import tempfile
 import timeit
 
-from captioning import cli
+from captioning import cli, process
 from captioning.deploy.downloads import CHECKPOINTS
 
 CONFIG = {

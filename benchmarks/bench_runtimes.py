@@ -24,9 +24,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from captioning import process
-
 if __name__ == "__main__":
+    from captioning import process
+
     process.set_up()  # before torch loads
 
 import importlib.util

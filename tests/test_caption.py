@@ -545,3 +545,10 @@ def test_an_onnx_model_has_neither_groups_nor_samples(model_files, pictures, tmp
         with pytest.raises(ValueError, match=message):
             script.main({"caption": script.CONFIG | given | settings})
         assert not (tmp_path / "a").exists()
+
+
+@pytest.mark.parametrize("image", [5, None, b"abc", torch.zeros(3, 8, 8)], ids=lambda image: type(image).__name__)
+def test_what_is_no_picture_is_named_with_what_is_allowed(model_files, image):
+    captioner = Captioner.load(model_files.checkpoint)
+    with pytest.raises(ValueError, match=r"image: got a \w+, allowed are a path, .* a PIL picture and a numpy array"):
+        captioner(image)

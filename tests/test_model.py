@@ -167,7 +167,8 @@ def test_mobilenet_is_torchvisions():
 
 def test_weights_of_another_network_are_named(tmp_path):
     torch.save(torchvision.models.resnet18(weights=None).state_dict(), tmp_path / "w.pth")
-    with pytest.raises(ValueError, match="w.pth: has no weights"):
+    named = r"w.pth: its weights \(bn1.bias, .*not those of MobileNetV2; model.encoder chooses .*, resnet18"
+    with pytest.raises(ValueError, match=named):
         load_encoder_weights(EncoderCNN(), "mobilenet_v2", str(tmp_path / "w.pth"))
 
 

@@ -5,6 +5,7 @@ import ctypes
 import ctypes.util
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -225,3 +226,12 @@ def test_missing_extras_end_a_script_in_one_line(capsys):
     told = capsys.readouterr().err
     assert told == "error: no_such_package, nor_this not installed: pip install -r requirements-deploy.txt\n"
     process.require("requirements-deploy.txt", "json")
+
+
+@pytest.mark.parametrize("script", sorted(path.name for path in ROOT.glob("*.py")))
+def test_a_script_without_its_packages_says_what_to_install(script, tmp_path):
+    """-S leaves out site-packages, as in an environment in which nothing was installed yet."""
+    command = [sys.executable, "-S", "-E", str(ROOT / script)]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert re.fullmatch(r"error: [\w, ]+ not installed: pip install -r requirements[\w-]*\.txt\n", done.stderr)
