@@ -31,6 +31,7 @@ if __name__ == "__main__":
     process.require("requirements.txt", "torch", "tyro")
 
 import itertools
+import os
 import re
 import time
 from collections.abc import Callable
@@ -463,7 +464,7 @@ def check_outputs(run, settings, start):
     """Raise ValueError if what a run writes cannot be written, ships, or is the file `start` that it begins with."""
     if run in SHIPPED and Path.cwd() == CHECKPOINTS.parent:
         raise ValueError(f"--train.run: checkpoints/{run}.safetensors ships with the project; give another --train.run")
-    if Path(start).resolve() == best_path(run).resolve():
+    if os.path.realpath(start) == os.path.realpath(best_path(run)):
         key = "train.init" if settings["init"] else "model.encoder_weights"
         raise ValueError(f"--{key}: {start} is what this run writes; give another --train.run")
     check_file(best_path(run))

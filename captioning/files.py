@@ -316,9 +316,10 @@ def check_file(path):
 def check_folder(folder):
     """Raise ValueError if no file can be made in `folder`, or in the nearest of its parents that is there."""
     folder = Path(folder)
-    nearest = next(path for path in (folder, *folder.parents) if path.exists())
+    nearest = next(path for path in (folder, *folder.parents) if os.path.lexists(path))
     if not nearest.is_dir():
-        raise ValueError(f"{folder}: {nearest} is a file, a folder is needed")
+        kind = "file" if nearest.exists() else "link that leads nowhere"
+        raise ValueError(f"{folder}: {nearest} is a {kind}, a folder is needed")
     try:
         # Tried, not asked: modes say nothing of a file system that is read-only, and nothing to a superuser.
         with tempfile.TemporaryFile(dir=nearest):

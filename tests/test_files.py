@@ -322,3 +322,11 @@ def test_the_working_directory_is_not_replaced(old_folder, monkeypatch):
     monkeypatch.chdir(old_folder / "sub")
     with pytest.raises(ValueError, match="data: the working directory cannot"), replace_folder(old_folder):
         pytest.fail("gave a folder to write")
+
+
+def test_a_link_that_leads_nowhere_is_no_folder(tmp_path):
+    (tmp_path / "lost").symlink_to("nowhere")
+    (tmp_path / "circle").symlink_to("circle")
+    for name in ("lost", "circle"):
+        with pytest.raises(ValueError, match=f"{name} is a link that leads nowhere, a folder is needed"):
+            check_folder(tmp_path / name / "below")

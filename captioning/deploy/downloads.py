@@ -186,13 +186,13 @@ def is_cached(path):
         from huggingface_hub.constants import HF_HUB_CACHE
 
         caches.append(Path(HF_HUB_CACHE))
-    return any(cache.resolve() in path.resolve().parents for cache in caches)
+    return any(Path(os.path.realpath(cache)) in Path(os.path.realpath(path)).parents for cache in caches)
 
 
 def drop(path):
     """Remove a file of a cache; where it is a link, as in that of huggingface_hub, what it leads to as well."""
     with contextlib.suppress(OSError):
-        path.resolve().unlink(missing_ok=True)
+        Path(os.path.realpath(path)).unlink(missing_ok=True)
         path.unlink(missing_ok=True)
 
 

@@ -521,3 +521,11 @@ def test_a_folder_and_a_resume_file_are_no_models_and_the_model_is_named(tmp_pat
         fetch_model(str(tmp_path / "runs/a_last.pt"))
     with pytest.raises(ValueError, match=r"is what --train\.resume goes on from, no model$"):
         fetch_model(str(tmp_path / "runs/b_last.pt"))
+
+
+@pytest.mark.parametrize("name", ["circle.safetensors", "circle.onnx"])
+def test_a_circle_of_links_is_no_model(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    Path(name).symlink_to(name)
+    with pytest.raises(ValueError, match=name), downloads.loading(fetch_model(name)):
+        raise ValueError(f"{name}: no such model")  # as its reader does; Path.resolve raised RuntimeError before
