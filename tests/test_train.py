@@ -742,12 +742,11 @@ def test_a_vocabulary_of_other_data_is_refused(folder):
     other = folder / "other"
     (other / "train" / "x").mkdir(parents=True)
     picture = next((folder / "data").rglob("*.jpg")).read_bytes()
-    for split in ("train", "val"):
-        (other / split / "x").mkdir(parents=True, exist_ok=True)
-        (other / split / "x" / "1.jpg").write_bytes(picture)
-    (other / "captions.csv").write_text(
-        "image,caption\ntrain/x/1.jpg,zebras graze quietly\nval/x/1.jpg,zebras graze\n", encoding="utf-8"
-    )
+    (other / "val" / "x").mkdir(parents=True)
+    for name in ("train/x/1.jpg", "train/x/2.jpg", "val/x/1.jpg"):
+        (other / name).write_bytes(picture)
+    rows = "train/x/1.jpg,zebras graze quietly\ntrain/x/2.jpg,zebras run\nval/x/1.jpg,zebras graze\n"
+    (other / "captions.csv").write_text(f"image,caption\n{rows}", encoding="utf-8")
     result = run("train.py", *TINY, "--data.data_dir", "other", cwd=folder, code=2)
     assert "the vocabulary knows 0% of the words of other" in result.stderr
     assert "python vocab.py --data_dir other" in result.stderr
