@@ -33,7 +33,7 @@ from captioning import cli
 from captioning.complexity import median_seconds
 from captioning.deploy.onnx_export import export_module, export_onnx
 from captioning.deploy.onnx_model import OnnxModel
-from captioning.metadata import dump_metadata
+from captioning.metadata import PARTS, dump_metadata
 from captioning.search.beam import beam_search
 from captioning.search.options import SearchOptions
 from model import CONFIG as MODEL
@@ -116,13 +116,13 @@ def main(config):
     images = torch.randn(1, 3, size, size)
     transform = {"image_size": size, "mean": [0.5] * 3, "std": [0.5] * 3}
     vocab = [*SPECIALS, *(f"w{number}" for number in range(config["vocab_size"] - len(SPECIALS)))]
-    empty = {"classes": [], "history": [], "best": {}, "versions": {}, "data": {}}
+    empty = {name: kind() for name, kind in PARTS.items()}
     networks = {name: build_model(len(vocab), MODEL | {"encoder": name}).eval() for name in ENCODERS}
 
     captions, encoders, sizes = {}, {}, {}
     with tempfile.TemporaryDirectory() as folder:
         for name, network in networks.items():
-            parts = {"config": {"model": MODEL | {"encoder": name}}, "vocab": vocab, "transform": transform, **empty}
+            parts = empty | {"config": {"model": MODEL | {"encoder": name}}, "vocab": vocab, "transform": transform}
             paths = {form: Path(folder, f"{name}_{form}.onnx") for form in ("float32", "int8")}
             export_onnx(
                 network,

@@ -140,7 +140,7 @@ def onnx_work():
     from bench_export import RandomImages
     from captioning.deploy.onnx_export import export_onnx
     from captioning.deploy.onnx_model import OnnxModel
-    from captioning.metadata import dump_metadata
+    from captioning.metadata import PARTS, dump_metadata
     from captioning.search.options import SearchOptions
     from model import CONFIG as MODEL
     from model import build_model
@@ -149,8 +149,8 @@ def onnx_work():
     vocab = [*SPECIALS, *(f"w{number}" for number in range(VOCAB_SIZE - len(SPECIALS)))]
     network = build_model(len(vocab), MODEL).eval()
     transform = {"image_size": IMAGE_SIZE, "mean": [0.5] * 3, "std": [0.5] * 3}
-    empty = {"classes": [], "history": [], "best": {}, "versions": {}, "data": {}}
-    metadata = dump_metadata({"config": {"model": MODEL}, "vocab": vocab, "transform": transform, **empty})
+    empty = {name: kind() for name, kind in PARTS.items()}
+    metadata = dump_metadata(empty | {"config": {"model": MODEL}, "vocab": vocab, "transform": transform})
     image = torch.randn(1, 3, IMAGE_SIZE, IMAGE_SIZE).numpy()
     options = SearchOptions(beam_size=1, max_len=NUM_WORDS + 1, min_len=NUM_WORDS)
     with tempfile.TemporaryDirectory() as folder:
