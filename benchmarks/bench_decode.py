@@ -39,7 +39,7 @@ from bench_export import RandomImages
 from captioning import cli
 from captioning.deploy.onnx_export import export_onnx
 from captioning.deploy.onnx_model import OnnxModel
-from captioning.metadata import dump_metadata
+from captioning.metadata import PARTS, dump_metadata
 from captioning.search import numpy_beam
 from captioning.search.beam import beam_search
 from captioning.search.options import SearchOptions
@@ -98,8 +98,8 @@ def export_int8(decoder, folder):
     network = build_model(len(vocab), MODEL).eval()
     network.decoder = decoder
     transform = {"image_size": 64, "mean": [0.5] * 3, "std": [0.5] * 3}
-    empty = {"classes": [], "history": [], "best": {}, "versions": {}, "data": {}}
-    metadata = dump_metadata({"config": {"model": MODEL}, "vocab": vocab, "transform": transform, **empty})
+    empty = {name: kind() for name, kind in PARTS.items()}
+    metadata = dump_metadata(empty | {"config": {"model": MODEL}, "vocab": vocab, "transform": transform})
     path = Path(folder, "int8.onnx")
     noise = RandomImages(torch.randn(4, 3, 64, 64).numpy(), 4)
     export_onnx(network, metadata, 64, Path(folder, "float32.onnx"), int8_path=path, calibration=noise)
