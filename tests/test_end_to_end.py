@@ -20,7 +20,7 @@ from captioning.scores.grounding import Grounder
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALLER = {  # flags behind the printed command, which make its work small
-    "train.py": "--train.epochs 3 --train.lr 0.003 --train.feature_views 2 --train.wandb off --data.batch_size 32 "
+    "train.py": "--train.epochs 4 --train.lr 0.003 --train.feature_views 2 --train.wandb off --data.batch_size 32 "
     "--data.num_workers 0",
     "analysis_report.py": "--num_workers 0",
     "test_inference.py": "--dpi 60",
