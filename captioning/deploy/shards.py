@@ -14,6 +14,7 @@ import json
 import multiprocessing
 import os
 import signal
+import socket
 import sys
 import threading
 import time
@@ -33,6 +34,7 @@ SUCCESS, ERROR = "success", "error"  # of the column status
 COUNTS = ("pictures", "captioned", "failed", "repeated_keys", "unlike")  # of a stats file
 ATTEMPTS = 2  # at a shard whose process dies
 WAITING = 4  # shards for each processor that Ray is handed ahead
+CLUSTER_SECONDS = 10  # until somebody answers at $RAY_ADDRESS
 REQUIREMENTS = "pip install -r requirements-scale.txt"
 MARK = b"captioning"  # key in the metadata of a parquet file
 TYPES = {str: "string", bool: "bool_", int: "int64", float: "float64", type(None): "float64"}  # of pyarrow
@@ -409,6 +411,7 @@ def run_ray(job, shards, num_processes):
         import ray
     except ModuleNotFoundError:
         raise ValueError(f"--engine ray needs ray: {REQUIREMENTS}") from None
+    check_cluster(os.environ.get("RAY_ADDRESS", ""))
     quiet = {"log_to_driver": False, "logging_level": "error"}
     try:
         ray.init(address="auto", **quiet)
@@ -435,6 +438,17 @@ def run_ray(job, shards, num_processes):
                 yield Outcome(shard, error=f"{shard}: {one_line(error, 160)}")
     finally:
         ray.shutdown()
+
+
+def check_cluster(address):
+    """Raise ValueError if nobody listens at the host:port of $RAY_ADDRESS, which Ray would go on asking for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdecimal():  # "", auto, local: Ray finds it or says what is wrong
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=CLUSTER_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise ValueError(f"RAY_ADDRESS: {address}: no cluster answers there ({one_line(error, 100)})") from None
 
 
 ENGINES = {"processes": run_processes, "ray": run_ray}

@@ -6,6 +6,7 @@ import os
 import re
 import resource
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -296,3 +297,14 @@ def test_a_shard_that_ends_its_process_again_and_again_is_told(tmp_path):
     outcomes = list(shards.run_processes(job, [Path("a.tar"), Path("b.tar")], 2))
     assert sorted(str(outcome.shard) for outcome in outcomes) == ["a.tar", "b.tar"]
     assert all("2 processes ended with exit code 3, while captioning it" in outcome.error for outcome in outcomes)
+
+
+def test_a_cluster_that_nobody_is_at_is_one_line():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        shards.check_cluster(address)
+    for gone in (address, f"ray://{address}", "127.0.0.1:99999"):
+        with pytest.raises(ValueError, match=rf"^RAY_ADDRESS: {gone}: no cluster answers there \(.+\)$"):
+            shards.check_cluster(gone)
+    for name in ("", "auto", "local"):
+        shards.check_cluster(name)
