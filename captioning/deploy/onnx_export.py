@@ -232,6 +232,8 @@ def join_graphs(start, step, metadata):
     step:     ModelProto, tokens, state -> log_probs, perhaps attention, next state
     metadata: {name: text} that the file carries
     """
+    drop_notes(start.graph)
+    drop_notes(step.graph)
     begin, advance = as_branch(start, "start/"), as_branch(step, "step/")
     description, outputs = start.graph.output[0], [start.graph.output[0], *step.graph.output]
     # Branches have the same outputs: a step describes no image, the beginning says no word and has not looked anywhere.
@@ -249,6 +251,14 @@ def join_graphs(start, step, metadata):
     helper.set_model_props(model, metadata)
     onnx.checker.check_model(model)
     return model
+
+
+def drop_notes(graph):
+    """Take out what the exporter notes beside nodes and values: stack traces with the paths of this machine."""
+    for one in [*graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer]:
+        for field in ("doc_string", "metadata_props"):
+            if hasattr(one, field):  # not every version of onnx has notes beside weights
+                one.ClearField(field)
 
 
 def add_empty(graph, output, place, prefix):

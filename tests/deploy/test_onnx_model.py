@@ -114,6 +114,20 @@ def test_the_file_is_valid_and_holds_each_large_weight_once(pair):
     assert path.stat().st_size < 4 * parameters + 150_000
 
 
+def test_the_file_names_no_place_of_this_machine(pair, model_files):
+    """The exporter notes stack traces beside its nodes."""
+    root = str(Path(__file__).resolve().parents[2]).encode()
+    for path in (
+        pair[2],
+        model_files.onnx,
+        model_files.int8,
+        *sorted((Path(root.decode()) / "checkpoints").glob("*.onnx")),
+    ):
+        content = path.read_bytes()
+        assert root not in content, path
+        assert b"site-packag" not in content, path
+
+
 def test_the_int8_file_is_a_third_and_says_nearly_the_same(model_files, pictograms_dir):
     """A quarter of the encoder; names, scales and the graph do not shrink."""
     assert model_files.int8.stat().st_size < 0.35 * model_files.onnx.stat().st_size
