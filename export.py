@@ -230,7 +230,7 @@ def main(config):
         written = hub.write_folder(
             folder / f"{path.stem}_hub",
             config["hub"],
-            paths.values(),
+            [paths[form] for form in FORMS],
             checkpoint,
             scores=hub.read_scores(config["report"]),
             examples=[(picture, caption.text) for picture, caption in zip(pictures, captions, strict=True)],

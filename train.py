@@ -31,7 +31,6 @@ if __name__ == "__main__":
     process.require("requirements.txt", "torch", "tyro")
 
 import itertools
-import os
 import re
 import time
 from collections.abc import Callable
@@ -52,7 +51,7 @@ from captioning.data.sequences import PAD_ID, Captions
 from captioning.data.tokenizer import tokenizer_name
 from captioning.deploy.downloads import CHECKPOINTS, SHIPPED, fetch_model
 from captioning.evaluation import FEWEST_FOR_CIDER, ImageDataset, encode_together
-from captioning.files import check_file, check_folder, file_digest
+from captioning.files import check_file, check_folder, file_digest, resolved
 from captioning.progress import Progress
 from captioning.runtime import (
     TRACKER_MODES,
@@ -464,7 +463,7 @@ def check_outputs(run, settings, start):
     """Raise ValueError if what a run writes cannot be written, ships, or is the file `start` that it begins with."""
     if run in SHIPPED and Path.cwd() == CHECKPOINTS.parent:
         raise ValueError(f"--train.run: checkpoints/{run}.safetensors ships with the project; give another --train.run")
-    if os.path.realpath(start) == os.path.realpath(best_path(run)):
+    if resolved(start) == resolved(best_path(run)):
         key = "train.init" if settings["init"] else "model.encoder_weights"
         raise ValueError(f"--{key}: {start} is what this run writes; give another --train.run")
     check_file(best_path(run))
@@ -571,15 +570,8 @@ def build_data(dataset, vocabulary, grounder, machine, cut, settings, data):
         image_size=size,
     )
     views = [data_loader.EvalTransform(size)] + [augment] * (settings["feature_views"] - 1)
-    return TrainingData(
-        train_set,
-        dataset.splits["val"],
-        views,
-        machine,
-        cut=cut,
-        seed=settings["seed"],
-        samples=data["samples_per_epoch"],
-    )
+    seed, samples = settings["seed"], data["samples_per_epoch"]
+    return TrainingData(train_set, dataset.splits["val"], views, machine, cut=cut, seed=seed, samples=samples)
 
 
 def may_go_on(run):

@@ -33,6 +33,7 @@ from http.client import HTTPException
 from pathlib import Path
 
 from captioning.cli import one_line
+from captioning.files import resolved
 from captioning.model_files import MAX_FILE_BYTES, MAX_ONNX_BYTES, check_onnx, check_safetensors
 from captioning.untrusted import on_one_line
 
@@ -186,13 +187,13 @@ def is_cached(path):
         from huggingface_hub.constants import HF_HUB_CACHE
 
         caches.append(Path(HF_HUB_CACHE))
-    return any(Path(os.path.realpath(cache)) in Path(os.path.realpath(path)).parents for cache in caches)
+    return any(resolved(cache) in resolved(path).parents for cache in caches)
 
 
 def drop(path):
     """Remove a file of a cache; where it is a link, as in that of huggingface_hub, what it leads to as well."""
     with contextlib.suppress(OSError):
-        Path(os.path.realpath(path)).unlink(missing_ok=True)
+        resolved(path).unlink(missing_ok=True)
         path.unlink(missing_ok=True)
 
 

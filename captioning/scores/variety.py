@@ -12,28 +12,35 @@ def commonest(captions):
     return caption, count / len(captions)
 
 
-def one_for_all(captions, split):
-    """Return a line about a split whose captions are nearly all the same, "" where they are not; see `sameness`."""
+def shared_caption(captions):
+    """Return (the caption that nearly all of N captions are, how many of them); ("", 0) where there is none.
+
+    Of fewer than FEWEST captions there is none.
+    """
     if len(captions) < FEWEST:
-        return ""
+        return "", 0
     caption, share = commonest(captions)
-    if share < SAME_SHARE:
+    return (caption, round(share * len(captions))) if share >= SAME_SHARE else ("", 0)
+
+
+def one_for_all(captions, split):
+    """Return a line about a split whose captions are nearly all the same, "" where they are not."""
+    caption, number = shared_caption(captions)
+    if not number:
         return ""
-    number = f"{round(share * len(captions)):,} of {len(captions):,} captions of the {split} split"
-    return f"{number} are {caption!r:.80}: they do not tell the pictures apart"
+    told = f"{number:,} of {len(captions):,} captions of the {split} split are {caption!r:.80}"
+    return f"{told}: they do not tell the pictures apart"
 
 
 def sameness(captions):
     """Return a sentence about captions that do not tell pictures apart, "" where they do.
 
-    captions: strings, one of each picture; with fewer than FEWEST nothing is said
+    captions: strings, one of each picture
     """
-    if len(captions) < FEWEST:
+    caption, number = shared_caption(captions)
+    if not number:
         return ""
-    caption, share = commonest(captions)
-    if share < SAME_SHARE:
-        return ""
-    number = f"{round(share * len(captions)):,} of {len(captions):,} pictures"
+    pictures = f"{number:,} of {len(captions):,} pictures"
     if not caption:
-        return f"the model says nothing about {number}: it has not learned to caption."
-    return f"the model says {caption!r} about {number}: it has not learned to tell them apart."
+        return f"the model says nothing about {pictures}: it has not learned to caption."
+    return f"the model says {caption!r} about {pictures}: it has not learned to tell them apart."
