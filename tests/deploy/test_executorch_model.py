@@ -61,7 +61,8 @@ def test_the_same_captions_as_pytorch(executorch, decoder, tmp_path):
 def test_export_writes_and_scores_it(executorch, model_files, pictograms_dir, tmp_path, capsys):
     settings = {"model_path": str(model_files.checkpoint), "data_dir": str(pictograms_dir), "executorch": True}
     settings |= {"output_dir": str(tmp_path), "num_images": 12, "num_runs": 2, "hub": "owner/name"}
-    export.main(export.CONFIG | settings)
+    (tmp_path / "summary.csv").write_text("metric,value,recipe\nBLEU-4,0.9,bleu\n", encoding="utf-8")
+    export.main(export.CONFIG | settings | {"report": str(tmp_path)})
     assert not list((tmp_path / "pictograms_hub").glob("*.pte"))  # the model folder has the other three forms
     table = pd.read_csv(tmp_path / "pictograms.csv").set_index("form")
     assert list(table.index) == [*export.FORMS, export.EXECUTORCH]
