@@ -42,6 +42,8 @@ from PIL import Image
 from captioning import cli
 from captioning.checkpoint import load_checkpoint, load_resume
 from captioning.data.pictograms import write_dataset
+from captioning.data.tars import write_shard
+from captioning.deploy.shards import import_parquet
 from vocab import load_vocabulary
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -91,6 +93,11 @@ JOBS = {
     ),
     "caption text": Job(f"{CAPTION} --output c.txt", "--beam_size 2", ("c.txt",)),
     "caption csv": Job(f"{CAPTION} --format csv --existing overwrite --output c.csv", "--beam_size 2", ("c.csv",)),
+    "caption parquet": Job(
+        "caption.py ../shards/{0..1}.tar --model_path ../pictograms_int8.onnx --format parquet --output .",
+        None,
+        ("0.parquet", "0_stats.json", "1.parquet", "1_stats.json"),
+    ),
     "caption jsonl": Job(f"{CAPTION} --format jsonl --output c.jsonl", None, ("c.jsonl",), grows=True),
     "train": Job(TRAIN, "--train.seed 1", ("checkpoints/tiny.safetensors", "checkpoints/tiny_last.pt")),
 }
@@ -151,6 +158,7 @@ def check(path):
 
 
 READERS = {".pkl": load_vocabulary, ".safetensors": load_checkpoint, ".pt": load_resume}
+READERS[".parquet"] = lambda path: import_parquet()[1].read_table(path)
 
 
 def names(path):
@@ -280,6 +288,9 @@ def can_mount():
 def make_inputs(folder):
     """Write what the scripts read into a folder."""
     write_dataset(folder / "data", per_class=3, num_workers=1, progress=False)
+    pictures = [(path.stem, {"jpg": path.read_bytes()}) for path in sorted(folder.glob("data/val/*/*.jpg"))]
+    for number in range(2):
+        write_shard(folder / f"shards/{number}.tar", pictures[number::2])
     for command in (
         "vocab.py --data_dir data --vocab_path vocab.pkl --graph_path vocab.png",
         REPORT.replace("../", "") + " --neighbor_images 0 --output report",

@@ -1,5 +1,6 @@
 """Batches: right owners, padding to the longest, the same again from the same seed, damaged files named."""
 
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import model
 from captioning import plots
 from captioning.data.annotations import Example
 from captioning.data.images import check_unreadable, load_image
+from captioning.data.sequences import Captions
 from captioning.runtime import mix_seed, random_numbers
 from captioning.scores.grounding import Grounder
 from data_loader import (
@@ -18,6 +20,7 @@ from data_loader import (
     CachedBatches,
     CaptionDataset,
     EvalTransform,
+    ImageBatches,
     TrainTransform,
     build_loader,
     captions_that_name_their_class,
@@ -287,6 +290,38 @@ def test_epochs_of_other_seeds_are_other_epochs():
     keys = [(0, 0), (0, 10_000), (1, 0), (3, 0), (3 + 2**28, 0), (3 + 2**31, 0)]
     assert len({mix_seed(*key) for key in keys}) == len(keys)
     assert all(0 <= mix_seed(*key) < 2**32 for key in keys)
+
+
+def rows_of(batches, **settings):
+    """The rows of each batch of an epoch: captions, by their first word, or images."""
+    by_caption = getattr(batches, "by_caption", False)
+    return [(b.tokens[:, 1] if by_caption else b.index).tolist() for b in batches.epoch(**settings)]
+
+
+@pytest.mark.parametrize("kind", ["captions", "images", "files"])
+def test_samples_per_epoch_is_so_many_rows_drawn_anew_for_each_epoch(examples, kind):
+    """An epoch that goes on after a stop has the batches that are left."""
+
+    def batches(samples):
+        if kind == "files":
+            readable = [example for example in examples if example is not examples[3]]
+            dataset = CaptionDataset(readable, VOCABULARY, TrainTransform(8))
+            return ImageBatches(dataset, batch_size=2, num_workers=0, samples=samples)
+        tokens = Captions([[1, 4 + 2 * image + number, 2] for number in range(2)] for image in range(20))
+        labels, by_caption = torch.zeros(20), kind == "captions"
+        return CachedBatches(torch.zeros(20, 1, 1), tokens, labels, 2, by_caption=by_caption, samples=samples)
+
+    total = {"captions": 40, "images": 20, "files": 5}[kind]
+    some = batches(3)
+    assert (some.num_rows, len(some)) == (3, 2)
+    epochs = [list(chain(*rows_of(some, seed=seed))) for seed in range(60)]
+    assert all(len(set(rows)) == len(rows) == 3 for rows in epochs)
+    assert len(set(chain(*epochs))) == total, "every row has its turn"
+    assert rows_of(some, seed=7) == rows_of(some, seed=7)
+    assert rows_of(some, seed=7, first=1) == rows_of(some, seed=7)[1:]
+    for more in (0, total, total + 9):
+        assert batches(more).num_rows == total
+        assert len(set(chain(*rows_of(batches(more), seed=0)))) == total
 
 
 def test_a_size_that_is_not_known_is_not_claimed(examples, tmp_path, monkeypatch, capsys):

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import json
 import math
 import os
 import re
@@ -23,9 +24,10 @@ from torch.optim.swa_utils import AveragedModel
 
 from captioning import process, runtime
 from captioning.checkpoint import load_checkpoint
-from captioning.data.annotations import Example
+from captioning.data.annotations import Example, load_examples
 from captioning.data.pictograms import write_dataset
 from captioning.data.sequences import Captions
+from captioning.data.tars import write_shard
 from captioning.runtime import Machine
 from captioning.scores.grounding import Grounder
 from captioning.search.options import SearchOptions
@@ -211,6 +213,14 @@ def stopped_after_step(stage, step):
         yield
 
 
+def assert_equal_run(folder, expected, got):
+    """As assert_same_run, to the last bit."""
+    whole, parts = (read_history(folder, name).drop(columns=["seconds", "figure_seconds"]) for name in (expected, got))
+    pd.testing.assert_frame_equal(whole, parts, check_exact=True)
+    expected, got = weights(folder, expected), weights(folder, got)
+    assert all(torch.equal(got[key], expected[key]) for key in expected)
+
+
 @pytest.mark.parametrize(
     ("stages", "stops"),
     [("small", [(0, 1), (0, 1), (1, 2)]), ("small", [(2, 3), (2, 1)]), ("small_of_files", [(0, 1)])],
@@ -223,10 +233,32 @@ def test_resuming_inside_an_epoch_equals_the_uninterrupted_run(folder, whole, st
             train_tiny(folder, name, f"{STAGES[stages]}{' --train.resume' * (number > 0)}", code=130)
     said = train_tiny(folder, name, f"{STAGES[stages]} --train.resume").stdout
     assert re.search(r"going on with checkpoints/\w+_last.pt, after epoch \d and [1-9]\d* batch", said)
-    whole, parts = (read_history(folder, n).drop(columns=["seconds", "figure_seconds"]) for n in (whole(stages), name))
-    pd.testing.assert_frame_equal(whole, parts, check_exact=True)
-    expected, got = weights(folder, f"whole_{stages}"), weights(folder, name)
-    assert all(torch.equal(got[key], expected[key]) for key in expected)
+    assert_equal_run(folder, whole(stages), name)
+
+
+def test_resuming_on_shards_inside_an_epoch_equals_the_uninterrupted_run(folder):
+    """To the last bit as in a folder, each epoch with its own draw of samples; other samples_per_epoch are refused."""
+    samples = []
+    for number, example in enumerate(load_examples(folder / "data", "train")):
+        known = {"captions": example.captions, "label": example.label}
+        samples.append((f"{number:02}", {"jpg": example.image.read_bytes(), "json": json.dumps(known).encode()}))
+    for name, chosen in (("train-0", samples[:40]), ("train-1", samples[40:50]), ("val-0", samples[50:])):
+        write_shard(folder / f"shards/{name}.tar", chosen)
+    flags = SMALL_BATCHES + "--data.data_dir shards/*.tar --data.samples_per_epoch 24 --data.batch_size 10 "
+    flags += "--train.epochs 2 --train.finetune_epochs 1 --train.self_critical_epochs 0"
+    said = train_tiny(folder, "whole_shards", flags).stdout
+    assert "50 train and 10 val images" in said
+    for number, place in enumerate([(0, 2), (0, 3), (1, 1)]):
+        with stopped_after_step(*place):
+            train_tiny(folder, "shards", f"{flags}{' --train.resume' * (number > 0)}", code=130)
+    other = flags.replace("epoch 24", "epoch 25")
+    assert (
+        "data.samples_per_epoch was 24, now it is 25"
+        in train_tiny(folder, "shards", f"{other} --train.resume", 2).stderr
+    )
+    said = train_tiny(folder, "shards", f"{flags} --train.resume").stdout
+    assert "after epoch 2 and 1 batch\n" in said
+    assert_equal_run(folder, "whole_shards", "shards")
 
 
 KILLED_WHILE_SAVING = """

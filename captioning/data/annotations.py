@@ -139,7 +139,7 @@ def load_examples(data_dir, split="", silent=None, images_dir="", allow_missing=
     if split:
         check_split(split)
     if is_shards(data_dir):
-        examples = read_shards(data_dir)
+        examples = read_shards(data_dir, images_dir=images_dir, allow_missing=allow_missing, allow_links=allow_links)
     else:
         examples = read_examples(data_dir, split, silent, images_dir, allow_missing, allow_links)
     examples = with_splits(examples, data_dir)
@@ -391,12 +391,14 @@ def dataset_root(path):
 # ---- tar shards ----------------------------------------------------------------------------------
 
 
-def read_shards(data_dir):
+def read_shards(data_dir, **settings):
     """Return the Examples of tar shards, and those of the other splits from the dataset's folder, if it has captions.
 
     data_dir: names of shards, with braces or a pattern; a shard's name or its folder says its split
+    settings: of `read_examples`, for that folder
 
-    Raises ValueError for shards that are missing or broken, and if many samples have no caption or no picture.
+    Raises ValueError for shards that are missing or broken, if many samples have no caption or no picture, and for an
+    images_dir where no split comes from the folder.
     """
     samples, examples = CaptionedSamples(find_shards([data_dir]), PICTURES), []
     for shard, sample, captions in samples:
@@ -408,11 +410,13 @@ def read_shards(data_dir):
     if not examples:
         raise ValueError(f"{data_dir}: holds no captioned image")
     root, splits = dataset_root(Path(data_dir)), {example.split for example in examples}
-    if root == Path(data_dir).parent or "" in splits:
-        return examples
-    with contextlib.suppress(NoAnnotationsError):
-        examples += [example for example in read_examples(root) if example.split and example.split not in splits]
-    return examples
+    around = []
+    if root != Path(data_dir).parent and "" not in splits:
+        with contextlib.suppress(NoAnnotationsError):
+            around = [e for e in read_examples(root, **settings) if e.split and e.split not in splits]
+    if settings.get("images_dir") and not around:
+        raise ValueError(f"images_dir: got {settings['images_dir']!r}, but {data_dir} has its pictures in the shards")
+    return examples + around
 
 
 # ---- entries to examples -------------------------------------------------------------------------

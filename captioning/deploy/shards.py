@@ -27,7 +27,7 @@ from pathlib import Path
 from captioning.cli import counted, one_line
 from captioning.data.tars import PICTURES, read_samples
 from captioning.familiarity import unlike_warning
-from captioning.files import check_folder, hold_lock, replace_file, resolved
+from captioning.files import check_folder, hold_lock, remove_unfinished, replace_file, resolved
 
 ROWS = 1000  # of a row group: what is held in memory of a shard
 SUCCESS, ERROR = "success", "error"  # of the column status
@@ -395,6 +395,7 @@ def run_processes(job, shards, num_processes):
     finally:
         for worker in busy.values():
             worker.stop()
+        remove_unfinished(job.output)  # what they had begun; a full disk needs the room
 
 
 # ---- many shards: Ray ----------------------------------------------------------------------------------

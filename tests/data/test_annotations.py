@@ -17,6 +17,7 @@ from captioning.data.annotations import (
     read_examples,
 )
 from captioning.data.splits import split_of_file
+from captioning.data.tars import write_shard
 
 
 def touch(folder, *names):
@@ -519,3 +520,22 @@ def test_a_pipe_in_place_of_a_table_is_refused(tmp_path):
     os.mkfifo(tmp_path / "captions.csv")
     with pytest.raises(ValueError, match=r"captions\.csv: is a device or a pipe, a file is needed"):
         load_examples(tmp_path)
+
+
+def test_settings_of_pictures_count_for_the_folder_around_shards(tmp_path):
+    """They were ignored: a link was refused although it was allowed, and pictures elsewhere were missing."""
+    root, elsewhere = tmp_path / "data", tmp_path / "elsewhere"
+    shards = f"{root}/train/{{0..0}}.tar"
+    write_shard(root / "train/0.tar", [("a", {"jpg": b"x", "txt": b"a cat"})])
+    assert [e.split for e in load_examples(shards)] == ["train"]
+    with pytest.raises(
+        ValueError, match=r"images_dir: got 'x', but .*train/\{0\.\.0\}\.tar has its pictures in the shards"
+    ):
+        load_examples(shards, images_dir="x")
+    write_rows(root / "captions.csv", [("image", "caption"), ("val/b.jpg", "a dog")])
+    touch(elsewhere, "val/b.jpg")
+    assert load_examples(shards, "val", images_dir=str(elsewhere))[0].image == elsewhere / "val/b.jpg"
+    (root / "val").symlink_to(elsewhere / "val")
+    with pytest.raises(ValueError, match=r"val.*: a link leads out of .*allow_links"):
+        load_examples(shards)
+    assert load_examples(shards, "val", allow_links=True)[0].image == root / "val/b.jpg"

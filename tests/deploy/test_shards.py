@@ -221,17 +221,51 @@ def test_a_broken_tar_is_told_and_tried_again(model_files, tars, tmp_path):
     assert sorted(row["key"] for row in rows_of(tmp_path / "out")) == all_keys()
 
 
-def test_a_full_disk_stops_the_run_in_one_line(model_files, tars, tmp_path):
+def test_a_full_disk_stops_the_run_in_one_line_and_the_same_command_finishes_it(model_files, tars, tmp_path):
     def limit():
         resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
 
-    done = run(model_files, braces(tars), "--output", tmp_path / "out", *SHORT, preexec_fn=limit)
+    output = tmp_path / "out"
+    words = [braces(tars), "--output", output, *SHORT]
+    done = run(model_files, *words, preexec_fn=limit)
     errors = [line for line in done.stderr.splitlines() if line.startswith("error:")]
     assert done.returncode == 2
     assert len(errors) == 1
     assert re.search(r"out/0000\d\.parquet.*File too large", errors[0]), errors
     assert "Traceback" not in done.stderr
-    assert not [path for path in (tmp_path / "out").iterdir() if not path.name.startswith(".")]
+    assert not [path for path in output.iterdir() if path.suffix != ".lock"]
+    done = run(model_files, *words)
+    assert done.returncode == 0, done.stderr
+    assert sorted(row["key"] for row in rows_of(output)) == all_keys()
+    assert not list(output.glob(".*"))
+
+
+def half_way():
+    """Stands for a captioner that one shard fills the disk with, while another is being captioned."""
+    return HalfWay(), None
+
+
+class HalfWay:
+    def stream(self, pictures, *_, **__):
+        picture = next(pictures)
+        if picture.key == "slow":
+            time.sleep(60)
+        time.sleep(1)  # until the other process has begun
+        raise OSError(28, "No space left on device")
+
+
+def test_a_run_that_stops_leaves_nothing_of_its_other_processes(tmp_path):
+    """The disk is full, and what the killed processes had begun took its room until the next start."""
+    for key in ("slow", "full"):
+        write_shard(tmp_path / f"{key}.tar", [(key, {"jpg": b"x"})])
+    (tmp_path / "out").mkdir()
+    job = shards.Job(half_way, tmp_path / "out", identify("none", [], {}), Caption("", 0.0, ()).record(), 4)
+    outcomes = shards.run_processes(job, [tmp_path / "slow.tar", tmp_path / "full.tar"], 2)
+    outcome = next(outcomes)
+    assert outcome.fatal
+    assert len(list((tmp_path / "out").glob(".slow.*.unfinished*"))) == 1
+    outcomes.close()
+    assert not list((tmp_path / "out").glob(".*.unfinished*"))
 
 
 def until(condition, process, seconds=120):
