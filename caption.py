@@ -476,6 +476,8 @@ def caption_tars(config):
     if config["engine"] not in shards.ENGINES:
         raise ValueError(f"--engine: got {config['engine']!r}, allowed are {', '.join(shards.ENGINES)}")
     shards.import_parquet()
+    if config["images"] == ["-"]:
+        raise ValueError("no shards given: --format parquet is for tar shards, name them")
     everything = find_shards(config["images"])
     chosen = shards.share(everything, config["shard_index"], config["num_shards"])
     model_files = model_paths(config["model_path"])

@@ -55,7 +55,7 @@ from captioning.data.class_names import spoken_names
 from captioning.data.images import load_image
 from captioning.data.names import check_links
 from captioning.data.splits import SPLITS, split_sizes
-from captioning.data.tars import write_shard
+from captioning.data.tars import read_picture, write_shard
 from captioning.deploy.downloads import SHIPPED, SUFFIXES
 from captioning.files import check_folder, replace_file, replace_folder, resolved
 from captioning.metadata import MAX_IMAGE_SIZE
@@ -445,7 +445,7 @@ def prepare_shards(source, output, number, seed, **settings):
             label = re.sub(r"[^\w .()+-]", "_", example.label)
             place = Path(example.split, label, f"{len(captions):06}{example.image.suffix.lower()}")
             (folder / place).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(example.image, folder / place)
+            (folder / place).write_bytes(read_picture(example.image))
             captions[place.as_posix()] = example.captions
         write_captions(folder / "captions.csv", captions)
         if dataset.aliases:
@@ -458,7 +458,7 @@ def as_sample(example, key):
     known = {"captions": example.captions, "label": example.label, "image": example.image.name}
     suffix = example.image.suffix.lower().removeprefix(".")
     texts = {"txt": "\n".join(example.captions), "json": json.dumps(known, ensure_ascii=False)}
-    return key, {suffix: example.image.read_bytes()} | {name: text.encode() for name, text in texts.items()}
+    return key, {suffix: read_picture(example.image)} | {name: text.encode() for name, text in texts.items()}
 
 
 # ---- the audit -------------------------------------------------------------------------------------

@@ -337,8 +337,8 @@ def main(config):
     save_vocabulary(path, vocabulary, counts, config["min_count"])
     plots.vocabulary_figure(lengths, counts, config["graph_path"], min_count=config["min_count"])
 
-    for line in getattr(captions["train"], "failed", [])[:5]:
-        print(f"warning: {line}; skipped")
+    for line in () if dataset else train.warnings():
+        print(line)
     print(f"tokenizer        {tokenizer_name(tokenizer)} ({reason})")
     print(f"train captions   {sum(lengths.values()):,}, {sum(counts.values()):,} {unit}, {len(counts):,} different")
     print(f"vocabulary       {len(vocabulary):,} ({len(SPECIALS)} specials, min_count {config['min_count']})")

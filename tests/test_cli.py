@@ -76,6 +76,7 @@ def test_flags_set_keys(script, flags, changed):
         (["--epochs", "x"], False, "error: --train.epochs: got 'x', allowed is a whole number"),
         (["--lr", "fast"], False, "error: --train.lr: got 'fast', allowed is a number"),
         (["--epochs"], False, "error: --train.epochs: takes one value, got 0"),
+        (["--run", "0.tar", "1.tar"], False, "error: --train.run: takes one value, got 2; a pattern, or a"),
         (["--resume", "maybe"], False, "error: --train.resume: got 'maybe', allowed are true and false"),
         (["here"], False, "error: unexpected argument 'here'"),
         (["--run", "missing"], False, "error: no/such/file: No such file or directory"),

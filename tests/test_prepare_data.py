@@ -24,6 +24,7 @@ from captioning.data.annotations import load_aliases, load_dataset, load_example
 from captioning.data.images import load_image
 from captioning.data.tars import PICTURES, TEXTS, find_shards, read_samples
 
+EVERYTHING = PICTURES | TEXTS
 SCRIPT = Path(prepare_data.__file__)
 
 
@@ -638,7 +639,7 @@ def test_a_dataset_of_any_layout_becomes_shards(pictograms_dir, tmp_path, monkey
     assert f"next: python vocab.py --data_dir '{output}/train/{{00000..00006}}.tar'" in capsys.readouterr().out
 
     paths = find_shards([f"{output}/train/{{00000..00006}}.tar"])
-    samples = [sample for path in paths for sample in read_samples(path, PICTURES | TEXTS)]
+    samples = [sample for path in paths for sample in read_samples(path, EVERYTHING)]
     train = load_examples(pictograms_dir, "train")
     expected = sorted((example.image.read_bytes(), example.captions, example.label) for example in train)
     assert sorted((one.picture, one.captions, one.info["label"]) for one in samples) == expected
@@ -668,6 +669,14 @@ def test_a_dataset_of_any_layout_becomes_shards(pictograms_dir, tmp_path, monkey
         ]
         assert keys[0] == keys[1]
     assert shards.aliases == load_aliases(pictograms_dir)
+
+    # Shards are a layout, too: others are made of them.
+    given = {"source": f"{output}/train/{{00000..00006}}.tar", "output": str(tmp_path / "again"), "shards": 2}
+    prepare_data.main({"prepare": prepare_data.CONFIG | given})
+    again = [
+        sample for path in find_shards([f"{tmp_path}/again/train/*.tar"]) for sample in read_samples(path, EVERYTHING)
+    ]
+    assert sorted((one.picture, one.captions, one.info["label"]) for one in again) == expected
 
 
 @pytest.mark.parametrize(

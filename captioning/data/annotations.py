@@ -405,8 +405,8 @@ def read_shards(data_dir, **settings):
         label = sample.info.get("label")
         split = split_of_file(shard) or split_of_folder(shard.parent.name)
         examples.append(Example(Path(sample.place), captions, label if isinstance(label, str) else "", split))
-    for line in samples.failed[:5]:
-        print(f"warning: {line}; left out ({len(samples.failed):,} of {len(samples.failed) + len(examples):,} samples)")
+    for line in samples.warnings():
+        print(line)
     if not examples:
         raise ValueError(f"{data_dir}: holds no captioned image")
     root, splits = dataset_root(Path(data_dir)), {example.split for example in examples}

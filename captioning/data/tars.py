@@ -27,7 +27,7 @@ from pathlib import Path
 from captioning.cli import one_line
 from captioning.data.names import IMAGE_SUFFIXES
 from captioning.data.omissions import checked_caption
-from captioning.files import check_regular, replace_file
+from captioning.files import check_regular, read_bytes, replace_file
 
 SUFFIX = ".tar"
 PICTURES = frozenset(suffix.removeprefix(".") for suffix in IMAGE_SUFFIXES)
@@ -35,6 +35,7 @@ TEXTS = frozenset(("txt", "json"))
 MAX_PICTURE_BYTES = 2**28  # of a member: 100 megapixels take 300 MB as they are, and a third of it in any format
 MAX_TEXT_BYTES = 2**20
 SILENT_SHARE = 0.05  # of samples without a caption; more is an error, fewer are skipped and named
+NAMED = 5  # of the samples that were left out
 MAX_SHARDS = 10_000_000  # that braces may stand for
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 _END = bytes(tarfile.BLOCKSIZE)  # a tar ends with blocks of zeros
@@ -66,8 +67,10 @@ class Sample:
     @property
     def info(self):
         """The object in its .json; {} where there is none, or it cannot be read."""
+        if "json" not in self.members:
+            return {}
         try:
-            found = json.loads(self.members.get("json", b"{}"))
+            found = json.loads(self.members["json"])
         except (ValueError, RecursionError):
             return {}
         return found if isinstance(found, dict) else {}
@@ -157,11 +160,11 @@ def read_samples(path, suffixes, placed=frozenset()):
     seen = set()
     try:
         with ShardFile(path) as file:
-            for key, group in itertools.groupby(walk(file), key=lambda info: split_name(info.name)[0]):
+            for key, group in itertools.groupby(walk(file), key=lambda member: member[0]):
                 sample = Sample(key, repeated=key in seen)
                 seen.add(key)
-                for info in group:
-                    add_member(sample, info, file, suffixes, placed)
+                for _, suffix, info in group:
+                    add_member(sample, suffix, info, file, suffixes, placed)
                 yield sample
     except tarfile.TarError as error:
         raise ValueError(f"{path}: not a whole tar ({one_line(error)})") from None
@@ -170,7 +173,7 @@ def read_samples(path, suffixes, placed=frozenset()):
 
 
 def walk(file):
-    """Yield the TarInfo of each member that has a key. Raises tarfile.ReadError where the tar is damaged."""
+    """Yield (key, suffix, TarInfo) of each member that has a key. Raises tarfile.ReadError where the tar is damaged."""
     with tarfile.TarFile(fileobj=file, mode="r") as tar:
         before = -1
         while (info := tar.next()) is not None:
@@ -178,8 +181,9 @@ def walk(file):
                 raise tarfile.ReadError(f"a member of {info.size} bytes")
             before = tar.offset
             tar.members.clear()  # else it keeps them all
-            if split_name(info.name)[0] and not info.isdir():
-                yield info
+            key, suffix = split_name(info.name)
+            if key and not info.isdir():
+                yield key, suffix, info
         # tarfile takes a damaged header for the end, and a file without an end for a whole one.
         file.seek(tar.offset)
         if file.read(len(_END)) != _END:
@@ -188,14 +192,13 @@ def walk(file):
 
 def split_name(name):
     """Return (key, suffix in small letters) of a member; ("", "") for a hidden one and one without a suffix."""
-    folder, base = posixpath.split(name.removeprefix("./"))
+    folder, slash, base = name.removeprefix("./").rpartition("/")
     stem, _, suffix = base.partition(".")
-    return (posixpath.join(folder, stem), suffix.lower()) if stem and suffix else ("", "")
+    return (f"{folder}{slash}{stem}", suffix.lower()) if stem and suffix else ("", "")
 
 
-def add_member(sample, info, file, suffixes, placed=frozenset()):
+def add_member(sample, suffix, info, file, suffixes, placed):
     """Read a member into its sample if its suffix is among those wanted, and note why if that cannot be done."""
-    _, suffix = split_name(info.name)
     sample.names.append(info.name)
     if suffix not in suffixes and suffix not in placed:
         return
@@ -250,41 +253,53 @@ def open_picture(path):
     return io.BytesIO(content)
 
 
+def read_picture(path):
+    """Return the bytes of a picture, a file or one in a shard."""
+    file = open_picture(path)
+    return file.getvalue() if file else read_bytes(path)
+
+
 class CaptionedSamples:
     """The samples of shards that have captions: (shard, Sample, captions), read as they are asked for.
 
     paths:  of the shards
     placed: as in read_samples; a sample without such a picture is left out
-    failed: a line for each sample that was left out, after all were read
+    number: of all samples; failed: a line for each that was left out; after all were read
 
     Iterating raises ValueError, naming the shard, where one is broken; or in the end, if more than a small share of the
     samples was left out.
     """
 
     def __init__(self, paths, placed=frozenset()):
-        self.paths, self.placed, self.failed = list(paths), placed, []
+        self.paths, self.placed, self.number, self.failed = list(paths), placed, 0, []
 
     def __iter__(self):
-        self.failed, number = [], 0
+        self.number, self.failed = 0, []
         for path in self.paths:
             for sample in read_samples(path, TEXTS, self.placed):
-                number += 1
+                self.number += 1
                 try:
                     if sample.repeated or sample.problem:
                         raise ValueError(f"{path}: {sample.problem or f'{sample.key} stands in it twice'}")
-                    if not sample.captions:
+                    captions = sample.captions
+                    if not captions:
                         raise ValueError(f"{path}: {sample.key}: no caption")
                     if self.placed and not sample.place:
                         raise ValueError(f"{path}: {sample.key}: no picture")
-                    found = path, sample, [checked_caption(text, path, sample.key) for text in sample.captions]
+                    found = path, sample, [checked_caption(text, path, sample.key) for text in captions]
                 except ValueError as error:
                     self.failed.append(str(error))
                     continue
                 yield found
-        if len(self.failed) > SILENT_SHARE * number:
-            share = f"{len(self.failed):,} of {number:,} samples"
+        if len(self.failed) > SILENT_SHARE * self.number:
+            share = f"{len(self.failed):,} of {self.number:,} samples"
             what = "have no picture or no caption" if self.placed else "have no caption"
             raise ValueError(f"{share} {what}, at most {SILENT_SHARE:.0%} may lack one; {self.failed[0]}")
+
+    def warnings(self):
+        """Return a line for each of the first samples that were left out."""
+        count = f"{len(self.failed):,} of {self.number:,} samples"
+        return [f"warning: {line}; left out ({count})" for line in self.failed[:NAMED]]
 
 
 class ShardCaptions(CaptionedSamples):

@@ -152,6 +152,7 @@ def test_schedulers_hand_out_the_shards(model_files, tars, tmp_path):
     [
         (["{shards}", "--shard_index", "6", "--num_shards", "6"], "--shard_index: got 6, allowed is 0 to 5"),
         (["{shards}", "--num_shards", "7"], "--num_shards: got 7 jobs for 6 shards"),
+        ([], "no shards given: --format parquet is for tar shards"),
         (["none/{00..09}.tar"], "none/{00..09}.tar: no such shard"),
         (["{shards}", "photo.jpg"], "photo.jpg: the name of a tar shard ends in .tar"),
         (["{shards}", "--format", "jsonl"], "--format: got 'jsonl', allowed is parquet for tar shards"),
