@@ -6,7 +6,8 @@
 
 tokenizer   captions/s of the vocabulary's tokenizer            baseline: NLTK's word tokenizer on the same captions
 accents     the same for ACCENTED, in seven languages           baseline: the same
-loading     images/s of data_loader with workers                baseline: torchvision's ImageFolder, same transforms
+loading     images/s of data_loader with workers                baseline: torchvision's ImageFolder and transforms
+640x480     the same for JPEGs of that size, made of four       baseline: the same
 features    images/s of the frozen encoder over files           baseline: the bare encoder on tensors in memory
 decoder     tokens/s of decoder training from cached features   baseline: captions padded to the longest of the set
 report      captions/s of beam 5, 64 images at a time           baseline: one image at a time
@@ -29,14 +30,19 @@ import contextlib
 import json
 import platform
 import subprocess
+import tempfile
+from dataclasses import replace
+from functools import partial
 from statistics import median
 from subprocess import PIPE
 
 import torch
 from nltk.tokenize import NLTKWordTokenizer
+from PIL import Image, ImageOps
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
+from torchvision.transforms import v2
 
 import data_loader
 from captioning import cli
@@ -49,13 +55,14 @@ from captioning.runtime import Machine, pick_workers
 from captioning.search.options import SearchOptions
 from data_loader import CachedBatches
 from model import CNNtoRNN
-from timing import rate
+from timing import rate, rates
 from vocab import Vocabulary, build_vocabulary, count_words
 
 CONFIG = {
     "data_dir": "data/pictograms",  # the project's own layout, so that ImageFolder can read it too
     "image_size": 128,  # pixels
     "num_images": 1024,
+    "parts": ["tokenizer", "accents", "loading", "640x480", "features", "decoder", "report"],  # what is measured
     "num_workers": 2,
     "runs": 3,
     "datasets": [""],  # datasets to read instead of all other measurements; "" = none
@@ -106,16 +113,43 @@ def bench_tokenizer(captions, runs):
     return ours, rate(lambda: [nltk_tokenize(caption.lower()) for caption in captions], len(captions), runs)
 
 
-def bench_loading(examples, root, vocabulary, config):
-    """Return (ours, baseline) in images/s."""
-    transform = data_loader.TrainTransform(config["image_size"])
-    dataset = data_loader.CaptionDataset(examples, vocabulary, transform, image_size=config["image_size"])
-    loader = data_loader.build_loader(dataset, batch_size=64, num_workers=config["num_workers"], shuffle=True)
-    folder = ImageFolder(root, transform)
+def bench_loading(examples, vocabulary, config):
+    """Return (ours, baseline) in images/s, in turns: the machine may be busier at one time than at another."""
+    size, num_workers = config["image_size"], config["num_workers"]
+    transform = data_loader.TrainTransform(size)
+    dataset = data_loader.CaptionDataset(examples, vocabulary, transform, image_size=size)
+    loader = data_loader.build_loader(dataset, batch_size=64, num_workers=num_workers, shuffle=True)
+    jitter = transform.jitter
+    augment = v2.Compose(
+        [
+            v2.PILToTensor(),  # first, as torchvision advises
+            v2.RandomResizedCrop(size, scale=(transform.crop_scale, 1.0), antialias=True),
+            v2.RandomHorizontalFlip(transform.flip),
+            v2.ColorJitter(jitter, jitter, jitter),
+            v2.ToDtype(torch.float32, scale=True),
+            v2.Normalize(transform.mean, transform.std),
+        ]
+    )
+    folder = ImageFolder(examples[0].image.parents[1], augment)
     folder.samples = [(str(example.image), 0) for example in examples]
-    plain = DataLoader(folder, batch_size=64, num_workers=config["num_workers"], shuffle=True)
-    ours = rate(lambda: exhaust(loader), len(examples), config["runs"])
-    return ours, rate(lambda: exhaust(plain), len(examples), config["runs"])
+    plain = DataLoader(folder, batch_size=64, num_workers=num_workers, shuffle=True)
+    return rates(partial(exhaust, loader), partial(exhaust, plain), len(examples), config["runs"])
+
+
+def make_photos(examples, folder):
+    """Return examples of 640 x 480 JPEGs, each of four pictures side by side, so that its detail is that of photos."""
+    width, height = 320, 240
+    photos = []
+    for first in range(0, len(examples) // 4 * 4, 4):
+        photo = Image.new("RGB", (2 * width, 2 * height))
+        for number, example in enumerate(examples[first : first + 4]):
+            picture = ImageOps.fit(load_image(example.image), (width, height))
+            photo.paste(picture, (number % 2 * width, number // 2 * height))
+        path = folder / "photos" / f"{first}.jpg"
+        path.parent.mkdir(exist_ok=True)
+        photo.save(path, quality=90)
+        photos.append(replace(examples[first], image=path))
+    return photos
 
 
 def bench_features(model, examples, config):
@@ -209,16 +243,18 @@ def bench_all(config):
     vocabulary: Vocabulary = build_vocabulary(count_words(captions)[0], 1)
     model = CNNtoRNN(len(vocabulary))
     model.encoder.to(memory_format=torch.channels_last)
-    root = Path(config["data_dir"]) / "train"
     runs = config["runs"]
-    return {
-        "tokenizer captions/s": bench_tokenizer(captions, runs),
-        "accents captions/s": bench_tokenizer(ACCENTED * 500, runs),
-        "loading images/s": bench_loading(examples, root, vocabulary, config),
-        "features images/s": bench_features(model.eval(), examples, config),
-        "decoder tokens/s": bench_decoder(model, examples, vocabulary, runs),
-        "report captions/s": bench_report(model, vocabulary, runs),
-    }
+    with tempfile.TemporaryDirectory() as folder:
+        parts = {
+            "tokenizer captions/s": lambda: bench_tokenizer(captions, runs),
+            "accents captions/s": lambda: bench_tokenizer(ACCENTED * 500, runs),
+            "loading images/s": lambda: bench_loading(examples, vocabulary, config),
+            "640x480 images/s": lambda: bench_loading(make_photos(examples, Path(folder)), vocabulary, config),
+            "features images/s": lambda: bench_features(model.eval(), examples, config),
+            "decoder tokens/s": lambda: bench_decoder(model, examples, vocabulary, runs),
+            "report captions/s": lambda: bench_report(model, vocabulary, runs),
+        }
+        return {name: bench() for name, bench in parts.items() if name.split()[0] in config["parts"]}
 
 
 def main(config):

@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch.nn import functional as F
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, default_collate
 
 from captioning.data.annotations import Example
-from captioning.data.images import check_unreadable, load_image
+from captioning.data.images import check_unreadable
 from captioning.data.sequences import Paths
 from captioning.familiarity import is_unlike
 from captioning.progress import Progress
@@ -64,7 +64,7 @@ class ImageDataset(Dataset):
 
     def __getitem__(self, index):
         try:
-            image = load_image(self.paths[index])
+            image = self.transform.load(self.paths[index])
         except ValueError as error:
             return index, str(error)
         with random_numbers(*self.random_key, index):
@@ -75,7 +75,7 @@ def collate_readable(items):
     """Return (index list, images (B, 3, S, S) or None, error lines)."""
     good = [(index, image) for index, image in items if torch.is_tensor(image)]
     failed = [line for _, line in items if not torch.is_tensor(line)]
-    return [index for index, _ in good], torch.stack([image for _, image in good]) if good else None, failed
+    return [index for index, _ in good], default_collate([image for _, image in good]) if good else None, failed
 
 
 @torch.inference_mode()

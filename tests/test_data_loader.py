@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torchvision.transforms import v2
 
 import model
 from captioning import plots
@@ -221,6 +222,44 @@ def test_eval_transform_crops_the_centre_and_normalises():
     for channel, value in enumerate((0.0, 1.0, 0.0)):
         expected = torch.full((20, 20), (value - mean[channel]) / std[channel])
         torch.testing.assert_close(pixels[channel], expected)
+
+
+@pytest.mark.parametrize(
+    "settings", [{}, {"jitter": 0}, {"hue": 0.1}, {"jitter": 1.0, "hue": 0.5, "quarter_turn": 0.5}, {"crop_scale": 1}]
+)
+def test_train_transform_gives_the_numbers_of_torchvision(settings):
+    """Its colour jitter is another implementation: the same pixels to the last bit, in a third of the time."""
+    transform = TrainTransform(32, vertical_flip=0.5, **settings)
+    jitter = v2.ColorJitter(*[transform.jitter] * 3, transform.hue)
+    steps = [jitter if isinstance(step, v2.ColorJitter) else step for step in transform.steps.transforms]
+    torchvisions = v2.Compose(
+        [*steps, v2.ToDtype(torch.float32, scale=True), v2.Normalize(transform.mean, transform.std)]
+    )
+    rng = np.random.default_rng(0)
+    for seed in range(40):
+        picture = Image.fromarray(rng.integers(0, 256, (7, 9, 3), dtype=np.uint8)).resize((60, 50))
+        with random_numbers(seed):
+            expected = torchvisions(picture)
+        with random_numbers(seed):
+            assert torch.equal(transform(picture), expected)
+
+
+@pytest.mark.parametrize(
+    ("size", "loaded"),
+    [
+        ((640, 480), (320, 240)),
+        ((480, 640), (240, 320)),
+        ((1280, 960), (320, 240)),
+        ((500, 375), (500, 375)),
+        ((256, 256), (256, 256)),
+    ],
+)
+def test_a_training_view_needs_as_many_pixels_as_a_mean_crop(tmp_path, size, loaded):
+    """640 x 480 was decoded in full for a view of 224 x 224; an image to evaluate still is."""
+    path = tmp_path / "photo.jpg"
+    Image.new("RGB", size).save(path)
+    assert TrainTransform(224).load(path).size == loaded
+    assert EvalTransform(224).load(path).size == size
 
 
 def test_flips_and_a_quarter_turn_show_all_eight_orientations_of_a_picture():
