@@ -7,7 +7,8 @@ Reads   the images and captions of `data_dir` and the vocabulary
 Writes  graphs/batch.png, augmented images as the model receives them
 
 One item is one image with all its captions, decoded once. A batch keeps them apart: `inputs` has a row per image,
-`tokens` a row per caption, and `owner` says which image each caption belongs to.
+`tokens` a row per caption, and `owner` says which image each caption belongs to. TrainingData holds the images of a
+training run, and opens them for each of its stages.
 """
 
 if __name__ == "__main__":
@@ -18,6 +19,7 @@ if __name__ == "__main__":
 
 import copy
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from functools import cached_property, lru_cache, partial
 from pathlib import Path
@@ -31,8 +33,10 @@ from captioning import cli, plots
 from captioning.data.annotations import load_dataset, picture_settings
 from captioning.data.images import load_image
 from captioning.data.sequences import PAD_ID, Captions, Paths
+from captioning.evaluation import ImageDataset, encode_together
 from captioning.metadata import MAX_IMAGE_SIZE
-from captioning.runtime import LONGEST_WAIT, fit_workers, random_numbers, share, start_workers
+from captioning.runtime import LONGEST_WAIT, autocast, fit_workers, gather_list, random_numbers, share, start_workers
+from captioning.training.features import as_input, compute_views, head_views
 from captioning.training.presets import LARGE_BATCH
 from vocab import load_vocabulary
 
@@ -467,6 +471,109 @@ class ImageBatches:
             samples=self.samples,
         )
         return start_workers(loader)
+
+
+@dataclass(frozen=True)
+class StageData:
+    """What a stage reads.
+
+    batches:    CachedBatches or ImageBatches of the train split
+    encode:     (model, `inputs` of a batch) -> (B, E) embeddings
+    captions:   Captions of the images that `index` of a batch points into; labels: (N,) long, their classes
+    val_inputs: cached inputs of the validation split (N, ...); None = its image files
+    """
+
+    batches: CachedBatches | ImageBatches
+    encode: Callable
+    captions: Captions
+    labels: torch.Tensor
+    val_inputs: torch.Tensor | None = None
+
+
+class TrainingData:
+    """The images of a run: as files, or as the cached output of the trunk, the blocks that no stage trains.
+
+    train_set:    CaptionDataset
+    val_examples: Examples of the validation split
+    views:        a transform for each cached view of a train image; the first is the plain one, as in inference
+    cut:          how many blocks are behind the cache
+    seed:         of the augmentation
+    samples:      rows of an epoch; 0 = all
+    """
+
+    def __init__(self, train_set, val_examples, views, machine, *, cut, seed, samples=0):
+        self.train_set, self.val_examples, self.views, self.machine = train_set, val_examples, views, machine
+        self.cut, self.seed, self.samples = cut, seed, samples
+        # Computed when a stage opens, with the weights that it begins with.
+        self.cache = self.val_cache = self.captions = self.labels = None
+
+    def open(self, stage, model):
+        """Return the StageData of a stage that begins with the weights of `model`."""
+        encoder = model.encoder
+        if stage.reads_files:
+            self.cache = None  # of a backbone that is about to change
+            batches = ImageBatches(self.train_set, stage.batch_size, self.machine.num_workers, self.samples)
+            labels = torch.from_numpy(self.train_set.labels).long()
+            return StageData(batches, lambda model, images: model.encoder(images), self.train_set.tokens, labels)
+        if self.cache is None:
+            self.fill_cache(encoder)
+        inputs, val_inputs = self.cache, self.val_cache
+        if stage.num_blocks:
+
+            def encode(model, maps):
+                return model.encoder.embed(model.encoder.cut(stage.num_blocks)[1](maps))
+        else:
+
+            def encode(model, features):
+                return model.encoder.embed(features)
+
+            if self.cut:  # else they are pooled already
+                head = encoder.eval().cut(self.cut)[1]
+                inputs, val_inputs = head_views(head, inputs, self.run), self.run(head, val_inputs)
+        by_caption = stage.name == "decoder"
+        batches = CachedBatches(
+            inputs, self.captions, self.labels, stage.batch_size, by_caption=by_caption, samples=self.samples
+        )
+        return StageData(batches, encode, self.captions, self.labels, val_inputs)
+
+    def fill_cache(self, encoder):
+        """Run the trunk over all views of all images; those that cannot be read are left out."""
+        trunk, machine = encoder.eval().cut(self.cut)[0], self.machine
+        # The smaller first: where room is needed, what was used last stays.
+        paths = [example.image for example in self.val_examples]
+        kept, val_views = compute_views(trunk, paths, self.views[:1], machine, self.seed, "val images")
+        self.val_examples, self.val_cache = [self.val_examples[i] for i in kept], val_views[:, 0]
+        kept, self.cache = compute_views(trunk, self.train_set.paths, self.views, machine, self.seed, "train images")
+        self.captions = self.train_set.tokens.take(kept.tolist())
+        self.labels = torch.from_numpy(self.train_set.labels).long()[kept]
+
+    def val_embeddings(self, stage_data, model):
+        """Return the embeddings (N, E) of the validation images, and the examples they belong to."""
+        if stage_data.val_inputs is None:
+            return self.embed_val_files(model)
+        return self.run(partial(stage_data.encode, model), stage_data.val_inputs), self.val_examples
+
+    def embed_val_files(self, model):
+        """As val_embeddings, from the image files."""
+        images = ImageDataset([example.image for example in self.val_examples], self.views[0])
+        kept, embeddings = encode_together(model.encoder, images, range(len(images)), self.machine)
+        return embeddings, [self.val_examples[i] for i in kept]
+
+    def embed_val(self, model, *, from_files):
+        """As val_embeddings, by the model of any epoch; from_files: some stage trained the blocks behind the cache."""
+        if self.cache is None or from_files:
+            return self.embed_val_files(model)
+        head = model.encoder.eval().cut(self.cut)[1]
+        return self.run(lambda inputs: model.encoder.embed(head(inputs)), self.val_cache), self.val_examples
+
+    @torch.inference_mode()
+    def run(self, network, inputs, batch_size=256):
+        """Run `network` over cached inputs (N, ...): (N, D) float32 on the CPU. All ranks call it, and share it."""
+        device, outputs, chunks = self.machine.device, [], inputs.split(batch_size)
+        for chunk in chunks[share(len(chunks))]:
+            with autocast(device, self.machine.dtype):
+                outputs.append(network(as_input(chunk, device)).float().cpu())
+        return torch.cat(gather_list(outputs))
 
 
 def main(config):

@@ -44,7 +44,7 @@ from captioning.training.features import PART_BYTES, MappedViews
 from captioning.training.losses import CaptionLoss, LossTerms
 from captioning.training.optimisation import start_run
 from captioning.training.stages import Stage
-from data_loader import CachedBatches
+from data_loader import CachedBatches, StageData
 from model import CNNtoRNN
 
 CONFIG = {
@@ -137,7 +137,7 @@ def measure(folder, variant, config):
                     began.append(time.perf_counter())
                 yield batch
 
-    data = train.StageData(Some(), encode, captions, labels)
+    data = StageData(Some(), encode, captions, labels)
     train.train_one_epoch(run, stage, data, CaptionLoss(captions, LossTerms(label_smoothing=0.1)), machine, seed=0)
     return config["batches"] * config["batch_size"] / (time.perf_counter() - began[0])
 

@@ -179,7 +179,7 @@ def main(config):
         return CachedBatches(features, tokens, labels, size, by_caption=True)
 
     def stage_epoch(name, batches, encode, num_blocks):
-        return one_epoch(model, name, train.StageData(batches, encode, tokens, labels), machine, num_blocks)
+        return one_epoch(model, name, data_loader.StageData(batches, encode, tokens, labels), machine, num_blocks)
 
     def embed(model, features):
         return model.encoder.embed(features)

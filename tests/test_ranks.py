@@ -30,9 +30,9 @@ from captioning.search.options import SamplingOptions
 from captioning.training.losses import CaptionLoss, LossTerms, SelfCritical
 from captioning.training.optimisation import Tally, start_run
 from captioning.training.stages import Stage
-from data_loader import CachedBatches
+from data_loader import CachedBatches, StageData
 from model import CNNtoRNN
-from train import StageData, train_one_epoch
+from train import train_one_epoch
 from vocab import SPECIALS, Vocabulary
 
 draw = torch.Generator().manual_seed(1)

@@ -38,9 +38,9 @@ from captioning.training.losses import CaptionLoss, LossTerms
 from captioning.training.optimisation import Run, build_scheduler, moving_average
 from captioning.training.stages import Stage
 from captioning.training.validation import Validation
-from data_loader import CachedBatches, EvalTransform
+from data_loader import CachedBatches, EvalTransform, StageData
 from model import CNNtoRNN, start_model
-from train import StageData, drop_class_terms, train_one_epoch
+from train import drop_class_terms, train_one_epoch
 from vocab import SPECIALS, Vocabulary
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -15,9 +15,9 @@ from captioning.training import validation
 from captioning.training.optimisation import Tally, start_run
 from captioning.training.stages import Stage
 from captioning.training.validation import Validation
-from data_loader import CaptionDataset, EvalTransform
+from data_loader import CaptionDataset, EvalTransform, TrainingData
 from model import DECODERS, CNNtoRNN, load_encoder_weights
-from train import TrainingData, build_loss, train_one_epoch
+from train import build_loss, train_one_epoch
 from vocab import build_vocabulary, count_words
 
 SIZE = 64  # pixels, as the shipped encoder was trained at
