@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from filelock import FileLock
 
 from caption import Captioner, TorchModel
 from captioning.checkpoint import load_checkpoint
@@ -75,22 +76,32 @@ class ModelFiles:
 
 
 @pytest.fixture(scope="session")
-def model_files(tmp_path_factory, pictograms_dir) -> ModelFiles:
-    """The shipped checkpoint, exported; int8 is calibrated on the 60 train pictures."""
-    folder = tmp_path_factory.mktemp("models")
+def model_files(tmp_path_factory, worker_id, pictograms_dir) -> ModelFiles:
+    """The shipped checkpoint, exported once for all workers; int8 is calibrated on the 60 train pictures."""
+    folder = tmp_path_factory.getbasetemp()
+    folder = (folder if worker_id == "master" else folder.parent) / "models"  # pytest-xdist gives each a folder within
     shipped = Path(__file__).resolve().parents[1] / "checkpoints" / "pictograms.safetensors"
     files = ModelFiles(shipped, folder / "pictograms.onnx", folder / "pictograms_int8.onnx")
+    with FileLock(f"{folder}.lock"):
+        if not folder.exists():
+            export_into(folder, files, [example.image for example in load_examples(pictograms_dir, "train")])
+    return files
+
+
+def export_into(folder, files, train_images):
+    """Write the two ONNX files of `files` to `folder`, which is there once both are whole."""
     network, _, checkpoint = load_captioner(files.checkpoint)
-    train = [example.image for example in load_examples(pictograms_dir, "train")]
+    begun = folder.with_suffix(".begun")
+    begun.mkdir()
     export_onnx(
         network,
         dump_metadata(vars(checkpoint)),
         checkpoint.transform["image_size"],
-        files.onnx,
-        int8_path=files.int8,
-        calibration=CalibrationImages(train, checkpoint.transform),
+        begun / files.onnx.name,
+        int8_path=begun / files.int8.name,
+        calibration=CalibrationImages(train_images, checkpoint.transform),
     )
-    return files
+    begun.rename(folder)
 
 
 @pytest.fixture(scope="session")
