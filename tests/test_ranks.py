@@ -12,6 +12,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
+from processes import Process
 
 from captioning.checkpoint import load_checkpoint
 from captioning.data.pictograms import write_dataset
@@ -148,18 +149,12 @@ def free_port():
 
 def start_ranks(command, number, cwd, **environment):
     """Start `number` processes as a launcher would; one process has no launcher."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), **environment}
-    environment.pop("WANDB_API_KEY", None)
+    environment = {"OMP_NUM_THREADS": "1", "WANDB_API_KEY": "", **environment}
     if number > 1:
         environment |= {"WORLD_SIZE": str(number), "MASTER_ADDR": "127.0.0.1"}
         environment.setdefault("MASTER_PORT", str(free_port()))
-    return [
-        subprocess.Popen(
-            [sys.executable, *command], cwd=cwd, env=environment | ({"RANK": str(rank)} if number > 1 else {}),
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        )
-        for rank in range(number)
-    ]  # fmt: skip
+    ranks = range(number)
+    return [Process(command, cwd, environment | ({"RANK": str(rank)} if number > 1 else {})) for rank in ranks]
 
 
 def finish(processes, code=0):
@@ -197,7 +192,9 @@ TRAIN = [str(ROOT / "train.py"), *TINY]
 
 def run_torchrun(command, cwd, seconds=240):
     """Run a script under torchrun with two processes: (exit code, output, errors). One that hangs is ended."""
-    (process,) = start_ranks([*LAUNCH, *command], 1, cwd)
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "WANDB_API_KEY": "", "PYTHONPATH": str(ROOT)}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    process = subprocess.Popen([sys.executable, *LAUNCH, *command], cwd=cwd, env=environment, **pipes)
     try:
         output, errors = process.communicate(timeout=seconds)
     except subprocess.TimeoutExpired:
