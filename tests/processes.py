@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import runpy
+import subprocess
 import sys
 import tempfile
 from multiprocessing import forkserver
@@ -38,6 +39,13 @@ class Process:
     def returncode(self):
         """As of subprocess.Popen: minus the signal that ended it."""
         return self.process.exitcode
+
+
+def run(command, cwd, **environment):
+    """Run `python *command` to its end, as subprocess.run with text and captured outputs does."""
+    process = Process(command, cwd, environment)
+    stdout, stderr = process.communicate()
+    return subprocess.CompletedProcess(command, process.returncode, stdout, stderr)
 
 
 def ensure_server():

@@ -1,11 +1,9 @@
 """--help explains every setting as its line of CONFIG does."""
 
 import importlib
-import os
-import subprocess
-import sys
 from pathlib import Path
 
+import processes
 import pytest
 from test_docs import shared_configs
 
@@ -23,8 +21,7 @@ def words(text):
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_help_shows_every_key_with_comment_limits_and_default(script, capsys, monkeypatch):
     """It runs as the user runs it; 64 flags of train.py once had names and defaults alone."""
-    environment = {**os.environ, "COLUMNS": "100"}
-    done = subprocess.run([sys.executable, ROOT / script, "--help"], capture_output=True, text=True, env=environment)
+    done = processes.run([str(ROOT / script), "--help"], ROOT, COLUMNS="100")
     assert done.returncode == 0, done.stderr
     assert "Reads" in done.stdout
     assert "Writes" in done.stdout

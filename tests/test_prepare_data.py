@@ -4,9 +4,7 @@ import csv
 import errno
 import hashlib
 import itertools
-import os
 import re
-import subprocess
 import sys
 import zlib
 from collections import Counter
@@ -14,6 +12,7 @@ from pathlib import Path
 
 import imagehash
 import numpy as np
+import processes
 import pytest
 from PIL import Image, ImageDraw, ImageFile
 
@@ -95,9 +94,7 @@ def digests(folder):
 
 def run_script(*arguments, cwd):
     """Run prepare_data.py in `cwd` as a user does."""
-    environment = os.environ | {"PYTHONPATH": str(SCRIPT.parent), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(SCRIPT), *map(str, arguments)]
-    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
+    return processes.run([str(SCRIPT), *map(str, arguments)], cwd, OMP_NUM_THREADS="1")
 
 
 # ---- choosing --------------------------------------------------------------------------------------

@@ -8,7 +8,6 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
 from captioning.data.class_names import spoken_names
 from captioning.data.korean import is_counter, stems
@@ -244,6 +243,8 @@ def per_class_scores(true, predicted, classes):
 
     Raises ValueError as classification_scores.
     """
+    from sklearn.metrics import precision_recall_fscore_support  # slow to import, and not every script scores classes
+
     _check(true, predicted, classes)
     present = set(true)
     labels = [name for name in classes if name in present]
@@ -262,6 +263,8 @@ def confusion(true, predicted, classes):
 
     Raises ValueError as classification_scores.
     """
+    from sklearn.metrics import confusion_matrix  # as in per_class_scores
+
     _check(true, predicted, classes)
     labels = [*classes, NONE]
     counts = confusion_matrix(true, _none_named(predicted), labels=labels)
