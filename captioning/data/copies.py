@@ -19,6 +19,7 @@ import numpy as np
 from PIL import Image
 
 from captioning.data.images import load_image
+from captioning.data.tars import read_picture
 
 HASH_BITS = 64  # of a perceptual hash
 NEAR_BITS = 4  # of 64: hashes of near copies differ in at most so many
@@ -39,9 +40,8 @@ class Picture(NamedTuple):
 
 
 def describe_picture(image, path):
-    """Return the Picture of a PIL image in RGB that was decoded from the file `path`."""
-    with open(path, "rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    """Return the Picture of a PIL image in RGB that was decoded from `path`, a file or a place in a shard."""
+    digest = hashlib.sha256(read_picture(path)).hexdigest()
     thumbnail = image.resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX)
     return Picture(digest, imagehash.phash(image).hash.flatten(), np.asarray(thumbnail).ravel())
 

@@ -11,6 +11,7 @@ from PIL import Image
 import prepare_data
 from captioning.data import audit
 from captioning.data.annotations import Example, load_examples
+from captioning.data.tars import write_shard
 
 
 def picture(seed, size=96):
@@ -49,6 +50,17 @@ def data(tmp_path):
 
 def values(found, split):
     return {row.measure: row.value for row in found.table.itertuples() if row.split == split}
+
+
+def test_pictures_in_shards_are_audited_as_files_are(data):
+    """Each was counted as one that cannot be read, also by the report."""
+    train = load_examples(data, "train")
+    write_shard(data / "train/0.tar", [(e.image.stem, {"jpg": e.image.read_bytes(), "txt": b"a cat"}) for e in train])
+    found = audit.audit_examples(load_examples(f"{data}/train/0.tar"), progress=False)
+    assert values(found, "train")["unreadable"] == 0
+    assert ("exact", "copied.jpg", "0.jpg") in [
+        (one.kind, one.image.name, one.copy_of.name) for one in found.copies.itertuples()
+    ]
 
 
 def test_every_fault_is_found(data):
