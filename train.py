@@ -467,8 +467,15 @@ def build_data(dataset, vocabulary, grounder, machine, cut, settings, data):
 
 
 def may_go_on(run):
-    """True if torchrun has started this training again, and a resume file is of the part before."""
-    return was_restarted() and last_path(run).is_file() and load_run(last_path(run))["launch"] == launch()
+    """True if torchrun has started this training again, and a resume file is of the part before.
+
+    The first rank says so for all: it wrote the file, and torchrun of another machine is another launch.
+    """
+
+    def written_by_this_launch():
+        return last_path(run).is_file() and load_run(last_path(run))["launch"] == launch()
+
+    return was_restarted() and from_first(written_by_this_launch)
 
 
 def open_record(run, metric, config, resumed, identity, fixed):

@@ -355,6 +355,29 @@ def test_a_process_that_is_started_again_waits_for_the_other_one_started_again(t
     assert (code, output) == (0, "tensor([2.])\n"), errors
 
 
+ELSEWHERE = """
+import os
+from pathlib import Path
+import train
+from captioning.runtime import join_ranks
+
+rank = os.environ["RANK"]
+train.last_path = lambda run: Path("elsewhere.py")
+train.load_run = lambda path: {"launch": "launch 0"}
+train.launch = lambda: f"launch {rank}"
+with join_ranks(1):
+    Path(f"rank_{rank}").write_text(str(train.may_go_on("x")))
+"""
+
+
+def test_ranks_of_two_machines_go_on_together(tmp_path):
+    """The resume file names torchrun of the first machine; on the second the training began anew, alone."""
+    (tmp_path / "elsewhere.py").write_text(ELSEWHERE)
+    restarted = {"TORCHELASTIC_RUN_ID": "x", "TORCHELASTIC_RESTART_COUNT": "1", "PYTHONPATH": str(ROOT)}
+    finish(start_ranks(["elsewhere.py"], 2, tmp_path, **restarted))
+    assert [(tmp_path / f"rank_{rank}").read_text() for rank in (0, 1)] == ["True", "True"]
+
+
 ALONE = """
 import os, signal, time
 from captioning import cli
