@@ -102,12 +102,14 @@ def new_figure(path, width, height, layout="constrained", dpi=DPI):
         figure = Figure(figsize=(width, height), dpi=dpi, layout=layout, facecolor="white")
         FigureCanvasAgg(figure)
         yield figure
-        if layout == "constrained":
-            figure.draw_without_rendering()
-            figure.set_layout_engine("none")  # else each of the two passes of a tight page lays it out again
+        box = None
+        if layout == "constrained" and figure.axes:
+            # savefig(bbox_inches="tight") draws the figure twice more to find the same place and page.
+            figure.get_layout_engine().execute(figure)
+            figure.set_layout_engine("none")
+            box = figure.get_tightbbox().padded(0.15)
         with replace_file(path) as temporary:
-            tight = "tight" if layout == "constrained" else None
-            figure.savefig(temporary, format="png", bbox_inches=tight, pad_inches=0.15)
+            figure.savefig(temporary, format="png", bbox_inches=box)
 
 
 @contextmanager
@@ -468,10 +470,10 @@ def confusion_figure(matrix, path, *, title):
         axes.set_xticks(range(counts.shape[1]), matrix.columns, rotation=90, fontsize=size)
         axes.set_yticks(range(counts.shape[0]), matrix.index, fontsize=size)
         axes.grid(visible=False)
-        axes.set_xticks(np.arange(counts.shape[1] + 1) - 0.5, minor=True)
-        axes.set_yticks(np.arange(counts.shape[0] + 1) - 0.5, minor=True)
-        axes.grid(visible=True, which="minor", color="#CCCCCC", linewidth=0.5)
-        axes.tick_params(which="minor", length=0)
+        rows, columns = (np.arange(number + 1) - 0.5 for number in counts.shape)  # the edges of the cells
+        lines = {"color": "#CCCCCC", "linewidth": 0.5, "zorder": 0.5}
+        axes.hlines(rows, columns[0], columns[-1], **lines)  # a grid of minor ticks takes longer
+        axes.vlines(columns, rows[0], rows[-1], **lines)
         for row, column in zip(*np.nonzero(counts), strict=True):
             shade = "white" if shares[row, column] > 0.5 else "black"
             text = f"{counts[row, column]:.0f}"
@@ -506,9 +508,9 @@ def class_figure(table, path, *, title):
                 axes.text(1.28 * scale, place, f"{value:.2f}", ha="right", va="center", fontsize=size)
             axes.set(title=name, xlim=(0, 1.3 * scale))
             axes.set_xticks([tick for tick in axes.get_xticks() if tick <= scale])
-            axes.set_yticks(places, table["class"], fontsize=size)
-            axes.set_ylim(-0.6, len(table) - 0.4)
             axes.grid(visible=False, axis="y")
+        figure.axes[0].set_yticks(places, table["class"], fontsize=size)  # all panels share this axis
+        figure.axes[0].set_ylim(-0.6, len(table) - 0.4)
 
 
 def class_scatter(table, path, *, title, num_labels=8):
