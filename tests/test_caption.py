@@ -122,7 +122,8 @@ def test_every_door_says_the_same(model_files, pictograms_dir, pictures, capsys,
             **settings,
         }
         if form == "checkpoint":
-            analysis_report.main({"report": analysis_report.CONFIG | shared | {"output": "report"}})
+            short = {"output": "report", "audit": False, "probe_images": 0}
+            analysis_report.main({"report": analysis_report.CONFIG | shared | short})
             with open("report/images.csv", encoding="utf-8", newline="") as file:
                 rows = {str(pictograms_dir / row["image"]): row["caption"] for row in csv.DictReader(file)}
             assert {name: rows[name] for name in by_path} == by_path

@@ -408,6 +408,7 @@ def test_the_checkpoint_keeps_its_decoding_and_the_report_uses_it(folder):
     decoding = load_checkpoint(folder / "checkpoints" / "decoded.safetensors").decoding
     assert decoding.keys() == {"length_penalty", "consensus"}
     flags = ["--model_path", "checkpoints/decoded.safetensors", "--data_dir", "data"]
+    flags += ["--audit", "false", "--probe_images", "0"]  # of other tests
     run("analysis_report.py", *flags, cwd=folder)
     recipe = pd.read_csv(folder / "reports/decoded/summary.csv")["recipe"][1]
     assert f"length_penalty:{decoding['length_penalty']:g}|" in recipe
