@@ -72,7 +72,7 @@ LIMITS = {
     "jitter": (0.0, 1),
     "hue": (0.0, 0.5),
     "batch_size": (0, 65536),
-    "samples_per_epoch": (0, 2**40),
+    "samples_per_epoch": (0, 10**11),
     "captions_per_image": (0, 1000),
     "num_workers": (0, 256),
     "seed": (0, 2**32 - 1),

@@ -1,7 +1,7 @@
 """Script 3: the model, MobileNetV2 + LSTM.
 
     python model.py                     # -> graphs/complexity.csv, graphs/complexity.png
-    python model.py --embed_size 512    # the ResNet-18 head that its row was first published with
+    python model.py --embed_size 512    # a wider embedding; the row ResNet-18 (512) is there anyway
 
     image (3, S, S) -> MobileNetV2 -> pooled feature (1280) -> Linear -> BatchNorm -> embedding (300) -> LSTM -> words
 
@@ -45,13 +45,13 @@ from vocab import SPECIALS, Vocabulary
 CONFIG = {
     # encoder
     "encoder": "mobilenet_v2",  # mobilenet_v2 | resnet18
-    "encoder_weights": "checkpoints/pictograms.safetensors",  # imagenet | none | path of a state_dict or checkpoint
+    "encoder_weights": "checkpoints/pictograms.safetensors",  # imagenet | none | photos | aerial | path or URL
     "embed_size": 300,  # width of the image embedding and of the word embeddings
     # decoder
     "decoder": "lstm",  # lstm: one image vector | attention: LSTM that attends to the positions of the feature map
     "hidden_size": 512,  # width of the LSTM's state
     "num_layers": 1,  # layers of the LSTM; decoder attention has 1
-    "image_input": "first",  # lstm: first input | state: initial state | every: initial state and input of every step
+    "image_input": "first",  # the lstm's image is first: first input | state: initial state | every: both
     "attention_size": 256,  # width of the attention's hidden layer
     "input_dropout": 0.5,  # dropout on the word embeddings
     "dropout": 0.5,  # dropout on the LSTM's outputs

@@ -9,8 +9,8 @@
     python train.py --train.freeze_encoder false --model.encoder_weights none   # everything, from random weights
 
 Reads   images and captions, the vocabulary, the encoder's weights
-Writes  checkpoints/<run>.safetensors   the best epoch on the validation split, by free-running CIDEr-D, with
-                                        class_reward + class_reward * class accuracy; below 20 images by the loss
+Writes  checkpoints/<run>.safetensors   the epoch with the highest validation CIDEr-D + class_reward * class accuracy;
+                                        with fewer than 20 validation images, with the lowest validation loss
         checkpoints/<run>_last.pt       what --train.resume reads, after every epoch and every save_minutes
         runs/<run>/history.csv          one row per epoch; WandB's files beside it
         runs/features/                  cached features of a frozen encoder, at most 8 GB unless one run needs more
@@ -130,12 +130,12 @@ CONFIG = {
     "class_loss": 1.0,  # weight of an auxiliary classification loss on the image embedding; 0 = off
     "word_loss": 0.0,  # weight of an auxiliary loss that predicts the captions' words from the embedding; 0 = off
     "patience": -1,  # early stopping: epochs without improvement; 0 = never stop early; -1 = by the recipe
-    "rank_minutes": 30.0,  # longest wait of a process that torchrun started for the others
+    "rank_minutes": 30.0,  # torchrun: how long a process waits for the others before training ends
     "precision": "auto",  # auto | float32 | bfloat16 | float16 (CUDA)
     "compile": False,  # torch.compile the encoder when training reads image files: a minute to start, then faster
     # validation
     "beam_size": 1,  # beams; 1 = greedy
-    "consensus": SearchOptions.consensus,  # MBR exponent: candidates weigh p**x; 0 = plain beam search
+    "consensus": SearchOptions.consensus,  # candidates weigh probability ** this; 0 = plain beam search
     "max_len": 30,  # words of the longest caption, <end> counts as one
     # results
     "save_minutes": 10.0,  # minutes between two resume files inside an epoch; 0 = one after each epoch alone
@@ -254,7 +254,7 @@ def train_stage(stage, model, data, record, build_loss, validation, seed):
     """Train one stage of a run to its end, and validate and save after every epoch.
 
     data:       TrainingData
-    record:     Record; a stage that it has epochs of is resumed
+    record:     Record; a stage with epochs in it is resumed
     build_loss: (Stage, StageData) -> the loss of train_one_epoch
     """
     done = sum(row["stage"] == stage.name for row in record.history)
@@ -446,7 +446,9 @@ def identify_run(config, vocabulary, dataset, start):
 
 
 def build_data(dataset, vocabulary, grounder, machine, cut, settings, data):
-    """Return the TrainingData of a run; cut: as there; settings, data: train.CONFIG and data_loader.CONFIG.
+    """Return the TrainingData of a run; settings, data: train.CONFIG and data_loader.CONFIG.
+
+    cut: how many blocks are behind the cache, as in TrainingData
 
     It holds all that an epoch needs, and is much smaller than the examples of the train split.
     """
@@ -496,9 +498,9 @@ def open_record(run, metric, config, resumed, identity, fixed):
 
 
 def finish_checkpoint(record, validation, model, data, *, from_files):
-    """Find out how the best epoch decodes best and what its training pictures look like; say so if it learned nothing.
+    """Choose the best epoch's decoding, keep it and what the training pictures look like; warn if it learned nothing.
 
-    model: with the weights of the best epoch; data: TrainingData; from_files: of its embed_val
+    model: with the weights of the best epoch; data: TrainingData; from_files: as in TrainingData.embed_val
     """
     embeddings, examples = data.embed_val(model, from_files=from_files)
     chosen = validation.choose_decoding(model, embeddings, examples)
@@ -550,7 +552,7 @@ def train(run, start, config):
     model, native_size = start_model(vocabulary, classes, settings, model_config)
     size = data["image_size"] = data_loader.pick_image_size(data["image_size"], native_size)
     if settings["precision"] == "auto" and device.type == "cpu" and stages[0].name == "everything" and size < 96:
-        dtype = torch.float32  # layers this small cost less than their conversion: 200 ms a step, not 258
+        dtype = torch.float32  # converting layers this small costs more than it saves: 258 ms a step, not 200
     fixed = describe_run(config, vocabulary, classes, dataset)
     identity = identify_run(config, vocabulary, dataset, start)
     if resumed:  # before anything is computed with the encoder

@@ -50,17 +50,20 @@ class OnnxModel:
         num_threads: of one call; 0 = one for each core
         probe:       run a file that neither ships nor was run before in a process of its own first, see `probe_model`
 
-        Raises ValueError, one line naming the file, if it is missing, damaged, hostile, or not of this project.
+        Raises ValueError, one line naming the file, if it is missing, damaged, hostile, or not of this project, or if
+        onnxruntime is not installed.
         """
-        process.disable_telemetry()
-        import onnxruntime  # a quarter of a second, and not needed for a .safetensors file
-
         path = Path(path)
         check_regular(path)
         if not path.is_file():
             raise ValueError(f"{path}: no such model; `python export.py` writes one")
         if path.stat().st_size > MAX_ONNX_BYTES:
             raise ValueError(f"{path}: {path.stat().st_size} bytes, at most {MAX_ONNX_BYTES} are read")
+        process.disable_telemetry()
+        try:
+            import onnxruntime  # a quarter of a second, and not needed for a .safetensors file
+        except ModuleNotFoundError:
+            raise ValueError(f"{path}: needs onnxruntime: pip install onnxruntime") from None
         content = read_bytes(path)
         parts = parse_metadata(path, check_onnx(path, content))
         if probe and resolved(path) not in OURS:

@@ -19,7 +19,7 @@ class SearchOptions:
     min_len: int = 0  # words of the shortest caption
     length_penalty: float = 0.7  # candidates rank by log-probability / length**x; -1 = the model's own
     no_repeat_ngram: int = 0  # no n-gram of this many words occurs twice in a caption; 0 = off
-    consensus: float = 0.6  # MBR exponent, candidates weigh p**x; 0 = plain beam search; -1 = the model's own
+    consensus: float = 0.6  # candidates weigh probability ** this; 0 = plain beam search; -1 = the model's own
     num_best: int = 1  # captions per image, at most
     groups: int = 1  # groups of beams that avoid each other's words (diverse beam search)
     diversity: float = 0.0  # penalty in nats for a word, per beam of an earlier group that uses it at the same position

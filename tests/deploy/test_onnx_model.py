@@ -325,3 +325,9 @@ def test_a_missing_file_says_what_writes_one(tmp_path):
 def test_metadata_is_json_a_person_can_read(pair):
     found = {entry.key: json.loads(entry.value) for entry in onnx.load(pair[2]).metadata_props}
     assert found["vocab"] == VOCAB
+
+
+def test_a_missing_onnxruntime_is_told_in_one_line(model_files, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(ValueError, match=r"pictograms\.onnx: needs onnxruntime: pip install onnxruntime$"):
+        OnnxModel(model_files.onnx)
