@@ -49,7 +49,7 @@ CONFIG = {
     "clients": 16,
     "requests": 1000,
     "bad_share": 0.3,  # of the requests
-    "max_uploads_mb": 64,  # app.py's bound of all uploads together
+    "max_uploads_mb": 1024,  # app.py's bound; it refuses uploads while those of the last minute fill it
 }
 
 
