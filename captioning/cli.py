@@ -224,7 +224,7 @@ def spell(key, negated, values, default):
         return [f"--{key}"] if (wanted in TRUE) != negated else [f"--{name}.no-{leaf}"]
     many = isinstance(default, list | tuple)
     if not values or (len(values) > 1 and not many):
-        hint = "; a pattern, or a text with blanks, needs quotes" if values else ""
+        hint = "; a pattern, or a text with spaces, needs quotes" if values else ""
         raise ValueError(f"--{key}: takes {'one value or more' if many else 'one value'}, got {len(values)}{hint}")
     kind = type(default[0]) if many else type(default)
     for value in values:
