@@ -1,15 +1,13 @@
 """The scripts in their order, as a user runs them, from nothing to a captioned picture and a model to deploy."""
 
 import json
-import os
 import re
 import shlex
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pandas as pd
+import processes
 import pytest
 from PIL import Image
 
@@ -20,6 +18,8 @@ from captioning.scores.grounding import Grounder
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALLER = {  # flags behind the printed command, which make its work small
+    "data_loader.py": "--num_workers 0",
+    "model.py": "--embed_size 512",  # two rows instead of three
     "train.py": "--train.epochs 4 --train.lr 0.003 --train.feature_views 2 --train.wandb off --data.batch_size 32 "
     "--data.num_workers 0",
     "analysis_report.py": "--num_workers 0",
@@ -42,9 +42,8 @@ def run(folder, command):
     """Run a command as a script prints it, and return (script, what it printed)."""
     python, script, *flags = shlex.split(command)
     assert python == "python", command
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, ROOT / script, *flags, *SMALLER.get(script, "").split()]
-    result = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
+    command = [str(ROOT / script), *flags, *SMALLER.get(script, "").split()]
+    result = processes.run(command, folder, OMP_NUM_THREADS="1")
     assert result.returncode == 0, f"{script}: {result.stderr[-2000:]}"
     for name in WRITTEN.get(script, ()):
         assert (folder / name).is_file(), f"{script} did not write {name}: {result.stdout}"

@@ -385,7 +385,7 @@ from captioning.runtime import is_first, join_ranks, total
 import torch
 
 def main(config):
-    with join_ranks(0.2):
+    with join_ranks(0.1):
         total(torch.ones(1))
         if not is_first():
             os.kill(os.getpid(), signal.SIGSTOP)
