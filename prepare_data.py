@@ -55,7 +55,7 @@ from captioning.data.class_names import spoken_names
 from captioning.data.images import load_image
 from captioning.data.names import check_links
 from captioning.data.splits import SPLITS, split_sizes
-from captioning.data.tars import read_picture, write_shard
+from captioning.data.tars import is_shards, read_picture, write_shard
 from captioning.deploy.downloads import SHIPPED, SUFFIXES
 from captioning.files import check_folder, replace_file, replace_folder, resolved
 from captioning.metadata import MAX_IMAGE_SIZE
@@ -498,9 +498,12 @@ def main(config):
         output = Path(config["output"] or Path("reports", f"{name}_audit"))
         audit_dataset(config["audit"], output, num_workers, **picture_settings(config))
         return
+    if is_shards(config["source"]) and not config["shards"]:
+        raise ValueError(f"--source: {config['source']} is of tar shards, which only --shards takes")
     source = Path(config["source"])
     captions_path = Path(config["captions"]) if config["captions"] else None
-    default = f"data/{resolved(source).name}" if config["source"] else drawn_dir(config["language"])
+    name = f"{dataset_name(source)}_shards" if is_shards(source) else resolved(source).name
+    default = f"data/{name}" if config["source"] else drawn_dir(config["language"])
     output = Path(config["output"] or default)
     inputs = [source] * bool(config["source"]) + [captions_path] * bool(captions_path)
     class_folders.check_replaceable(output, inputs)

@@ -548,6 +548,7 @@ def test_script_reads_class_folders(source, captions, tmp_path):
     ("arguments", "message"),
     [
         (("--source", "absent"), "absent: no such folder"),
+        (("--source", "data/*.tar"), r"--source: data/\*\.tar is of tar shards, which only --shards takes"),
         (("--source", "source"), "need captions: give --captions"),
         (
             ("--source", "source", "--captions", "captions.csv", "--per_class", 300),
