@@ -240,7 +240,7 @@ KINDS = {int: "a whole number", float: "a number", str: "text"}
 
 
 def command(script, flags):
-    """Return a command line to be pasted: values with blanks or signs of the shell are quoted."""
+    """Return a command line to be pasted: values with spaces or signs of the shell are quoted."""
     return " ".join(["python", script, *(f"--{flag} {shlex.quote(str(value))}" for flag, value in flags.items())])
 
 

@@ -28,7 +28,7 @@ class Prediction:
 
     ended:       False = cut at max_len, so <end> was not said and is not in log_prob
     familiarity: of the image, as captioning.familiarity; None = the model does not know
-    num_tokens:  without <end>; -1 = one for each word between blanks
+    num_tokens:  without <end>; -1 = one for each word between spaces
     """
 
     example: Example

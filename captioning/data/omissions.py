@@ -29,7 +29,7 @@ class Omissions:
         self.found[kind].append(line)
 
     def caption(self, text, path, where):
-        """Return the caption without outer blanks; "" if it is left out."""
+        """Return the caption without outer spaces; "" if it is left out."""
         self.total["captions"] += 1
         if problem := caption_problem(text):
             self.add("captions", f"{path}: {where}: {problem}")
@@ -76,7 +76,7 @@ def caption_problem(text):
 
 
 def checked_caption(caption, path, where):
-    """Return the caption without outer blanks. Raises ValueError, naming the file and the place, if it is unusable."""
+    """Return the caption without outer spaces. Raises ValueError, naming the file and the place, if it is unusable."""
     if problem := caption_problem(caption):
         raise ValueError(f"{path}: {where}: {problem}")
     return caption.strip()

@@ -7,7 +7,7 @@ A tokenizer, as a vocabulary and a checkpoint keep it, is a dict of plain types:
 
 A unit is what metrics and limits count:
   words       the rules of NLTK's word tokenizer: regular expressions in NLTK's code, so nothing is downloaded
-  characters  the same, and each character of a script without blanks (Han, kana, Thai, Lao, Khmer, Burmese) is a token
+  characters  the same, and each character of a script without spaces (Han, kana, Thai, Lao, Khmer, Burmese) is a token
 """
 
 import functools
@@ -23,7 +23,7 @@ WORDS = {"name": "words", "unit": "words"}
 _PUNCTUATION = "'`\".?!,:;-()[]{}"
 
 # A caption of words, 's, apostrophes and single hyphens inside words, and punctuation; of commas, colons and periods
-# only those before a blank, and one period at the end. NLTK's rules can only cut off its punctuation and 's, and take
+# only those before a space, and one period at the end. NLTK's rules can only cut off its punctuation and 's, and take
 # eight words apart; test_tokenizer.py compares both paths.
 _LETTER = r"[a-z0-9\x80-\U0010ffff]"
 _APART = r"?!;\"()\[\]{}"
@@ -34,7 +34,7 @@ _PLAIN = re.compile(rf"((?:[a-z0-9\x80-\U0010ffff {_APART}]++|[,:.](?= )|-(?!-)|
 _SEPARATORS = re.compile(f"[,:.{_APART}]")
 _CONTRACTION = re.compile("cannot|d'ye|gimme|gonna|gotta|lemme|more'n|wanna")  # or longer words, with \b it were slow
 
-# Characters of scripts that put no blanks between words, digits left out, and the marks that belong to the one before.
+# Characters of scripts that put no spaces between words, digits left out, and the marks that belong to the one before.
 _HAN_KANA = (
     "\u3005-\u3007\u3041-\u3096\u309d-\u309f\u30a1-\u30fa\u30fc-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff"
     "\uf900-\ufaff\uff66-\uff9d\U0001b000-\U0001b16f\U00020000-\U0003ffff"
@@ -60,7 +60,7 @@ def tokenize(caption, unit="words"):
     """The tokens of a caption: lower case, composed (NFC), split by NLTK's rules, punctuation dropped as COCO does.
 
     unit:    words | characters, as in the module's docstring
-    returns: tokens without blanks; [] for a caption without words
+    returns: tokens without spaces; [] for a caption without words
 
     A token of nothing but quotes, brackets, dashes or . , : ; ? ! is dropped, and so is the punctuation of every other
     script (clean). "cannot" becomes can + not, "dog's" dog + 's, "don't" do + n't; "black-and-white", "l'homme", "3.5"
@@ -100,7 +100,7 @@ def _signs():
 
     Apostrophes and hyphens become ASCII's. Marks of direction, joiners, soft hyphens and variation selectors are
     dropped: they change how a word looks, not which word it is. So are halves of surrogate pairs, which no file can
-    hold. Other punctuation and blanks become blanks.
+    hold. Other punctuation and spaces become spaces.
     """
     signs = {}
     for code in (*range(0x80, 0x18000), *range(0xE0000, 0xE0200)):
@@ -126,7 +126,7 @@ def _signs():
 
 
 def join_tokens(tokens, unit="words"):
-    """The text of tokens as the language writes it: blanks between words, none between characters without blanks."""
+    """The text of tokens as the language writes it: spaces between words, none between characters without spaces."""
     if unit == "words":
         return " ".join(tokens)
     text = ""
@@ -136,7 +136,7 @@ def join_tokens(tokens, unit="words"):
 
 
 def _touch(last, token):
-    """True where no blank is written between a text that ends with the character `last` and the token after it."""
+    """True where no space is written between a text that ends with the character `last` and the token after it."""
     unspaced = bool(_UNSPACED.match(token))
     if re.fullmatch(f"[{_MARKS}{_HAN_KANA}{_SOUTH_EAST_ASIAN}\u1780-\u17b3\u1000-\u102a]", last):
         return unspaced or (bool(_TIGHT.match(last)) and token.isascii())
@@ -151,21 +151,21 @@ def split_text(text, unit="words"):
 def pick_unit(captions):
     """Return the unit that fits captions, and why, in words.
 
-    characters where one caption in twenty or more has text of a script without blanks that nobody has cut into words:
+    characters where one caption in twenty or more has text of a script without spaces that nobody has cut into words:
     where such captions have fewer than three runs of it, or runs of four characters or more on average.
     """
     found = [runs for caption in captions if (runs := [_UNSPACED.findall(run) for run in _runs(caption)])]
     if not found or len(found) < len(captions) / 20:
-        return "words", "blanks stand between the words"
+        return "words", "spaces stand between the words"
     num_runs, num_characters = sum(map(len, found)), sum(len(run) for runs in found for run in runs)
     if num_runs >= 3 * len(found) and num_characters < 4 * num_runs:
         return "words", "the captions are cut into words already"
-    return "characters", f"{len(found):,} of {len(captions):,} captions have text without blanks between words"
+    return "characters", f"{len(found):,} of {len(captions):,} captions have text without spaces between words"
 
 
 def _runs(caption):
-    """The words of a caption that have a character of a script without blanks."""
-    if caption.isascii() or _HANGUL.search(caption):  # Korean has blanks, also beside a Chinese character
+    """The words of a caption that have a character of a script without spaces."""
+    if caption.isascii() or _HANGUL.search(caption):  # Korean has spaces, also beside a Chinese character
         return []
     return [word for word in tokenize(caption) if _UNSPACED.search(word)]
 

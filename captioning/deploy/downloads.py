@@ -269,7 +269,7 @@ def download(source, part):
     Raises ServerRefusesError if the server refuses, ValueError if it sends too much, OSError or HTTPException if the
     disk is full or the connection was cut once too often; what has come by then stays in `part`.
     """
-    url = urllib.parse.quote(source.partition("#")[0], safe=string.punctuation)  # blanks and letters beyond ASCII
+    url = urllib.parse.quote(source.partition("#")[0], safe=string.punctuation)  # spaces and letters beyond ASCII
     deadline = time.monotonic() + MAX_SECONDS
     for attempt in range(1, ATTEMPTS + 1):
         try:

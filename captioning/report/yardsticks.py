@@ -125,7 +125,7 @@ def nearest_captions(encode, train, examples, tokens):
 
 
 def typical_caption(example, tokens):
-    """Return the caption of an example that agrees most with its others, as words joined by blanks."""
+    """Return the caption of an example that agrees most with its others, as words joined by spaces."""
     captions = [tokens[caption] for caption in example.captions]
     return " ".join(captions[int(closeness(captions).sum(axis=1).argmax())])
 

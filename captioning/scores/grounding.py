@@ -77,7 +77,7 @@ class Grounder:
     Names and captions are compared word by word, split by one tokenizer; case, underscores, hyphens and the way
     that Unicode spells a letter make no difference. The last word may be singular or plural on either side.
     Where names overlap the longest counts: "garden spider" is no "spider". An exact name comes before the
-    plural of another. Where a script has no blanks, a word is a character. A Korean name may carry particles:
+    plural of another. Where a script has no spaces, a word is a character. A Korean name may carry particles:
     captioning.data.korean tells which.
     Raises ValueError for a name without words, a name that stands for two classes, aliases of an unknown
     class.
