@@ -21,7 +21,7 @@ class Process:
     """
 
     def __init__(self, command, cwd, environment):
-        self.outputs = [Path(tempfile.mkstemp()[1]) for _ in range(2)]
+        self.outputs = [empty_file() for _ in range(2)]
         ensure_server()
         self.process = SERVER.Process(target=run_command, args=(command, cwd, environment, self.outputs))
         self.process.start()
@@ -39,6 +39,13 @@ class Process:
     def returncode(self):
         """As of subprocess.Popen: minus the signal that ended it."""
         return self.process.exitcode
+
+
+def empty_file():
+    """Return the path of a new file."""
+    descriptor, path = tempfile.mkstemp()
+    os.close(descriptor)
+    return Path(path)
 
 
 def run(command, cwd, **environment):
