@@ -439,6 +439,7 @@ def run_ray(job, shards, num_processes):
                 yield Outcome(shard, error=f"{shard}: {one_line(error, 160)}")
     finally:
         ray.shutdown()
+        remove_unfinished(job.output)  # what a killed worker had begun
 
 
 def check_cluster(address):
