@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -333,6 +334,19 @@ def test_a_shard_that_ends_its_process_again_and_again_is_told(tmp_path):
     outcomes = list(shards.run_processes(job, [Path("a.tar"), Path("b.tar")], 2))
     assert sorted(str(outcome.shard) for outcome in outcomes) == ["a.tar", "b.tar"]
     assert all("2 processes ended with exit code 3, while captioning it" in outcome.error for outcome in outcomes)
+
+
+@pytest.mark.parametrize("engine", ["processes", "ray"])
+def test_what_a_dead_worker_had_begun_is_removed_at_the_end_of_the_run(tmp_path, engine):
+    if engine == "ray":
+        pytest.importorskip("ray")
+    half, row = tmp_path / ".00000.abcd1234.unfinished.parquet", Caption("", 0.0, ()).record()
+    code = f"import os, pathlib; pathlib.Path({str(half)!r}).write_bytes(b'PAR1'); os._exit(3)"
+    # Text, since Ray's workers cannot import this module.
+    job = shards.Job(partial(exec, code), tmp_path, identify("none", [], {}), row, 4)
+    (outcome,) = shards.ENGINES[engine](job, [Path("a.tar")], 1)
+    assert outcome.error
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_cluster_that_nobody_is_at_is_one_line():
