@@ -337,8 +337,9 @@ def main(config):
     save_vocabulary(path, vocabulary, counts, config["min_count"])
     plots.vocabulary_figure(lengths, counts, config["graph_path"], min_count=config["min_count"])
 
-    for line in () if dataset else train.warnings():
-        print(line)
+    if not dataset:  # shards, of which samples may have been left out
+        for line in train.warnings():
+            print(line)
     print(f"tokenizer        {tokenizer_name(tokenizer)} ({reason})")
     print(f"train captions   {sum(lengths.values()):,}, {sum(counts.values()):,} {unit}, {len(counts):,} different")
     print(f"vocabulary       {len(vocabulary):,} ({len(SPECIALS)} specials, min_count {config['min_count']})")
