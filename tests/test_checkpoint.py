@@ -3,7 +3,6 @@
 import json
 import os
 import struct
-import time
 from dataclasses import replace
 
 import pytest
@@ -132,15 +131,19 @@ def test_half_a_character_in_a_word_is_refused(tmp_path, checkpoint):
         load_checkpoint(tmp_path / "a.safetensors")
 
 
-def test_a_header_of_very_many_tensors_is_refused_at_once(tmp_path):
+def test_a_header_of_very_many_tensors_is_refused_before_it_is_parsed(tmp_path, monkeypatch):
     """Four hundred thousand empty tensors took seconds to load, and would fit no model."""
+
+    def parse(*_):
+        raise AssertionError("the header was parsed")
+
     entry = {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}
     header = json.dumps({f"w{number}": entry for number in range(400_000)}).encode()
     (tmp_path / "a.safetensors").write_bytes(struct.pack("<Q", len(header)) + header)
-    began = time.process_time()
+    monkeypatch.setattr("captioning.model_files.json.loads", parse)
+    monkeypatch.setattr("captioning.checkpoint.safe_open", parse)
     with pytest.raises(ValueError, match="its header has more than 20,000 objects"):
         load_checkpoint(tmp_path / "a.safetensors")
-    assert time.process_time() - began < 1
 
 
 @pytest.mark.parametrize("change", [-1, 1])
