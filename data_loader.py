@@ -544,7 +544,7 @@ class TrainingData:
         kept, val_views = compute_views(trunk, paths, self.views[:1], machine, self.seed, "val images")
         self.val_examples, self.val_cache = [self.val_examples[i] for i in kept], val_views[:, 0]
         kept, self.cache = compute_views(trunk, self.train_set.paths, self.views, machine, self.seed, "train images")
-        self.captions = self.train_set.tokens.take(kept.tolist())
+        self.captions = self.train_set.tokens.take(kept)
         self.labels = torch.from_numpy(self.train_set.labels).long()[kept]
 
     def val_embeddings(self, stage_data, model):

@@ -45,6 +45,7 @@ import model as model_script
 from captioning import cli
 from captioning.cli import counted
 from captioning.data.annotations import PICTURE_SETTINGS, data_flags, load_dataset, picture_settings
+from captioning.data.examples import CaptionTexts
 from captioning.data.images import check_unreadable
 from captioning.data.sequences import PAD_ID
 from captioning.data.tokenizer import tokenizer_name
@@ -394,7 +395,7 @@ def check_coverage(vocabulary, examples, data_dir):
 
     Raises ValueError if the vocabulary knows too few words of the train examples to be made for them.
     """
-    counts, lengths = count_words((caption for example in examples for caption in example.captions), vocabulary.unit)
+    counts, lengths = count_words(CaptionTexts(examples), vocabulary.unit)
     known = coverage(counts, vocabulary)
     if known < LEAST_COVERAGE:
         raise ValueError(
@@ -430,17 +431,21 @@ def describe_run(config, vocabulary, classes, dataset):
     }
 
 
-def identify_run(config, vocabulary, dataset, start):
-    """Return what must be the same for a run to be resumed; start: the file of its first weights."""
+def identify_run(fixed, dataset, start):
+    """Return what must be the same for a run to be resumed.
+
+    fixed: of `describe_run`; start: the file of its first weights
+    """
+    config = fixed["config"]
     free = {"resume", "device", "half", "save_minutes", "rank_minutes", "wandb", "wandb_project"}
     free |= {"data_dir", *PICTURE_SETTINGS, "vocab_path", "num_workers"}
     identity = {f"{part}.{key}": v for part, keys in config.items() for key, v in keys.items() if key not in free}
     identity |= {
-        "tokenizer": tokenizer_name(vocabulary.tokenizer),
-        "vocabulary": vocabulary.itos,
+        "tokenizer": tokenizer_name(fixed["tokenizer"]),
+        "vocabulary": fixed["vocab"],
         "validation data": dataset.fingerprint("val"),
+        "data": fixed["data"],
     }
-    identity["data"] = {"name": dataset.name, "fingerprint": dataset.fingerprint("train")}
     no_file = start in ("none", "imagenet")
     return identity | {"first weights' sha256": "" if no_file else file_digest(fetch_model(start))}
 
@@ -546,7 +551,7 @@ def train(run, start, config):
     named = naming_share(dataset.splits["train"], grounder) if classes else 1.0
     warnings = [naming_warning(named, dataset.root), length_warning(lengths, settings["max_len"])]
     for split in ("train", "val"):
-        warnings.append(one_for_all([text for e in dataset.splits[split] for text in e.captions], split))
+        warnings.append(one_for_all(CaptionTexts(dataset.splits[split]), split))
     for line in filter(None, warnings):
         print(f"warning: {line}")
     model, native_size = start_model(vocabulary, classes, settings, model_config)
@@ -554,7 +559,7 @@ def train(run, start, config):
     if settings["precision"] == "auto" and device.type == "cpu" and stages[0].name == "everything" and size < 96:
         dtype = torch.float32  # converting layers this small costs more than it saves: 258 ms a step, not 200
     fixed = describe_run(config, vocabulary, classes, dataset)
-    identity = identify_run(config, vocabulary, dataset, start)
+    identity = identify_run(fixed, dataset, start)
     if resumed:  # before anything is computed with the encoder
         check_identity(resumed, identity, last_path(run))
         model.load_state_dict(resumed["state"]["model"])

@@ -303,13 +303,13 @@ def read_captions(config):
     Tar shards are all train, and are read as they are counted; they are no Dataset, and None stands for it.
     """
     from captioning.data.annotations import load_dataset, picture_settings
+    from captioning.data.examples import CaptionTexts
     from captioning.data.tars import ShardCaptions, find_shards, is_shards
 
     if is_shards(config["data_dir"]):
         return {"train": ShardCaptions(find_shards([config["data_dir"]]))}, None
     dataset = load_dataset(config["data_dir"], **picture_settings(config))
-    captions = {split: [text for e in group for text in e.captions] for split, group in dataset.splits.items()}
-    return captions, dataset
+    return {split: CaptionTexts(examples) for split, examples in dataset.splits.items()}, dataset
 
 
 def main(config):

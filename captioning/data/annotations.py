@@ -20,14 +20,17 @@ import json
 import os
 import posixpath
 import re
-from collections import Counter, defaultdict
+from collections import defaultdict
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 
+import numpy as np
+
 from captioning.data.caption_json import instances_path, read_json_captions, read_json_lines
 from captioning.data.caption_tables import read_pairs, read_table
 from captioning.data.entries import Entry
+from captioning.data.examples import Example, ExampleFile, sorted_lines, take_examples
 from captioning.data.names import (
     IMAGE_FOLDERS,
     OTHER_PICTURES,
@@ -58,42 +61,29 @@ SIDECARS = (".txt", ".caption")
 
 
 @dataclass(frozen=True, slots=True)
-class Example:
-    """One image with all its captions (at least one, as written in the file).
-
-    label: the class, "" = none;  split: "train", "val" or "test" ("" as `read_examples` returns it: not yet shared out)
-    """
-
-    image: Path
-    captions: list[str]
-    label: str
-    split: str
-
-
-@dataclass(frozen=True, slots=True)
 class Dataset:
     """A captioned dataset, parsed once and handed on.
 
     name:    of its folder
     root:    the folder that paths in a report are written relative to
-    splits:  split -> its Examples, in file order; only the splits that were loaded, and never an empty one
+    splits:  split -> its Examples in file order, a list, of tar shards an ExampleFile; none is empty
     aliases: class -> further words that name it, {} = none
     """
 
     name: str
     root: Path
-    splits: dict[str, list[Example]]
+    splits: dict[str, list[Example] | ExampleFile]
     aliases: dict[str, list[str]]
 
     @property
     def examples(self):
-        """The Examples of all loaded splits."""
-        return [example for examples in self.splits.values() for example in examples]
+        """The Examples of all splits, a list."""
+        return list(chain.from_iterable(self.splits.values()))
 
     @property
     def classes(self):
-        """The class names of all loaded splits, sorted; [] = data without classes."""
-        return sorted({example.label for example in self.examples} - {""})
+        """The class names of all splits, sorted; [] = data without classes."""
+        return sorted({example.label for example in chain.from_iterable(self.splits.values())} - {""})
 
     def fingerprint(self, split):
         """Return twelve hex digits that tell this split from every other; see `fingerprint`."""
@@ -107,16 +97,17 @@ def load_dataset(data_dir, *needed, **settings):
     """Read a dataset, once for a process.
 
     data_dir: a dataset folder or its annotation file, in one of the layouts above
-    needed:   splits that must have examples; the others are loaded where they are there
+    needed:   splits that must have examples
     settings: images_dir, allow_missing and allow_links, as `load_examples` takes them; what it raises is raised
     """
     for split in needed:
         check_split(split)
-    examples = load_examples(data_dir, **settings)
-    splits = {name: [e for e in examples if e.split == name] for name in SPLITS}
-    splits = {name: group for name, group in splits.items() if group}
+    examples = read_layout(data_dir, **settings)
+    split_of = assign_splits(examples, data_dir)
+    rows = {split: np.flatnonzero(split_of == number) for number, split in enumerate(SPLITS)}
+    splits = {split: take_examples(examples, rows[split], split) for split in SPLITS if len(rows[split])}
     for split in needed:
-        check_present(split, examples, data_dir)
+        check_present(split, splits, data_dir)
     return Dataset(dataset_name(data_dir), dataset_root(Path(data_dir)), splits, load_aliases(data_dir))
 
 
@@ -138,14 +129,20 @@ def load_examples(data_dir, split="", silent=None, images_dir="", allow_missing=
     """
     if split:
         check_split(split)
-    if is_shards(data_dir):
-        examples = read_shards(data_dir, images_dir=images_dir, allow_missing=allow_missing, allow_links=allow_links)
-    else:
-        examples = read_examples(data_dir, split, silent, images_dir, allow_missing, allow_links)
-    examples = with_splits(examples, data_dir)
+    settings = {"images_dir": images_dir, "allow_missing": allow_missing, "allow_links": allow_links}
+    examples = read_layout(data_dir, split, silent, **settings)
+    names = [SPLITS[number] if number >= 0 else "" for number in assign_splits(examples, data_dir)]
     if split:
-        check_present(split, examples, data_dir)
-    return [example for example in examples if split in ("", example.split)]
+        check_present(split, names, data_dir)
+    placed = zip(examples, names, strict=True)
+    return [e if e.split == name else replace(e, split=name) for e, name in placed if split in ("", name)]
+
+
+def read_layout(data_dir, split="", silent=None, **settings):
+    """Return what `read_shards` or `read_examples` reads of a dataset, with the splits that it has."""
+    if is_shards(data_dir):
+        return read_shards(data_dir, **settings)
+    return read_examples(data_dir, split, silent, **settings)
 
 
 def picture_settings(config):
@@ -158,32 +155,31 @@ def data_flags(config):
     return {"data_dir": config["data_dir"]} | {key: value for key, value in picture_settings(config).items() if value}
 
 
-def check_present(split, examples, data_dir):
-    """Raise ValueError if a split has no example."""
-    present = [name for name in SPLITS if any(example.split == name for example in examples)]
-    if split not in present:
-        raise ValueError(f"{data_dir}: split {split!r} has no example; the splits there are {', '.join(present)}")
+def check_present(split, splits, data_dir):
+    """Raise ValueError if a split is not among the `splits` of the examples."""
+    if split not in splits:
+        present = ", ".join(name for name in SPLITS if name in splits)
+        raise ValueError(f"{data_dir}: split {split!r} has no example; the splits there are {present}")
 
 
-def with_splits(examples, data_dir):
-    """Return the examples with a split each, and say so where it is not the dataset's own."""
-    names = [example.image.as_posix() for example in examples]
-    if not any(example.split for example in examples):
-        of = share_out(names)
-        sizes = Counter(of.values())
-        shares = ", ".join(f"{sizes[split]:,} {split}" for split in SPLITS)
+def assign_splits(examples, data_dir):
+    """Return (N,) the split of each Example as its place in SPLITS, -1 = none; say so where it is not their own."""
+    split_of = np.fromiter((SPLITS.index(e.split) if e.split else -1 for e in examples), np.int8, len(examples))
+    train, val = SPLITS.index("train"), SPLITS.index("val")
+    if (split_of < 0).all():
+        split_of = share_out(example.image.as_posix() for example in examples)
+        shares = ", ".join(f"{(split_of == number).sum():,} {split}" for number, split in enumerate(SPLITS))
         print(f"note: {data_dir} has no splits; its images are shared out at random, the same each time: {shares}")
-        return [replace(example, split=of[name]) for example, name in zip(examples, names, strict=True)]
-    train = [name for example, name in zip(examples, names, strict=True) if example.split == "train"]
-    if len(train) > 1 and not any(example.split == "val" for example in examples):
-        held_out = set(hold_out(train))
+        return split_of
+    rows = np.flatnonzero(split_of == train)
+    if len(rows) > 1 and val not in split_of:
+        held_out = hold_out(examples[row].image.as_posix() for row in rows)
+        split_of[rows[held_out]] = val
         print(
             f"note: {data_dir} has no val split; taken for it at random, the same each time: {len(held_out):,} of the "
-            f"{len(train):,} images of train"
+            f"{len(rows):,} images of train"
         )
-        val = [name in held_out for name in names]
-        return [replace(e, split="val") if held else e for e, held in zip(examples, val, strict=True)]
-    return examples
+    return split_of
 
 
 def dataset_name(data_dir):
@@ -211,8 +207,11 @@ def fingerprint(examples):
 
     Neither the folder's place nor the order of the images changes it.
     """
-    lines = sorted(json.dumps([e.image.name, e.label, e.split, e.captions]) for e in examples)
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:12]
+    digest, between = hashlib.sha256(), b""
+    for line in sorted_lines(json.dumps([e.image.name, e.label, e.split, e.captions]) for e in examples):
+        digest.update(between + line)
+        between = b"\n"
+    return digest.hexdigest()[:12]
 
 
 # ---- which files, which reader -------------------------------------------------------------------
@@ -396,15 +395,13 @@ def read_shards(data_dir, **settings):
 
     data_dir: names of shards, with braces or a pattern; a shard's name or its folder says its split
     settings: of `read_examples`, for that folder
+    returns:  an ExampleFile
 
     Raises ValueError for shards that are missing or broken, if many samples have no caption or no picture, and for an
     images_dir where no split comes from the folder.
     """
-    samples, examples = CaptionedSamples(find_shards([data_dir]), PICTURES), []
-    for shard, sample, captions in samples:
-        label = sample.info.get("label")
-        split = split_of_file(shard) or split_of_folder(shard.parent.name)
-        examples.append(Example(Path(sample.place), captions, label if isinstance(label, str) else "", split))
+    samples, examples = CaptionedSamples(find_shards([data_dir]), PICTURES), ExampleFile()
+    examples.extend(map(shard_example, samples))
     for line in samples.warnings():
         print(line)
     if not examples:
@@ -416,7 +413,16 @@ def read_shards(data_dir, **settings):
             around = [e for e in read_examples(root, **settings) if e.split and e.split not in splits]
     if settings.get("images_dir") and not around:
         raise ValueError(f"images_dir: got {settings['images_dir']!r}, but {data_dir} has its pictures in the shards")
-    return examples + around
+    examples.extend(around)
+    return examples
+
+
+def shard_example(found):
+    """Return the Example of a (shard, Sample, captions) of CaptionedSamples."""
+    shard, sample, captions = found
+    label = sample.info.get("label")
+    split = split_of_file(shard) or split_of_folder(shard.parent.name)
+    return Example(Path(sample.place), captions, label if isinstance(label, str) else "", split)
 
 
 # ---- entries to examples -------------------------------------------------------------------------

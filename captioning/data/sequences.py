@@ -2,10 +2,12 @@
 
 A list of 600,000 small tensors or strings costs hundreds of bytes for each, and every worker makes its own copy:
 pickled where processes are spawned, and where they are forked as soon as it counts a reference to an object. A numpy
-array counts none of its elements.
+array counts none of its elements. Those of datasets larger than COCO are mapped from temporary files (in TMPDIR), which
+are the system's to keep in memory or not.
 """
 
 import os
+import tempfile
 from array import array
 from itertools import chain
 
@@ -14,6 +16,51 @@ import torch
 
 PAD_ID = 0  # <pad> is the first of vocab.SPECIALS
 NUM_SPECIALS = 4  # <pad>, <start>, <end>, <unk>; the ids of words begin here
+IN_MEMORY = 2**24  # numbers of one array that is built; COCO's train captions have 8 million ids
+
+
+class Column:
+    """Whole numbers that are appended one after another; many of them lie in a temporary file.
+
+    typecode: of `array`
+    """
+
+    def __init__(self, typecode):
+        self.recent, self.file, self.written = array(typecode), None, 0
+
+    def __len__(self):
+        return self.written + len(self.recent)
+
+    def extend(self, numbers):
+        """Append the numbers of an iterable. Raises OSError if there is no room for them."""
+        self.recent.extend(numbers)
+        if len(self.recent) >= IN_MEMORY:
+            self.file = self.file or tempfile.TemporaryFile()  # noqa: SIM115 - closed in `finish`
+            self.recent.tofile(self.file)
+            self.written += len(self.recent)
+            del self.recent[:]
+
+    def finish(self, smallest=False):
+        """Return all of them as an array, one that is mapped where they lie in a file.
+
+        smallest: in the smallest unsigned type that holds the largest
+        """
+        if not self.file:
+            numbers = np.asarray(self.recent)
+            return numbers.astype(np.min_scalar_type(numbers.max(initial=0))) if smallest else numbers
+        with self.file:
+            self.recent.tofile(self.file)
+            self.file.flush()
+            numbers = np.memmap(self.file, self.recent.typecode)
+        if not smallest:
+            return numbers
+        blocks = range(0, len(numbers), IN_MEMORY)
+        dtype = np.min_scalar_type(max(numbers[start : start + IN_MEMORY].max() for start in blocks))
+        with tempfile.TemporaryFile() as file:
+            for start in blocks:
+                numbers[start : start + IN_MEMORY].astype(dtype).tofile(file)
+            file.flush()
+            return np.memmap(file, dtype)
 
 
 class Sequences:
@@ -25,13 +72,12 @@ class Sequences:
     """
 
     def __init__(self, sequences):
-        values, starts = array("I"), array("q", [0])
+        values, starts = Column("I"), Column("q")
+        starts.extend((0,))
         for sequence in sequences:
             values.extend(sequence)
-            starts.append(len(values))
-        values = np.asarray(values)
-        self.values = values.astype(np.min_scalar_type(values.max(initial=0)))
-        self.starts = np.array(starts, dtype=np.int64)
+            starts.extend((len(values),))
+        self.values, self.starts = values.finish(smallest=True), starts.finish()
 
     def __len__(self):
         return len(self.starts) - 1
@@ -80,17 +126,19 @@ class Captions:
     """
 
     def __init__(self, images, names_class=None):
-        starts = array("q", [0])
+        starts = Column("q")
 
         def one_by_one():
+            number = 0
             for captions in images:
-                starts.append(starts[-1])
+                starts.extend((number,))
                 for ids in captions:
-                    starts[-1] += 1
+                    number += 1
                     yield ids
+            starts.extend((number,))
 
         self.ids = Sequences(one_by_one())
-        self.starts = np.array(starts, dtype=np.int64)
+        self.starts = starts.finish()
         self.names_class = np.zeros(len(self.ids), dtype=bool) if names_class is None else np.asarray(names_class)
         if len(self.names_class) != len(self.ids):
             raise ValueError(f"names_class: got {len(self.names_class)} values for {len(self.ids)} captions")
@@ -107,7 +155,9 @@ class Captions:
         return range(self.starts[index], self.starts[index + 1])
 
     def take(self, images):
-        """Return the Captions of some of the images, in the order of their positions `images`."""
+        """Return the Captions of some of the images, in the order of their positions `images` (N,); of all, itself."""
+        if np.array_equal(images, np.arange(len(self))):
+            return self
         rows = [self.rows(index) for index in images]
         flags = self.names_class[np.fromiter(chain.from_iterable(rows), dtype=np.int64)]
         return Captions(((self.ids[row].tolist() for row in group) for group in rows), flags)

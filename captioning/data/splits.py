@@ -3,7 +3,11 @@
 import functools
 import random
 import re
+from array import array
 
+import numpy as np
+
+from captioning.data.examples import sorted_lines
 from captioning.files import read_lines
 
 SPLITS = ("train", "val", "test")
@@ -101,19 +105,22 @@ def split_sizes(number):
 
 
 def share_out(names):
-    """Return name -> split, 8:1:1; it depends on the names alone, not on their order."""
-    names = shuffled(names)
-    sizes = split_sizes(len(names))
-    return dict(zip(names, [split for split, size in sizes.items() for _ in range(size)], strict=True))
+    """Return (N,) int8 the place in SPLITS of each name, 8:1:1; it depends on the names alone, not on their order."""
+    order = shuffled(names)
+    shares = np.empty(len(order), np.int8)
+    shares[order] = np.repeat(np.arange(len(SPLITS)), list(split_sizes(len(order)).values()))
+    return shares
 
 
 def hold_out(names):
-    """Return a tenth of the names, one at least, to validate on; it depends on the names alone, not on their order."""
-    return shuffled(names)[: max(1, round(len(names) / 10))]
+    """Return the positions of a tenth of the names, one at least, to validate on; as `share_out` by the names alone."""
+    order = shuffled(names)
+    return order[: max(1, round(len(order) / 10))]
 
 
 def shuffled(names):
-    """Return the names in an order that is random, and the same each time."""
-    names = sorted(names)
-    random.Random(0).shuffle(names)
-    return names
+    """Return (N,) int64 the positions of the names, in an order that is random, and the same each time."""
+    lines = sorted_lines(f"{name}\0{position}" for position, name in enumerate(names))
+    order = array("q", (int(line.rpartition(b"\0")[2]) for line in lines))
+    random.Random(0).shuffle(order)
+    return np.asarray(order)

@@ -4,6 +4,7 @@ import difflib
 import re
 import unicodedata
 from functools import lru_cache
+from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
@@ -175,8 +176,9 @@ def build_grounders(labels, trained_classes, aliases):
 
 def naming_share(examples, grounder):
     """Return the share of captions, 0..1, that name the class of their image, in a sample; nan = no classes."""
-    pairs = [(caption, e.label) for e in examples if e.label for caption in e.captions]
-    pairs = pairs[:: -(-len(pairs) // NAMING_SAMPLE) or 1]
+    number = sum(len(e.captions) for e in examples if e.label)
+    pairs = ((caption, e.label) for e in examples if e.label for caption in e.captions)
+    pairs = list(islice(pairs, 0, None, -(-number // NAMING_SAMPLE) or 1))
     return sum(label in grounder.find(text) for text, label in pairs) / len(pairs) if pairs else float("nan")
 
 

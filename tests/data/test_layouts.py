@@ -1,6 +1,7 @@
 """Layouts that people bring, each read by both doors: `--data_dir`, and `prepare_data.py --source`."""
 
 import json
+import random
 import unicodedata
 from collections import Counter
 from pathlib import Path
@@ -11,7 +12,8 @@ from PIL import Image
 
 import prepare_data
 from captioning.data.annotations import load_dataset, load_examples
-from captioning.data.splits import hold_out, share_out
+from captioning.data.examples import sorted_lines
+from captioning.data.splits import hold_out, share_out, shuffled
 
 NUMBERS = [f"{number}" for number in range(10)]
 
@@ -451,12 +453,28 @@ def test_without_val_a_tenth_of_train_is_taken_and_it_is_said(tmp_path, capsys):
 
 def test_shares_depend_on_the_names_alone():
     names = [f"{number}.jpg" for number in range(40)]
-    assert share_out(names) == share_out(names[::-1])
-    assert Counter(share_out(names).values()) == {"train": 32, "val": 4, "test": 4}
-    assert len(hold_out(names)) == 4
-    assert hold_out(names) == hold_out(names[::-1])
-    assert share_out(["a"]) == {"a": "train"}
-    assert Counter(share_out(["a", "b"]).values()) == {"train": 1, "val": 1}
+    shares = share_out(names)
+    assert share_out(names[::-1])[::-1].tolist() == shares.tolist()
+    assert np.bincount(shares).tolist() == [32, 4, 4]
+    held_out = {names[position] for position in hold_out(names)}
+    assert len(held_out) == 4
+    assert held_out == {names[::-1][position] for position in hold_out(names[::-1])}
+    assert share_out(["a"]).tolist() == [0]
+    assert np.bincount(share_out(["a", "b"])).tolist() == [1, 1]
+
+
+def test_shares_are_those_of_the_first_versions():
+    """Sorted as str, shuffled by random.Random(0), also beyond what is sorted in memory, and whatever the letters."""
+    names = [
+        f"{letter}/{number}.jpg" for number in range(20) for letter in ("a", "é", "가", "\udc80", "\U0001f600", "a.")
+    ]
+    expected = sorted(names)
+    random.Random(0).shuffle(expected)
+    assert [names[position] for position in shuffled(names)] == expected
+    assert [names[i] for i in np.flatnonzero(share_out(names))] == [n for n in names if n in set(expected[96:])]
+    encoded = [name.encode("utf-8", "surrogatepass") for name in sorted(names)]
+    for in_memory in (1, 50, len(names), len(names) + 1):
+        assert list(sorted_lines(iter(names), in_memory)) == encoded
 
 
 @pytest.mark.parametrize(

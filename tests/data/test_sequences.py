@@ -55,6 +55,29 @@ def test_captions_of_each_image_and_of_some():
     assert [[ids.tolist() for ids in image] for image in some] == [given[2], given[0]]
 
 
+@pytest.mark.parametrize("in_memory", [1, 2, 7, 1000])
+def test_many_numbers_lie_in_a_file_and_are_the_same(monkeypatch, in_memory):
+    rng = np.random.default_rng(0)
+    given = [
+        [rng.integers(0, 60_000, rng.integers(1, 9)).tolist() for _ in range(rng.integers(0, 4))] for _ in range(30)
+    ]
+    names = [f"그림 {number}.jpg" for number in range(30)]
+    monkeypatch.setattr("captioning.data.sequences.IN_MEMORY", in_memory)
+    captions, paths = Captions(iter(given)), Paths(iter(names))
+    assert isinstance(captions.ids.values, np.memmap) == isinstance(paths.names.starts, np.memmap) == (in_memory < 30)
+    assert (captions.ids.values.dtype, paths.names.values.dtype) == (np.uint16, np.uint8)
+    assert [[ids.tolist() for ids in image] for image in captions] == given
+    assert list(paths) == names
+    sent = pickle.loads(pickle.dumps(captions))
+    assert [[ids.tolist() for ids in image] for image in sent] == given
+
+
+def test_the_captions_of_all_images_are_these_captions():
+    captions = Captions([[[1, 2]], [[1, 3, 2], [1, 2]]])
+    assert captions.take(np.arange(2)) is captions
+    assert captions.take(torch.tensor([1])).ids.values.tolist() == [1, 3, 2, 1, 2]
+
+
 def test_what_a_worker_gets_is_little_more_than_the_ids():
     """A list of tensors pickles to some 500 bytes a caption; here 12 ids of 2 bytes, a start of 8 and a flag of 1."""
     captions = Captions([[[1, *range(300, 310), 2]] * 5] * 1000)

@@ -1,0 +1,111 @@
+"""Examples in a file are those of a list, and take next to no memory."""
+
+import random
+import tracemalloc
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from captioning.data import examples as examples_module
+from captioning.data.annotations import Dataset, fingerprint, load_dataset, load_examples
+from captioning.data.examples import CaptionTexts, Example, ExampleFile, take_examples
+from captioning.data.tars import write_shard
+
+GIVEN = [
+    Example(Path("shards/0.tar/512+9/a b.jpg"), ["a cat", 'two "cats"\n'], "cat", "train"),
+    Example(Path("shards/0.tar/2048+9/그림.jpg"), ["고양이 한 마리"], "", ""),
+    Example(Path("val/\udc80.jpg"), ["\U0001f600"], "dog", "val"),
+]
+
+
+def in_a_file(given):
+    """Return an ExampleFile of Examples."""
+    examples = ExampleFile()
+    examples.extend(iter(given))
+    return examples
+
+
+def test_a_file_gives_back_what_a_list_does():
+    examples = in_a_file(GIVEN[:1])
+    examples.extend(GIVEN[1:])
+    assert list(examples) == GIVEN
+    assert [examples[0], examples[-1], examples[2]] == [GIVEN[0], GIVEN[2], GIVEN[2]]
+    assert examples[1:] == GIVEN[1:]
+    assert len(examples) == 3
+    assert list(CaptionTexts(examples)) == list(CaptionTexts(GIVEN)) == [t for e in GIVEN for t in e.captions]
+    assert random.Random(1).sample(examples, 2) == random.Random(1).sample(GIVEN, 2)
+    assert not ExampleFile()
+    with pytest.raises(IndexError):
+        examples[3]
+
+
+def test_some_of_them_as_those_of_a_split():
+    rows = np.array([2, 0])
+    taken = take_examples(in_a_file(GIVEN), rows, "test")
+    assert list(taken) == take_examples(GIVEN, rows, "test")
+    assert [(e.image, e.split) for e in taken] == [(GIVEN[2].image, "test"), (GIVEN[0].image, "test")]
+    assert [e.captions for e in taken.take(np.array([1]), "train")] == [GIVEN[0].captions]
+
+
+@pytest.mark.parametrize("in_memory", [1, 2, 100])
+def test_the_fingerprint_is_that_of_a_list_also_where_it_is_sorted_on_disk(monkeypatch, in_memory):
+    expected = fingerprint(GIVEN)
+    defaults = (in_memory,)
+    monkeypatch.setattr(examples_module.sorted_lines, "__defaults__", defaults)
+    assert fingerprint(in_a_file(GIVEN[::-1])) == expected
+
+
+def write_shards(folder, names, samples):
+    """Write one shard of as many pictures, a captioned one each, and link it under other names."""
+    folder.mkdir(parents=True)
+    write_shard(
+        folder / names[0],
+        (
+            (f"{key:06d}", {"jpg": b"picture", "txt": b"a caption of about as many words as people write"})
+            for key in range(samples)
+        ),
+    )
+    for name in names[1:]:
+        (folder / name).symlink_to(names[0])
+
+
+@pytest.mark.parametrize("names", [["0.tar", "1.tar"], ["train-0.tar", "train-1.tar"], ["train-0.tar", "val-1.tar"]])
+def test_shards_are_shared_out_as_a_list_of_the_same_names(tmp_path, names, capsys):
+    write_shards(tmp_path / "x", names, 30)
+    dataset = load_dataset(f"{tmp_path}/x/*.tar")
+    told = capsys.readouterr().out
+    everything = load_examples(f"{tmp_path}/x/*.tar")
+    assert all(isinstance(examples, ExampleFile) for examples in dataset.splits.values())
+    groups = {split: [e for e in everything if e.split == split] for split in ("train", "val", "test")}
+    assert {split: list(group) for split, group in dataset.splits.items()} == {s: g for s, g in groups.items() if g}
+    sizes = Counter(example.split for example in everything)
+    if "-" not in names[0]:
+        order = sorted(e.image.as_posix() for e in everything)
+        random.Random(0).shuffle(order)
+        assert {e.image.as_posix() for e in everything if e.split == "test"} == set(order[54:])
+        assert "has no splits; its images are shared out at random, the same each time: 48 train, 6 val, 6 test" in told
+    else:
+        assert sizes == {"train": 54, "val": 6} if "val" not in names[1] else {"train": 30, "val": 30}
+        assert ("has no val split" in told) == ("val" not in names[1])
+
+
+def peak_of_loading(pattern):
+    """Return the bytes of Python's objects at most while a dataset is loaded, told apart and gone through."""
+    tracemalloc.start()
+    try:
+        dataset = load_dataset(pattern, "train", "val")
+        assert isinstance(dataset, Dataset)
+        texts = CaptionTexts(dataset.splits["train"])
+        assert sum(map(len, texts)) > 0
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def test_the_captions_of_shards_are_not_held_in_memory(tmp_path):
+    """As a list, an image takes 700 bytes; here two whole numbers, and a few more while splits are shared out."""
+    write_shards(tmp_path / "train", [f"{number:02d}.tar" for number in range(20)], 250)
+    few, many = (peak_of_loading(f"{tmp_path}/train/{{00..{last}}}.tar") for last in ("01", "19"))
+    assert (many - few) / (18 * 250) < 150
