@@ -13,13 +13,14 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from onnxruntime import quantization
 from PIL import Image
 
 from caption import TorchModel
 from captioning.checkpoint import load_checkpoint
 from captioning.data.images import load_image, to_pixels
 from captioning.deploy import onnx_model
-from captioning.deploy.onnx_export import CalibrationImages, export_onnx
+from captioning.deploy.onnx_export import CalibrationImages, correct_biases, export_onnx, rounding_error
 from captioning.deploy.onnx_model import OnnxModel
 from captioning.metadata import PARTS, dump_metadata
 from captioning.search.options import SearchOptions
@@ -350,3 +351,74 @@ def test_int8_does_not_overflow_on_any_processor(first_files):
     (state, _), (expected, _) = ours.encode(pixels), exact.encode(pixels)
     for found, right in zip(state, expected, strict=True):
         assert np.abs(found - right).max() < 0.05 < np.abs(right).max() / 4
+
+
+class Batches:
+    """What `correct_biases` and onnxruntime's calibration take, of arrays instead of pictures."""
+
+    def __init__(self, *arrays):
+        self.arrays = [{"images": array} for array in arrays]
+
+    def batches(self):
+        return iter(self.arrays)
+
+    def get_next(self):
+        return self.arrays.pop(0) if self.arrays else None
+
+
+def write_convolutions(path, rng):
+    """Write (B, 3, 8, 8) -> a convolution to 4 channels, a depthwise one of 3 x 3, and one in two groups."""
+    helper, parts, nodes = onnx.helper, [], []
+    shapes = [((4, 3, 1, 1), 1), ((4, 1, 3, 3), 4), ((4, 2, 1, 1), 2)]
+    for number, (shape, groups) in enumerate(shapes):
+        for letter, size in (("w", shape), ("b", shape[:1])):
+            values = rng.normal(1, 1, size).astype(np.float32)
+            parts.append(onnx.numpy_helper.from_array(values, f"{letter}{number}"))
+        names = [f"x{number}" if number else "images", f"w{number}", f"b{number}"]
+        nodes.append(helper.make_node("Conv", names, [f"x{number + 1}"], group=groups))
+    ends = [
+        helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["B", channels, None, None])
+        for name, channels in (("images", 3), ("x3", 4))
+    ]
+    graph = helper.make_graph(nodes, "convolutions", ends[:1], ends[1:], parts)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), path)
+
+
+def values_of(path):
+    """Return {name: array} of the constants of an ONNX file."""
+    return {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in onnx.load(path).graph.initializer}
+
+
+def test_the_biases_take_back_what_rounded_weights_move(tmp_path):
+    """Of channels that are the same everywhere the correction is exact, whatever the groups."""
+    rng = np.random.default_rng(0)
+    write_convolutions(tmp_path / "a.onnx", rng)
+    images = np.ones((6, 3, 8, 8), np.float32) * rng.uniform(0, 6, (6, 3, 1, 1)).astype(np.float32)
+    correct_biases(tmp_path / "a.onnx", tmp_path / "b.onnx", Batches(images[:4], images[4:]))
+    outputs = {}
+    for name, source in {"float": "a.onnx", "rounded": "a.onnx", "corrected": "b.onnx"}.items():
+        model = onnx.load(tmp_path / source)
+        for tensor in model.graph.initializer:
+            if tensor.name[0] == "w" and name != "float":
+                weight = onnx.numpy_helper.to_array(tensor)
+                tensor.CopyFrom(onnx.numpy_helper.from_array(weight - rounding_error(weight), tensor.name))
+        session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+        outputs[name] = session.run(None, {"images": images})[0].mean(axis=(0, 2, 3))
+    moved = np.abs(outputs["rounded"] - outputs["float"])
+    assert (moved > 0.01).all()
+    np.testing.assert_allclose(outputs["corrected"], outputs["float"], atol=moved.min() / 50)
+
+
+def test_weights_are_rounded_as_onnxruntime_does(tmp_path):
+    rng = np.random.default_rng(1)
+    write_convolutions(tmp_path / "a.onnx", rng)
+    pixels = rng.normal(size=(4, 3, 8, 8)).astype(np.float32)
+    quantization.quantize_static(
+        tmp_path / "a.onnx", tmp_path / "q.onnx", Batches(pixels), quant_format=quantization.QuantFormat.QDQ,
+        per_channel=True, weight_type=quantization.QuantType.QInt8, activation_type=quantization.QuantType.QUInt8,
+    )  # fmt: skip
+    weights, stored = values_of(tmp_path / "a.onnx"), values_of(tmp_path / "q.onnx")
+    for number in range(3):
+        scale = stored[f"w{number}_scale"].reshape(-1, 1, 1, 1)
+        expected = weights[f"w{number}"] - stored[f"w{number}_quantized"] * scale
+        np.testing.assert_allclose(rounding_error(weights[f"w{number}"]), expected, atol=1e-6)
