@@ -202,6 +202,26 @@ def discard(path):
         path.unlink(missing_ok=True)
 
 
+# ---- temporary files -------------------------------------------------------------------------------
+
+ELSEWHERE = "TMPDIR names the folder for temporary files"
+
+
+@contextmanager
+def temporary_room():
+    """Raise ValueError, in one line, for an OSError inside the block, which writes to a file of `tempfile`."""
+    try:
+        yield
+    except OSError as error:
+        raise ValueError(f"{tempfile.gettempdir()}: a temporary file: {error.strerror}; {ELSEWHERE}") from None
+
+
+def close_quietly(file):
+    """Close a temporary file, whatever could not be written to it."""
+    with contextlib.suppress(OSError):
+        file.close()
+
+
 # ---- locks -----------------------------------------------------------------------------------------
 
 

@@ -14,6 +14,9 @@ from pathlib import Path
 
 import numpy as np
 
+from captioning.cli import one_line
+from captioning.files import ELSEWHERE, close_quietly, temporary_room
+
 SORTED_IN_MEMORY = 2**20  # lines; of captions they take 200 MB
 
 
@@ -46,16 +49,19 @@ class Lines:
 
     def __init__(self):
         self.file, self.starts = tempfile.TemporaryFile(), array("q", [0])  # noqa: SIM115 - open as long as this object
-        weakref.finalize(self, self.file.close)
+        weakref.finalize(self, close_quietly, self.file)
 
     def __len__(self):
         return len(self.starts) - 1
 
     def extend(self, lines):
-        """Append the byte strings of an iterable. Raises OSError if there is no room for them."""
+        """Append the byte strings of an iterable. Raises ValueError if there is no room for them."""
         self.file.seek(0, os.SEEK_END)
-        for line in lines:
-            self.starts.append(self.starts[-1] + self.file.write(line))
+        for line in lines:  # which may have errors of its own
+            with temporary_room():
+                self.starts.append(self.starts[-1] + self.file.write(line))
+        with temporary_room():
+            self.file.flush()
 
     def __getitem__(self, index):
         begin, end = self.starts[index], self.starts[index + 1]
@@ -74,7 +80,7 @@ class ExampleFile(Sequence):
         self.lines, self.rows, self.split = Lines(), np.arange(0), ""
 
     def extend(self, examples):
-        """Append the Examples of an iterable, which is read once. Raises OSError if there is no room for them."""
+        """Append the Examples of an iterable, which is read once. Raises ValueError if there is no room for them."""
         self.lines.extend(json.dumps([str(e.image), e.captions, e.label, e.split]).encode() for e in examples)
         self.rows = np.arange(len(self.lines))
 
@@ -103,15 +109,21 @@ def take_examples(examples, rows, split):
 
 
 def sorted_lines(lines, in_memory=SORTED_IN_MEMORY):
-    """Yield texts as bytes, sorted; more than `in_memory` of them are sorted on disk, by SQLite."""
+    """Yield texts as bytes, sorted; from `in_memory` of them on they are sorted on disk, by SQLite.
+
+    Raises ValueError if there is no room for that.
+    """
     encoded = (line.encode("utf-8", "surrogatepass") for line in lines)  # sorts as str does
     first = list(islice(encoded, in_memory))
     if len(first) < in_memory:
         yield from sorted(first)
         return
-    with closing(sqlite3.connect("")) as database:  # a temporary file
-        database.execute("CREATE TABLE lines (line BLOB)")
-        rows = ((line,) for line in chain(first, encoded))
-        first = None
-        database.executemany("INSERT INTO lines VALUES (?)", rows)
-        yield from (line for (line,) in database.execute("SELECT line FROM lines ORDER BY line"))
+    rows = ((line,) for line in chain(first, encoded))
+    first = None
+    try:
+        with closing(sqlite3.connect("")) as database:  # a temporary file
+            database.execute("CREATE TABLE lines (line BLOB)")
+            database.executemany("INSERT INTO lines VALUES (?)", rows)
+            yield from (line for (line,) in database.execute("SELECT line FROM lines ORDER BY line"))
+    except sqlite3.OperationalError as error:
+        raise ValueError(f"a temporary file, to sort many lines in: {one_line(error)}; {ELSEWHERE}") from None

@@ -14,6 +14,8 @@ from itertools import chain
 import numpy as np
 import torch
 
+from captioning.files import temporary_room
+
 PAD_ID = 0  # <pad> is the first of vocab.SPECIALS
 NUM_SPECIALS = 4  # <pad>, <start>, <end>, <unk>; the ids of words begin here
 IN_MEMORY = 2**24  # numbers of one array that is built; COCO's train captions have 8 million ids
@@ -32,11 +34,14 @@ class Column:
         return self.written + len(self.recent)
 
     def extend(self, numbers):
-        """Append the numbers of an iterable. Raises OSError if there is no room for them."""
+        """Append the numbers of an iterable. Raises ValueError if there is no room for them."""
         self.recent.extend(numbers)
         if len(self.recent) >= IN_MEMORY:
-            self.file = self.file or tempfile.TemporaryFile()  # noqa: SIM115 - closed in `finish`
-            self.recent.tofile(self.file)
+            if not self.file:
+                self.file = tempfile.TemporaryFile()  # noqa: SIM115 - closed in `finish`
+            with temporary_room():
+                self.recent.tofile(self.file)
+                self.file.flush()
             self.written += len(self.recent)
             del self.recent[:]
 
@@ -48,7 +53,7 @@ class Column:
         if not self.file:
             numbers = np.asarray(self.recent)
             return numbers.astype(np.min_scalar_type(numbers.max(initial=0))) if smallest else numbers
-        with self.file:
+        with temporary_room(), self.file:
             self.recent.tofile(self.file)
             self.file.flush()
             numbers = np.memmap(self.file, self.recent.typecode)
@@ -56,9 +61,9 @@ class Column:
             return numbers
         blocks = range(0, len(numbers), IN_MEMORY)
         dtype = np.min_scalar_type(max(numbers[start : start + IN_MEMORY].max() for start in blocks))
-        with tempfile.TemporaryFile() as file:
+        with temporary_room(), tempfile.TemporaryFile() as file:
             for start in blocks:
-                numbers[start : start + IN_MEMORY].astype(dtype).tofile(file)
+                file.write(numbers[start : start + IN_MEMORY].astype(dtype).data)
             file.flush()
             return np.memmap(file, dtype)
 

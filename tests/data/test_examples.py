@@ -1,6 +1,10 @@
 """Examples in a file are those of a list, and take next to no memory."""
 
+import os
 import random
+import re
+import subprocess
+import sys
 import tracemalloc
 from collections import Counter
 from pathlib import Path
@@ -13,6 +17,7 @@ from captioning.data.annotations import fingerprint, load_dataset, load_examples
 from captioning.data.examples import CaptionTexts, Example, ExampleFile, take_examples
 from captioning.data.tars import write_shard
 
+ROOT = Path(__file__).resolve().parents[2]
 GIVEN = [
     Example(Path("shards/0.tar/512+9/a b.jpg"), ["a cat", 'two "cats"\n'], "cat", "train"),
     Example(Path("shards/0.tar/2048+9/그림.jpg"), ["고양이 한 마리"], "", ""),
@@ -108,3 +113,28 @@ def test_the_captions_of_shards_are_not_held_in_memory(tmp_path):
     write_shards(tmp_path / "few", [*names[:2], "val.tar"], 250)
     few, many = (peak_of_loading(f"{tmp_path}/{folder}/*.tar") for folder in ("few", "all"))
     assert (many - few) / (18 * 250) < 60
+
+
+FULL = """
+import resource, sys
+from pathlib import Path
+from captioning.cli import run
+from captioning.data import sequences
+from captioning.data.examples import Example, ExampleFile, sorted_lines
+resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+sequences.IN_MEMORY = 1000
+def examples(config): ExampleFile().extend(Example(Path("a"), ["b" * 100], "", "") for _ in range(1000))
+def numbers(config): sequences.Sequences([[7] * 100] * 1000)
+def lines(config): list(sorted_lines((str(number) * 50 for number in range(30_000)), 10))
+run(globals()[sys.argv.pop()], of={"setting": 1})
+"""
+
+
+@pytest.mark.parametrize("what", ["examples", "numbers", "lines"])
+def test_a_full_disk_is_one_line(tmp_path, what):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", FULL, what], env=environment, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert re.fullmatch(r"error: .*temporary file.*; TMPDIR names the folder for temporary files\n", done.stderr)
+    assert what == "lines" or f"error: {tmp_path}: a temporary file: File too large" in done.stderr
+    assert not list(tmp_path.iterdir())
