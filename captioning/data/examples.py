@@ -2,7 +2,6 @@
 
 import json
 import os
-import sqlite3
 import tempfile
 import weakref
 from array import array
@@ -118,6 +117,8 @@ def sorted_lines(lines, in_memory=SORTED_IN_MEMORY):
     if len(first) < in_memory:
         yield from sorted(first)
         return
+    import sqlite3  # which some builds of Python lack
+
     rows = ((line,) for line in chain(first, encoded))
     first = None
     try:
