@@ -353,6 +353,19 @@ def test_int8_does_not_overflow_on_any_processor(first_files):
         assert np.abs(found - right).max() < 0.05 < np.abs(right).max() / 4
 
 
+def test_processors_with_vnni_are_left_alone(tmp_path):
+    """The exact way is for those that overflow; where nothing is known of the processor it is taken, too."""
+    (tmp_path / "xeon").write_text("processor : 0\nflags\t: fpu avx2 avx512_vnni amx_int8\n")
+    (tmp_path / "core").write_text("processor : 0\nflags\t: fpu avx2 avx_vnni\n")
+    (tmp_path / "zen2").write_text("processor : 0\nmodel name : AMD EPYC\nflags\t: fpu avx avx2 fma\n")
+    assert [onnx_model.has_vnni(tmp_path / name) for name in ("xeon", "core", "zen2", "none")] == [
+        True,
+        True,
+        False,
+        False,
+    ]
+
+
 class Batches:
     """What `correct_biases` and onnxruntime's calibration take, of arrays instead of pictures."""
 
