@@ -42,7 +42,6 @@ CONFIG = {
 }
 SIDE, VAL_PICTURES = 32, 20
 FLAGS = {
-    "train.run": "bench",
     "train.epochs": 1,
     "train.freeze_encoder": False,
     "train.wandb": "off",

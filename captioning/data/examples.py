@@ -1,5 +1,6 @@
 """Captioned images: an Example of each, in a list, or in a temporary file where they may be more than memory holds."""
 
+import copy
 import json
 import os
 import tempfile
@@ -94,8 +95,8 @@ class ExampleFile(Sequence):
 
     def take(self, rows, split):
         """Return the Examples at the positions `rows` (R,) as those of a split; they stay in the same file."""
-        taken = ExampleFile.__new__(ExampleFile)
-        taken.lines, taken.rows, taken.split = self.lines, self.rows[rows], split
+        taken = copy.copy(self)
+        taken.rows, taken.split = self.rows[rows], split
         return taken
 
 

@@ -1,10 +1,12 @@
 """Examples in a file are those of a list, and take next to no memory."""
 
+import gc
 import os
 import random
 import re
 import subprocess
 import sys
+import tracemalloc
 from collections import Counter
 from pathlib import Path
 
@@ -93,6 +95,26 @@ def test_shards_are_shared_out_as_a_list_of_the_same_names(tmp_path, names, caps
     else:
         assert sizes == {"train": 54, "val": 6} if "val" not in names[1] else {"train": 30, "val": 30}
         assert ("has no val split" in told) == ("val" not in names[1])
+
+
+def bytes_each(examples):
+    """Return the bytes, for each of the Examples, of what captioning/data/examples.py holds."""
+    gc.collect()
+    ours = tracemalloc.take_snapshot().filter_traces([tracemalloc.Filter(True, examples_module.__file__)])
+    return sum(trace.size for trace in ours.traces) / len(examples)
+
+
+def test_the_captions_of_shards_are_not_held_in_memory(tmp_path):
+    """Two whole numbers of 8 bytes for each; an Example of a list takes more, without its path and its texts."""
+    write_shards(tmp_path / "x", [*(f"train-{number}.tar" for number in range(8)), "val.tar"], 250)
+    tracemalloc.start()
+    try:
+        examples = load_dataset(f"{tmp_path}/x/*.tar", "train", "val").splits["train"]
+        assert bytes_each(examples) < 25
+        held = list(examples)
+        assert bytes_each(held) > 60
+    finally:
+        tracemalloc.stop()
 
 
 FULL = """
