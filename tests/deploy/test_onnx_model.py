@@ -20,11 +20,11 @@ from caption import TorchModel
 from captioning.checkpoint import load_checkpoint
 from captioning.data.images import load_image, to_pixels
 from captioning.deploy import onnx_model
-from captioning.deploy.onnx_export import CalibrationImages, correct_biases, export_onnx, rounding_error
+from captioning.deploy.onnx_export import CalibrationImages, correct_biases, export_onnx, fold_norms, rounding_error
 from captioning.deploy.onnx_model import OnnxModel
 from captioning.metadata import PARTS, dump_metadata
 from captioning.search.options import SearchOptions
-from model import CONFIG, AttentionRNN, build_model
+from model import CONFIG, ENCODERS, AttentionRNN, EncoderCNN, build_model
 from vocab import Vocabulary
 
 WORDS = {"start": 1, "end": 2, "banned": (0, 1, 3)}
@@ -128,6 +128,26 @@ def test_the_file_names_no_place_of_this_machine(pair, model_files):
         content = path.read_bytes()
         assert root not in content, path
         assert b"site-packag" not in content, path
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+def test_folded_norms_change_an_encoder_by_rounding_alone(name):
+    generator = torch.Generator().manual_seed(0)
+    encoder = EncoderCNN(name, 12).eval()
+    for norm in (module for module in encoder.modules() if isinstance(module, torch.nn.BatchNorm2d)):
+        for values, low, high in ((norm.running_mean, -1, 1), (norm.running_var, 0.5, 2), (norm.weight.data, 0.5, 2)):
+            values.uniform_(low, high, generator=generator)
+        norm.bias.data.uniform_(-1, 1, generator=generator)
+    before = {key: values.clone() for key, values in encoder.state_dict().items()}
+    folded = fold_norms(encoder)
+    images = torch.randn(2, 3, 64, 64, generator=generator)
+    with torch.inference_mode():
+        expected, found = encoder.describe(images), folded.describe(images)
+    for one, other in zip([expected[0], *expected[1]], [found[0], *found[1]], strict=True):
+        assert float((one - other).abs().max()) < 1e-4 * float(one.abs().max())
+    assert all(torch.equal(values, before[key]) for key, values in encoder.state_dict().items())  # it is a copy
+    norms = sum(isinstance(module, torch.nn.BatchNorm2d) for module in folded.modules())
+    assert norms == {"mobilenet_v2": 0, "resnet18": 17}[name]  # ResNet's shortcuts alone are nn.Sequential
 
 
 def test_the_int8_file_is_a_third_and_says_nearly_the_same(model_files, pictograms_dir):
