@@ -39,7 +39,7 @@ demo demo-ko: .venv/installed
 	@echo "Look at reports/$(RUN)/test_inference.png, 20 captioned pictures, then open reports/$(RUN)/report.html"
 
 test: .venv/installed-dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check

@@ -3,6 +3,7 @@
     python benchmarks/bench_process.py
     python benchmarks/bench_process.py --works decoder --runs 5
     python benchmarks/bench_process.py --preload libjemalloc.so.2,libtcmalloc_minimal.so.4    # other allocators
+    python benchmarks/bench_process.py --works decoder --settings off,both --spins 1000,10000    # other GOMP_SPINCOUNT
 
 encoder     images/s of MobileNetV2 without gradients, 32 images of 224 px, as the features are computed
 decoder     captions/s of training steps of the LSTM on features, 64 captions of 12 words
@@ -45,6 +46,7 @@ CONFIG = {
     "works": "encoder,decoder,finetune,model.py,onnx",  # one or more
     "settings": "off,memory,threads,both",  # one or more
     "preload": "",  # libraries to measure in the place of `memory`, beside `threads`
+    "spins": "",  # numbers of spins to measure in the place of those of `threads`, beside `memory`
     "seconds": 2.0,  # of each measurement, after a warm-up
     "runs": 3,  # rounds
 }
@@ -55,6 +57,7 @@ CALLS = {
     "threads": "process.limit_spinning()",
     "both": "process.set_up()",
 }
+SPINS = "spins="  # before the number, in the name of a setting
 LOADS = ("quiet", "busy")
 SHARE = 0.5  # of the fair share, that `both` reaches beside a busy process
 IMAGE_SIZE = 224  # pixels
@@ -200,10 +203,15 @@ def competitor():
 
 
 def run_child(work, setting, seconds):
-    """Measure in a process without the user's settings of malloc and OpenMP; setting: in CALLS, or a library."""
+    """Measure in a process without the user's settings of malloc and OpenMP.
+
+    setting: in CALLS, a library, or "spins=" and their number
+    """
     own = ("MALLOC_", "GOMP_SPINCOUNT", "OMP_WAIT_POLICY", "GLIBC_TUNABLES", "LD_PRELOAD")
     environment = {name: value for name, value in os.environ.items() if not name.startswith(own)}
-    if setting not in CALLS:
+    if setting.startswith(SPINS):
+        environment["GOMP_SPINCOUNT"] = setting.removeprefix(SPINS)
+    elif setting not in CALLS:
         environment["LD_PRELOAD"] = setting
     folder = Path(__file__).resolve().parent
     code = (
@@ -230,6 +238,7 @@ def main(config):
     config = config["bench"]
     works, settings = chosen(config, "works", WORKS), chosen(config, "settings", CALLS)
     settings += [name for name in config["preload"].split(",") if name]
+    settings += [f"{SPINS}{int(number)}" for number in config["spins"].split(",") if number]
     cores = len(os.sched_getaffinity(0))
     results, shares, peaks = {}, {}, {}
     for work in works:
