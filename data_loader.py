@@ -98,7 +98,7 @@ class FastColorJitter(v2.ColorJitter):
         pixels = image.to(torch.float32, memory_format=torch.contiguous_format)
         for step in order.tolist():
             if step == 0 and brightness is not None:
-                blend(pixels, torch.zeros(()), brightness)
+                blend(pixels, None, brightness)
             elif step == 1 and contrast is not None:
                 blend(pixels, gray(pixels).mean(), contrast)
             elif step == 2 and saturation is not None:
@@ -115,16 +115,40 @@ def gray(pixels):
 
 
 def blend(pixels, others, share):
-    """Make pixels share * pixels + (1 - share) * others, in place, in whole numbers 0 to 255."""
-    pixels.mul_(share).add_(others, alpha=1 - share)
+    """Make pixels share * pixels + (1 - share) * others, in place, in whole numbers 0 to 255; others None = zeros."""
+    pixels.mul_(share)
+    if others is not None:
+        pixels.add_(others, alpha=1 - share)
     if share > 1:  # else none leaves the range
         pixels.clamp_(0, 255)
     pixels.floor_()
 
 
+class Transform:
+    """Base of the transforms, PIL -> (3, S, S) float: their `steps`, then normalised by their fields `mean` and `std`.
+
+    Between processes an image is its pixels, a quarter of the bytes; a batch of them is normalised where it is used.
+    """
+
+    def pixels(self, image):
+        """PIL -> (3, S, S) uint8."""
+        return self.steps(image).to(torch.uint8, memory_format=torch.contiguous_format)
+
+    def normalize(self, pixels):
+        """(B, 3, S, S) uint8 -> float32, divided by 255, less `mean`, divided by `std`."""
+        images = torch.empty(pixels.shape, device=pixels.device)
+        mean, std = (torch.tensor(values, device=pixels.device)[:, None, None] for values in (self.mean, self.std))
+        for image, one in zip(images, pixels, strict=True):  # one at a time stays in the processor's cache
+            torch.mul(one, 1 / 255, out=image).sub_(mean).div_(std)
+        return images
+
+    def __call__(self, image):
+        return self.normalize(self.pixels(image)[None])[0]
+
+
 @dataclass(frozen=True)
-class TrainTransform:
-    """PIL -> (3, S, S) float: random crop, flips, a turn and colour jitter, then normalised.
+class TrainTransform(Transform):
+    """Random crop, flips, a turn and colour jitter, then normalised.
 
     The fields are its settings, as in CONFIG; cached features are named by them, not by the transform's repr. Random
     numbers are torch's; see captioning.runtime.random_numbers.
@@ -142,7 +166,7 @@ class TrainTransform:
 
     @cached_property
     def steps(self):
-        """The transform as torchvision has it, up to a picture of uint8, or float 0 to 255."""
+        """PIL -> (3, S, S) in whole numbers 0 to 255, of torchvision's transforms."""
         steps = [v2.PILToTensor()]
         if self.crop_scale < 1:
             steps.append(v2.RandomResizedCrop(self.image_size, scale=(self.crop_scale, 1.0), antialias=True))
@@ -162,17 +186,13 @@ class TrainTransform:
         """
         return load_image(path, smallest_area=2 * self.image_size**2 / (1 + self.crop_scale))
 
-    def __call__(self, image):
-        pixels = self.steps(image).to(torch.float32, memory_format=torch.contiguous_format).mul_(1 / 255)
-        return v2.functional.normalize(pixels, self.mean, self.std, inplace=True)
-
 
 AUGMENTATION = tuple(field.name for field in fields(TrainTransform) if field.name in CONFIG.keys() - {"image_size"})
 
 
 @dataclass(frozen=True)
-class EvalTransform:
-    """PIL -> (3, S, S) float: resize the shorter side, centre crop, normalise.
+class EvalTransform(Transform):
+    """Resize the shorter side, centre crop, normalise.
 
     Pillow resizes, so that a captioner without torch sees the same pixels.
     """
@@ -183,16 +203,14 @@ class EvalTransform:
 
     @cached_property
     def steps(self):
-        """The transform as torchvision has it."""
-        steps = [v2.Resize(self.image_size, antialias=True), v2.CenterCrop(self.image_size), v2.PILToTensor()]
-        return v2.Compose([*steps, v2.ToDtype(torch.float32, scale=True), v2.Normalize(self.mean, self.std)])
+        """PIL -> (3, S, S) uint8, of torchvision's transforms."""
+        return v2.Compose(
+            [v2.Resize(self.image_size, antialias=True), v2.CenterCrop(self.image_size), v2.PILToTensor()]
+        )
 
     def load(self, path):
         """Return the PIL picture of a file."""
         return load_image(path)
-
-    def __call__(self, image):
-        return self.steps(image)
 
 
 def pick_image_size(image_size, native_size):
@@ -207,8 +225,8 @@ def pick_image_size(image_size, native_size):
 class Batch:
     """B images with M captions.
 
-    inputs:      (B, ...) float, what the network reads of each image; `kind` says which
-    kind:        "images": (B, 3, S, S), normalised
+    inputs:      (B, ...), what the network reads of each image; `kind` says which
+    kind:        "images": (B, 3, S, S) uint8, which Transform.normalize makes float
                  "feature maps": (B, C, h, w), the output of the encoder's frozen blocks
                  "grid features": (B, P, D), one vector per place of the image, for a decoder with attention
                  "pooled features": (B, D)
@@ -308,7 +326,7 @@ class CaptionDataset(Dataset):
         except ValueError as error:
             failed = str(error)
         return {
-            "image": None if failed else self.transform(image),
+            "image": None if failed else self.transform.pixels(image),
             "tokens": tokens,
             "names_class": names_class,
             "label": int(self.labels[index]),
@@ -349,10 +367,11 @@ def collate(items, image_size=0):
     image_size: of a batch without images
     """
     good = [item for item in items if item["image"] is not None]
+    no_images = torch.empty(0, 3, image_size, image_size, dtype=torch.uint8)
     tokens = [tokens for item in good for tokens in item["tokens"]]
     flags = [item["names_class"] for item in good]
     return Batch(
-        inputs=default_collate([item["image"] for item in good]) if good else torch.empty(0, 3, image_size, image_size),
+        inputs=default_collate([item["image"] for item in good]) if good else no_images,
         kind="images",
         tokens=pad_tokens(tokens) if tokens else NO_TOKENS,
         owner=torch.tensor([row for row, item in enumerate(good) for _ in item["tokens"]], dtype=torch.long),
@@ -514,7 +533,12 @@ class TrainingData:
             self.cache = None  # of a backbone that is about to change
             batches = ImageBatches(self.train_set, stage.batch_size, self.machine.num_workers, self.samples)
             labels = torch.from_numpy(self.train_set.labels).long()
-            return StageData(batches, lambda model, images: model.encoder(images), self.train_set.tokens, labels)
+            normalize = self.train_set.transform.normalize
+
+            def encode(model, pixels):
+                return model.encoder(as_input(normalize(pixels), pixels.device))
+
+            return StageData(batches, encode, self.train_set.tokens, labels)
         if self.cache is None:
             self.fill_cache(encoder)
         inputs, val_inputs = self.cache, self.val_cache
@@ -613,8 +637,7 @@ def main(config):
     print(f"train images   {len(examples):,} with {sum(len(e.captions) for e in examples):,} captions")
     print(f"image size     {size} pixels a side: {reason}")
     print(f"one batch      images {tuple(batch.inputs.shape)}, tokens {tuple(batch.tokens.shape)}")
-    mean, std = torch.tensor(MEAN)[:, None, None], torch.tensor(STD)[:, None, None]
-    shown = (batch.inputs[:12] * std + mean).clamp(0, 1)
+    shown = batch.inputs[:12]
     first_caption = [(batch.owner == row).nonzero()[0, 0] for row in range(len(shown))]
     plots.caption_grid(
         [v2.functional.to_pil_image(image) for image in shown],

@@ -40,6 +40,7 @@ from captioning import cli
 from captioning.data.annotations import load_examples
 from captioning.evaluation import encode_images
 from captioning.runtime import Machine, autocast, flush_denormals, pick_precision, pick_workers
+from captioning.training.features import as_input
 from captioning.training.losses import CaptionLoss, LossTerms
 from captioning.training.optimisation import start_run
 from captioning.training.stages import Stage
@@ -134,7 +135,7 @@ def plain_epoch(model, dataset, longest, config, dtype):
             image, row = pairs[index]
             ids = torch.from_numpy(dataset.tokens.ids[row].astype("int64"))
             padded = F.pad(ids, (0, longest - len(ids)), value=data_loader.PAD_ID)
-            return dataset[image]["image"], padded
+            return dataset.transform.normalize(dataset[image]["image"][None])[0], padded
 
     loader = torch.utils.data.DataLoader(
         Pairs(), config["batch_size"], shuffle=True, num_workers=config["num_workers"], collate_fn=collate
@@ -184,6 +185,9 @@ def main(config):
     def embed(model, features):
         return model.encoder.embed(features)
 
+    def embed_pixels(model, pixels):
+        return model.encoder(as_input(transform.normalize(pixels), device))
+
     def embed_maps(model, maps):
         return model.encoder.embed(model.encoder.cut(cut)[1](maps))
 
@@ -198,9 +202,7 @@ def main(config):
         "stage 1": lambda: stage_epoch("decoder", decoder_batches(), embed, 0),
         "untrimmed": lambda: stage_epoch("decoder", Padded(decoder_batches(), longest), embed, 0),
         "stage 2": lambda: stage_epoch("finetune", maps_batches, embed_maps, cut),
-        "files": lambda: stage_epoch(
-            "everything", files, lambda m, images: m.encoder(images), len(model.encoder.blocks())
-        ),
+        "files": lambda: stage_epoch("everything", files, embed_pixels, len(model.encoder.blocks())),
     }
     for name, epoch in work.items():
         seconds[name] = 1 / rate(epoch, 1, runs)

@@ -51,7 +51,9 @@ class Prediction:
 
 
 class ImageDataset(Dataset):
-    """(index, image tensor or error line) for image files.
+    """(index, pixels (3, S, S) uint8 or error line) for image files.
+
+    transform:  as data_loader has them
 
     random_key: whole numbers, such as (seed, view), that decide with an image's index what a random transform draws
     """
@@ -68,11 +70,11 @@ class ImageDataset(Dataset):
         except ValueError as error:
             return index, str(error)
         with random_numbers(*self.random_key, index):
-            return index, self.transform(image)
+            return index, self.transform.pixels(image)
 
 
 def collate_readable(items):
-    """Return (index list, images (B, 3, S, S) or None, error lines)."""
+    """Return (index list, pixels (B, 3, S, S) uint8 or None, error lines)."""
     good = [(index, image) for index, image in items if torch.is_tensor(image)]
     failed = [line for _, line in items if not torch.is_tensor(line)]
     return [index for index, _ in good], default_collate([image for _, image in good]) if good else None, failed
@@ -104,7 +106,8 @@ def encode_rows(network, images, rows, machine, bar=""):
         for index, batch, lines in start_workers(loader):
             failed += lines
             if index:
-                batch = batch.to(machine.device, memory_format=torch.channels_last, non_blocking=True)
+                batch = images.transform.normalize(batch.to(machine.device, non_blocking=True))
+                batch = batch.contiguous(memory_format=torch.channels_last)
                 with autocast(machine.device, machine.dtype):
                     outputs.append(network(batch).float().cpu())
                 kept += index

@@ -190,12 +190,12 @@ LONGEST_WAIT = 600  # seconds for one batch of a worker
 def fit_workers(num_workers, batch_size, image_size):
     """Return how many of `num_workers` reading processes the free shared memory has room for, and say if it is fewer.
 
-    A worker that finds no room waits for ever, or dies of a bus error. image_size: pixels a side of float32 images
+    A worker that finds no room waits for ever, or dies of a bus error. image_size: pixels a side, of three bytes each
     """
     if not num_workers or not os.path.isdir(SHARED_MEMORY):
         return num_workers
     status = os.statvfs(SHARED_MEMORY)
-    free, each = status.f_bavail * status.f_frsize, PREFETCH * batch_size * 3 * image_size**2 * 4
+    free, each = status.f_bavail * status.f_frsize, PREFETCH * batch_size * 3 * image_size**2
     # The batch that is in use takes room as well.
     room = max(0, int((free - each / PREFETCH) // each))
     if room < num_workers:

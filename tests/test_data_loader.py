@@ -51,7 +51,7 @@ def examples(tmp_path):
 def test_owner_tokens_labels_and_the_damaged_image(examples):
     dataset = CaptionDataset(examples, VOCABULARY, EvalTransform(16), classes=["c0", "c1"])
     batch = next(iter(build_loader(dataset, batch_size=6)))
-    assert batch.inputs.shape == (5, 3, 16, 16)
+    assert (batch.inputs.shape, batch.inputs.dtype) == ((5, 3, 16, 16), torch.uint8)
     assert batch.index.tolist() == [0, 1, 2, 4, 5]
     assert batch.labels.tolist() == [0, 1, 0, 0, 1]
     assert batch.owner.tolist() == [0, 1, 1, 2, 3, 4, 4]
@@ -260,6 +260,22 @@ def test_a_training_view_needs_as_many_pixels_as_a_mean_crop(tmp_path, size, loa
     Image.new("RGB", size).save(path)
     assert TrainTransform(224).load(path).size == loaded
     assert EvalTransform(224).load(path).size == size
+
+
+@pytest.mark.parametrize("transform", [EvalTransform(16), TrainTransform(16)], ids=["eval", "train"])
+def test_a_normalised_batch_is_the_transform_of_each_of_its_images(examples, transform):
+    """Workers hand over bytes, which are normalised where they are used; torchvision's transforms say what is right."""
+    dataset = CaptionDataset([e for e in examples if e is not examples[3]], VOCABULARY, transform)
+    batch = next(iter(build_loader(dataset, batch_size=5, num_workers=2, seed=7)))
+    expected = v2.Compose([v2.ToDtype(torch.float32, scale=True), v2.Normalize(transform.mean, transform.std)])
+    found = transform.normalize(batch.inputs)
+    assert found.is_contiguous()
+    for row, image in enumerate(found):
+        with random_numbers(7, row):
+            picture = transform.load(dataset.paths[row])
+            pixels = transform.steps(picture)
+        assert torch.equal(image, expected(pixels.to(torch.uint8)))
+    assert transform.normalize(batch.inputs[:0]).shape == (0, 3, 16, 16)
 
 
 def test_flips_and_a_quarter_turn_show_all_eight_orientations_of_a_picture():

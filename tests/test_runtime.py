@@ -225,9 +225,9 @@ def test_wandbs_own_variables_decide(monkeypatch, variables, mode):
     assert automatic_mode() == mode
 
 
-@pytest.mark.parametrize(("free_megabytes", "expected"), [(1000, 4), (130, 2), (90, 1), (64, 0)])
+@pytest.mark.parametrize(("free_megabytes", "expected"), [(250, 4), (64, 4), (33, 2), (22, 1), (16, 0)])
 def test_only_as_many_workers_as_the_shared_memory_has_room_for(monkeypatch, capsys, free_megabytes, expected):
-    """In a container with 64 MB of /dev/shm, workers waited for ever. 8 images of 512 px are 25 MB a batch."""
+    """In a container with 64 MB of /dev/shm, workers waited for ever. 8 images of 512 px are 6 MB a batch."""
     status = types.SimpleNamespace(f_bavail=free_megabytes * 1000, f_frsize=1000)
     monkeypatch.setattr(runtime.os, "statvfs", lambda path: status)
     assert runtime.fit_workers(4, 8, 512) == expected

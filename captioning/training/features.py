@@ -352,6 +352,9 @@ def learn_familiarity(model, train_paths, val_paths, transform, machine):
 
 
 def as_input(inputs, device):
-    """Move images, feature maps or pooled features to the device, in the layout and type that networks take."""
-    inputs = inputs.to(device, non_blocking=True).float()
+    """Move inputs of a Batch to the device, in the layout and type that networks take; pixels stay as they are."""
+    inputs = inputs.to(device, non_blocking=True)
+    if inputs.dtype == torch.uint8:
+        return inputs
+    inputs = inputs.float()
     return inputs.contiguous(memory_format=torch.channels_last) if inputs.ndim == 4 else inputs
