@@ -139,7 +139,7 @@ class Transform:
         images = torch.empty(pixels.shape, device=pixels.device)
         mean, std = (torch.tensor(values, device=pixels.device)[:, None, None] for values in (self.mean, self.std))
         for image, one in zip(images, pixels, strict=True):  # one at a time stays in the processor's cache
-            torch.mul(one, 1 / 255, out=image).sub_(mean).div_(std)
+            image.copy_(one).mul_(1 / 255).sub_(mean).div_(std)
         return images
 
     def __call__(self, image):
