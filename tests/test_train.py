@@ -27,6 +27,7 @@ from captioning.checkpoint import load_checkpoint
 from captioning.data.annotations import Example, load_examples
 from captioning.data.pictograms import write_dataset
 from captioning.data.sequences import Captions
+from captioning.data.splits import SPLITS
 from captioning.data.tars import write_shard
 from captioning.runtime import Machine
 from captioning.scores.grounding import Grounder
@@ -45,7 +46,7 @@ from vocab import SPECIALS, Vocabulary
 
 ROOT = Path(__file__).resolve().parents[1]
 TINY = """
-    --data.image_size 32 --data.num_workers 0 --data.batch_size 32 --data.data_dir data --data.vocab_path vocab.pkl
+    --data.image_size 32 --data.num_workers 0 --data.batch_size 12 --data.data_dir data --data.vocab_path vocab.pkl
     --model.encoder_weights none --model.embed_size 16 --model.hidden_size 16
     --train.max_len 8 --train.precision float32 --train.feature_views 2 --train.device cpu --train.patience 0
 """.split()  # noqa: SIM905
@@ -68,11 +69,22 @@ def run(script, *flags, cwd, code=0):
     return SimpleNamespace(stdout=out.getvalue(), stderr=err.getvalue())
 
 
+def keep_classes(data, number, splits=SPLITS):
+    """Keep the first classes of a drawn dataset, in some of its splits."""
+    rows = (data / "captions.csv").read_text(encoding="utf-8").splitlines(keepends=True)
+    for split in splits:
+        for dropped in sorted((data / split).iterdir())[number:]:
+            rows = [row for row in rows if not row.startswith(f"{split}/{dropped.name}/")]
+            shutil.rmtree(dropped)
+    (data / "captions.csv").write_text("".join(rows), encoding="utf-8")
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A working directory with 180 pictures and their vocabulary."""
+    """A working directory with a picture of each of 24 classes in each split, and their vocabulary."""
     folder = tmp_path_factory.mktemp("work")
     write_dataset(folder / "data", per_class=3, progress=False)
+    keep_classes(folder / "data", 24)
     run("vocab.py", "--data_dir", "data", "--vocab_path", "vocab.pkl", cwd=folder)
     return folder
 
@@ -189,7 +201,7 @@ def test_resuming_equals_the_uninterrupted_run(folder, whole, stages, place, epo
 
 
 SMALL_BATCHES = (
-    "--data.batch_size 64 --train.finetune_batch_size 16 --train.self_critical_batch_size 16 --train.save_minutes 1e-9 "
+    "--data.batch_size 24 --train.finetune_batch_size 6 --train.self_critical_batch_size 6 --train.save_minutes 1e-9 "
 )
 STAGES["small"] = SMALL_BATCHES + STAGES["all"].replace("epochs 3", "epochs 1")
 STAGES["small_of_files"] = (
@@ -242,18 +254,18 @@ def test_resuming_on_shards_inside_an_epoch_equals_the_uninterrupted_run(folder)
     for number, example in enumerate(load_examples(folder / "data", "train")):
         known = {"captions": example.captions, "label": example.label}
         samples.append((f"{number:02}", {"jpg": example.image.read_bytes(), "json": json.dumps(known).encode()}))
-    for name, chosen in (("train-0", samples[:40]), ("train-1", samples[40:50]), ("val-0", samples[50:])):
+    for name, chosen in (("train-0", samples[:16]), ("train-1", samples[16:20]), ("val-0", samples[20:])):
         write_shard(folder / f"shards/{name}.tar", chosen)
-    flags = SMALL_BATCHES + "--data.data_dir shards/*.tar --data.samples_per_epoch 24 --data.batch_size 10 "
+    flags = SMALL_BATCHES + "--data.data_dir shards/*.tar --data.samples_per_epoch 10 --data.batch_size 4 "
     flags += "--train.epochs 2 --train.finetune_epochs 1 --train.self_critical_epochs 0"
     said = train_tiny(folder, "whole_shards", flags).stdout
-    assert "50 train and 10 val images" in said
+    assert "20 train and 4 val images" in said
     for number, place in enumerate([(0, 2), (0, 3), (1, 1)]):
         with stopped_after_step(*place):
             train_tiny(folder, "shards", f"{flags}{' --train.resume' * (number > 0)}", code=130)
-    other = flags.replace("epoch 24", "epoch 25")
+    other = flags.replace("epoch 10", "epoch 11")
     assert (
-        "data.samples_per_epoch was 24, now it is 25"
+        "data.samples_per_epoch was 10, now it is 11"
         in train_tiny(folder, "shards", f"{other} --train.resume", 2).stderr
     )
     said = train_tiny(folder, "shards", f"{flags} --train.resume").stdout
@@ -420,14 +432,8 @@ def test_the_checkpoint_keeps_its_decoding_and_the_report_uses_it(folder):
 
 def test_below_20_validation_images_the_loss_judges_an_epoch(tmp_path):
     """BLEU-4 of four captions is 0 for ever, and the first epoch was the best."""
-    write_dataset(tmp_path / "all", per_class=3, progress=False)
-    rows = (tmp_path / "all/captions.csv").read_text(encoding="utf-8").splitlines()
-    kept = [row for row in rows if not row.startswith("val/") or row.split("/")[1] < "b"]
-    (tmp_path / "all/captions.csv").write_text("\n".join(kept) + "\n", encoding="utf-8")
-    for folder in (tmp_path / "all/val").iterdir():
-        if folder.name >= "b":
-            shutil.rmtree(folder)
-    (tmp_path / "all").rename(tmp_path / "data")
+    write_dataset(tmp_path / "data", per_class=3, progress=False)
+    keep_classes(tmp_path / "data", 3, ["val"])
     run("vocab.py", "--data_dir", "data", "--vocab_path", "vocab.pkl", cwd=tmp_path)
     said = train_tiny(tmp_path, "few", "--train.epochs 3").stdout
     assert "by val_loss, as " in said
@@ -454,7 +460,10 @@ def test_a_run_cannot_overwrite_a_model_that_ships(name):
 
 def test_patience_does_not_run_while_the_score_is_about_zero(folder):
     """A small set scores 0 for many epochs, and was stopped before it had begun to learn."""
-    train_tiny(folder, "late", "--train.epochs 5 --train.max_len 1 --train.patience 2")  # one word scores nothing
+    data = shutil.copytree(folder / "data", folder / "foreign")
+    table = data / "captions.csv"
+    table.write_text(re.sub(r"^(val/.*?),.*", r"\1,zzz", table.read_text(encoding="utf-8"), flags=re.MULTILINE))
+    train_tiny(folder, "late", "--data.data_dir foreign --train.epochs 5 --train.max_len 1 --train.patience 2")
     assert read_history(folder, "late")["cider_d"].max() < 0.01
     assert len(read_history(folder, "late")) == 5
 
@@ -796,7 +805,7 @@ def test_a_few_unreadable_images_are_skipped_and_many_stop_the_run(folder):
         for path in kept:
             path.write_bytes(b"not a picture")
         result = run("train.py", *flags, cwd=folder, code=2)
-        assert "10 of 60 images cannot be read" in result.stderr
+        assert "10 of 24 images cannot be read" in result.stderr
     finally:
         for path, content in kept.items():
             path.write_bytes(content)
