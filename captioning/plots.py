@@ -105,7 +105,8 @@ def new_figure(path, width, height, layout="constrained", dpi=DPI):
         box = None
         if layout == "constrained" and figure.axes:
             # savefig(bbox_inches="tight") draws the figure twice more to find the same place and page.
-            figure.get_layout_engine().execute(figure)
+            if len(figure.axes) > 1:  # one needs no arrangement: the page is what is drawn
+                figure.get_layout_engine().execute(figure)
             figure.set_layout_engine(None)  # savefig lays out again for "none", too
             box = figure.get_tightbbox().padded(0.15)
         with replace_file(path) as temporary:

@@ -84,32 +84,45 @@ class ModelFiles:
 
 
 @pytest.fixture(scope="session")
-def model_files(tmp_path_factory, worker_id, pictograms_dir) -> ModelFiles:
-    """The shipped checkpoint, exported once for all workers; int8 is calibrated on the 60 train pictures."""
-    folder = tmp_path_factory.getbasetemp()
-    folder = (folder if worker_id == "master" else folder.parent) / "models"  # pytest-xdist gives each a folder within
+def once(tmp_path_factory, worker_id):
+    """Return a function (name, fill) -> a folder that is filled by `fill(folder)`, once for all workers."""
+    parent = tmp_path_factory.getbasetemp()
+    if worker_id != "master":  # pytest-xdist gives each worker a folder within
+        parent = parent.parent
+
+    def filled(name, fill):
+        folder, begun = parent / name, parent / f"{name}.begun"
+        with FileLock(parent / f"{name}.lock"):
+            if not folder.exists():
+                shutil.rmtree(begun, ignore_errors=True)  # of a worker that failed
+                begun.mkdir()
+                fill(begun)
+                begun.rename(folder)
+        return folder
+
+    return filled
+
+
+@pytest.fixture(scope="session")
+def model_files(once, pictograms_dir) -> ModelFiles:
+    """The shipped checkpoint with its exported files; int8 is calibrated on the 60 train pictures."""
     shipped = Path(__file__).resolve().parents[1] / "checkpoints" / "pictograms.safetensors"
-    files = ModelFiles(shipped, folder / "pictograms.onnx", folder / "pictograms_int8.onnx")
-    with FileLock(f"{folder}.lock"):
-        if not folder.exists():
-            export_into(folder, files, [example.image for example in load_examples(pictograms_dir, "train")])
-    return files
+    names = ("pictograms.onnx", "pictograms_int8.onnx")
 
+    def export(folder):
+        network, _, checkpoint = load_captioner(shipped)
+        train_images = [example.image for example in load_examples(pictograms_dir, "train")]
+        export_onnx(
+            network,
+            dump_metadata(vars(checkpoint)),
+            checkpoint.transform["image_size"],
+            folder / names[0],
+            int8_path=folder / names[1],
+            calibration=CalibrationImages(train_images, checkpoint.transform),
+        )
 
-def export_into(folder, files, train_images):
-    """Write the two ONNX files of `files` to `folder`, which is there once both are whole."""
-    network, _, checkpoint = load_captioner(files.checkpoint)
-    begun = folder.with_suffix(".begun")
-    begun.mkdir()
-    export_onnx(
-        network,
-        dump_metadata(vars(checkpoint)),
-        checkpoint.transform["image_size"],
-        begun / files.onnx.name,
-        int8_path=begun / files.int8.name,
-        calibration=CalibrationImages(train_images, checkpoint.transform),
-    )
-    begun.rename(folder)
+    folder = once("models", export)
+    return ModelFiles(shipped, *(folder / name for name in names))
 
 
 @pytest.fixture(scope="session")
