@@ -12,10 +12,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
+from drawn import write_classes
 from processes import Process
 
 from captioning.checkpoint import load_checkpoint
-from captioning.data.pictograms import write_dataset
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -118,13 +118,13 @@ from data_loader import EvalTransform, TrainTransform
 from model import CNNtoRNN
 from vocab import load_vocabulary
 
-features.MAX_VIEWS_BYTES, features.PART_BYTES = 0, 10_000
+features.MAX_VIEWS_BYTES, features.PART_BYTES = 0, 4_000
 torch.manual_seed(0)
 trunk = nn.Sequential(nn.Conv2d(3, 8, 5, 4), nn.Flatten(), nn.Linear(392, 24))
 paths = sorted(Path("data/train").rglob("*.jpg"))
 with join_ranks(5):
     views = [EvalTransform(32), TrainTransform(32)]
-    kept, found = features.compute_views(trunk, paths, views, Machine(torch.device("cpu"), batch_size=8), 0, "x")
+    kept, found = features.compute_views(trunk, paths, views, Machine(torch.device("cpu"), batch_size=3), 0, "x")
     assert len(kept) == len(found) == len(paths)
 
     examples, vocabulary = load_examples("data", "val"), load_vocabulary("vocab.pkl")
@@ -181,11 +181,11 @@ def test_steps_of_every_stage_are_those_of_one_process(tmp_path):
 
 
 TINY = """
-    --data.image_size 32 --data.num_workers 0 --data.batch_size 64 --data.data_dir data --data.vocab_path vocab.pkl
+    --data.image_size 32 --data.num_workers 0 --data.batch_size 24 --data.data_dir data --data.vocab_path vocab.pkl
     --model.encoder_weights none --model.embed_size 16 --model.hidden_size 16 --train.max_len 8 --train.wandb off
     --train.precision float32 --train.feature_views 2 --train.device cpu --train.patience 0 --train.epochs 1
-    --train.finetune_epochs 1 --train.finetune_batch_size 16 --train.self_critical_epochs 1
-    --train.self_critical_batch_size 16 --train.save_minutes 1e-9
+    --train.finetune_epochs 1 --train.finetune_batch_size 6 --train.self_critical_epochs 1
+    --train.self_critical_batch_size 6 --train.save_minutes 1e-9
 """.split()  # noqa: SIM905
 TRAIN = [str(ROOT / "train.py"), *TINY]
 
@@ -209,9 +209,9 @@ LAUNCH = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A working directory with 180 pictures, their vocabulary, and the run `one` that one process has trained."""
+    """A working directory with pictures, their vocabulary, and the run `one` that one process has trained."""
     folder = tmp_path_factory.mktemp("ranks")
-    write_dataset(folder / "data", per_class=3, progress=False)
+    write_classes(folder / "data")
     finish(start_ranks([str(ROOT / "vocab.py"), "--data_dir", "data", "--vocab_path", "vocab.pkl"], 1, folder))
     finish(start_ranks([*TRAIN, "--train.run", "one"], 1, folder))
     return folder
@@ -262,7 +262,7 @@ def assert_equal_to_two(folder, run):
 def test_a_report_by_two_processes_has_the_same_files(folder):
     """Byte for byte, but for the lines that name the command, the date, the machine and the time."""
     report = [str(ROOT / "analysis_report.py"), "--model_path", "checkpoints/one.safetensors", "--data_dir", "data",
-              "--batch_size", "16", "--device", "cpu", "--audit", "false", "--probe_images", "0"]  # fmt: skip
+              "--batch_size", "6", "--device", "cpu", "--audit", "false", "--probe_images", "0"]  # fmt: skip
     finish(start_ranks([*report, "--output", "reports/alone"], 1, folder))
     outs, errors = finish(start_ranks([*report, "--output", "reports/shared"], 2, folder))
     assert "wrote reports/shared/report.html" in outs[0]

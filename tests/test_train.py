@@ -19,6 +19,7 @@ from types import SimpleNamespace
 import pandas as pd
 import pytest
 import torch
+from drawn import keep_classes, write_classes
 from PIL import Image
 from torch.optim.swa_utils import AveragedModel
 
@@ -27,7 +28,6 @@ from captioning.checkpoint import load_checkpoint
 from captioning.data.annotations import Example, load_examples
 from captioning.data.pictograms import write_dataset
 from captioning.data.sequences import Captions
-from captioning.data.splits import SPLITS
 from captioning.data.tars import write_shard
 from captioning.runtime import Machine
 from captioning.scores.grounding import Grounder
@@ -69,22 +69,11 @@ def run(script, *flags, cwd, code=0):
     return SimpleNamespace(stdout=out.getvalue(), stderr=err.getvalue())
 
 
-def keep_classes(data, number, splits=SPLITS):
-    """Keep the first classes of a drawn dataset, in some of its splits."""
-    rows = (data / "captions.csv").read_text(encoding="utf-8").splitlines(keepends=True)
-    for split in splits:
-        for dropped in sorted((data / split).iterdir())[number:]:
-            rows = [row for row in rows if not row.startswith(f"{split}/{dropped.name}/")]
-            shutil.rmtree(dropped)
-    (data / "captions.csv").write_text("".join(rows), encoding="utf-8")
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """A working directory with a picture of each of 24 classes in each split, and their vocabulary."""
     folder = tmp_path_factory.mktemp("work")
-    write_dataset(folder / "data", per_class=3, progress=False)
-    keep_classes(folder / "data", 24)
+    write_classes(folder / "data")
     run("vocab.py", "--data_dir", "data", "--vocab_path", "vocab.pkl", cwd=folder)
     return folder
 
@@ -432,7 +421,7 @@ def test_the_checkpoint_keeps_its_decoding_and_the_report_uses_it(folder):
 
 def test_below_20_validation_images_the_loss_judges_an_epoch(tmp_path):
     """BLEU-4 of four captions is 0 for ever, and the first epoch was the best."""
-    write_dataset(tmp_path / "data", per_class=3, progress=False)
+    write_classes(tmp_path / "data")
     keep_classes(tmp_path / "data", 3, ["val"])
     run("vocab.py", "--data_dir", "data", "--vocab_path", "vocab.pkl", cwd=tmp_path)
     said = train_tiny(tmp_path, "few", "--train.epochs 3").stdout

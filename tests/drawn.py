@@ -1,0 +1,23 @@
+"""The drawn dataset, made smaller for trainings that need no 60 classes."""
+
+import shutil
+
+from captioning.data.pictograms import write_dataset
+from captioning.data.splits import SPLITS
+
+
+def write_classes(folder, number=24):
+    """Draw a picture of each of the first classes for each split, with their captions."""
+    write_dataset(folder, per_class=3, progress=False)
+    keep_classes(folder, number, SPLITS)
+
+
+def keep_classes(folder, number, splits):
+    """Keep the first classes of a drawn dataset in some of its splits."""
+    table = folder / "captions.csv"
+    rows = table.read_text(encoding="utf-8").splitlines(keepends=True)
+    for split in splits:
+        for dropped in sorted((folder / split).iterdir())[number:]:
+            rows = [row for row in rows if not row.startswith(f"{split}/{dropped.name}/")]
+            shutil.rmtree(dropped)
+    table.write_text("".join(rows), encoding="utf-8")
