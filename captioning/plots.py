@@ -81,6 +81,7 @@ STYLE = {
     "axes.spines.right": False,
     "text.parse_math": False,  # a caption may hold two dollar signs
 }
+INSIDE = {"in_layout": False}  # of a text within its axes: the arrangement need not measure it
 _SLANTED = re.compile("[\0-\u058f\u1d00-\u2bff]*")  # Latin, Greek, Cyrillic, Armenian: DejaVu's italics have no others
 MAX_PIXELS = 2**16 - 1  # of a side: matplotlib's limit
 LEAST_DPI = 40  # pixels per inch; below, text is illegible
@@ -479,7 +480,7 @@ def confusion_figure(matrix, path, *, title):
             shade = "white" if shares[row, column] > 0.5 else "black"
             text = f"{counts[row, column]:.0f}"
             fitted = min(size, 1.35 * cell * 72 / max(2, len(text)))
-            axes.text(column, row, text, ha="center", va="center", color=shade, fontsize=fitted)
+            axes.text(column, row, text, ha="center", va="center", color=shade, fontsize=fitted, **INSIDE)
         figure.colorbar(picture, ax=axes, shrink=0.5, aspect=40, pad=0.01, label="share of the true class")
 
 
@@ -496,7 +497,7 @@ def class_figure(table, path, *, title):
     places = range(len(table))
     with new_figure(path, 12, height) as figure:
         figure.suptitle(title)
-        for axes, (key, name) in zip(figure.subplots(1, len(panels), sharey=True), panels, strict=True):
+        for axes, (key, name) in zip(figure.subplots(1, len(panels)), panels, strict=True):
             longest = table.get(f"{key}_high", table[key]).max()
             scale = max(1.0, longest)
             axes.barh(places, table[key], color="#9ECAE9", edgecolor="#333333", linewidth=0.5)
@@ -506,12 +507,11 @@ def class_figure(table, path, *, title):
                 axes.plot(table["reference_naming"], places, "d", color=ORANGE, mec=BLACK, ms=4, clip_on=False)
                 axes.set_xlabel("◆ reference captions", fontsize=8)
             for place, value in zip(places, table[key], strict=True):
-                axes.text(1.28 * scale, place, f"{value:.2f}", ha="right", va="center", fontsize=size)
-            axes.set(title=name, xlim=(0, 1.3 * scale))
+                axes.text(1.28 * scale, place, f"{value:.2f}", ha="right", va="center", fontsize=size, **INSIDE)
+            axes.set(title=name, xlim=(0, 1.3 * scale), ylim=(-0.6, len(table) - 0.4), yticks=[])
             axes.set_xticks([tick for tick in axes.get_xticks() if tick <= scale])
             axes.grid(visible=False, axis="y")
-        figure.axes[0].set_yticks(places, table["class"], fontsize=size)  # all panels share this axis
-        figure.axes[0].set_ylim(-0.6, len(table) - 0.4)
+        figure.axes[0].set_yticks(places, table["class"], fontsize=size)
 
 
 def class_scatter(table, path, *, title, num_labels=8):
