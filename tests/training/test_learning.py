@@ -29,9 +29,9 @@ SETTINGS = train.CONFIG | {
 STAGES = {
     "decoder": Stage("decoder", epochs=60, lr=0.01, batch_size=4),
     "everything": Stage(
-        "everything", epochs=40, lr=0.01, encoder_lr=1e-4, num_blocks=19, batch_size=4, reads_files=True
+        "everything", epochs=50, lr=0.01, encoder_lr=1e-4, num_blocks=19, batch_size=4, reads_files=True
     ),
-    "finetune": Stage("finetune", epochs=50, lr=0.01, encoder_lr=1e-4, num_blocks=2, batch_size=4),
+    "finetune": Stage("finetune", epochs=60, lr=0.01, encoder_lr=1e-4, num_blocks=2, batch_size=4),
     "self-critical": Stage("self-critical", epochs=100, lr=1e-3, batch_size=8),
 }
 
