@@ -53,8 +53,7 @@ class Prediction:
 class ImageDataset(Dataset):
     """(index, pixels (3, S, S) uint8 or error line) for image files.
 
-    transform:  as data_loader has them
-
+    transform:  a data_loader.Transform
     random_key: whole numbers, such as (seed, view), that decide with an image's index what a random transform draws
     """
 

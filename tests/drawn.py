@@ -6,14 +6,14 @@ from captioning.data.pictograms import write_dataset
 from captioning.data.splits import SPLITS
 
 
-def write_classes(folder, number=24):
-    """Draw a picture of each of the first classes for each split, with their captions."""
+def write_classes(folder):
+    """Draw a picture of each of the first 24 classes for each split, with their captions."""
     write_dataset(folder, per_class=3, progress=False)
-    keep_classes(folder, number, SPLITS)
+    keep_classes(folder, 24, SPLITS)
 
 
 def keep_classes(folder, number, splits):
-    """Keep the first classes of a drawn dataset in some of its splits."""
+    """Keep the first `number` classes of a drawn dataset in some of its splits."""
     table = folder / "captions.csv"
     rows = table.read_text(encoding="utf-8").splitlines(keepends=True)
     for split in splits:
