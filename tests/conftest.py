@@ -66,14 +66,6 @@ def first_run(first_files, tmp_path) -> Path:
     return folder
 
 
-@pytest.fixture(scope="session")
-def pictograms_dir(tmp_path_factory) -> Path:
-    """180 drawn pictures, one of each of 60 classes in train, val and test; tests that change files copy them."""
-    folder = tmp_path_factory.mktemp("drawn") / "pictograms"
-    write_dataset(folder, per_class=3, progress=False)
-    return folder
-
-
 @dataclass(frozen=True)
 class ModelFiles:
     """The shipped model in the three forms that Captioner.load reads."""
@@ -101,6 +93,12 @@ def once(tmp_path_factory, worker_id):
         return folder
 
     return filled
+
+
+@pytest.fixture(scope="session")
+def pictograms_dir(once) -> Path:
+    """180 drawn pictures, one of each of 60 classes in train, val and test; tests that change files copy them."""
+    return once("pictograms", lambda folder: write_dataset(folder, per_class=3, num_workers=1, progress=False))
 
 
 @pytest.fixture(scope="session")

@@ -20,8 +20,8 @@ ROOT = Path(__file__).resolve().parents[1]
 SMALLER = {  # flags behind the printed command, which make its work small
     "data_loader.py": "--num_workers 0",
     "model.py": "--embed_size 512",  # two rows instead of three
-    "train.py": "--train.epochs 3 --train.lr 0.003 --train.feature_views 2 --train.wandb off --data.batch_size 32 "
-    "--data.num_workers 0",
+    "train.py": "--train.epochs 3 --train.lr 0.01 --train.feature_views 2 --train.wandb off --data.batch_size 32 "
+    "--data.num_workers 0 --model.hidden_size 256 --model.dropout 0 --train.label_smoothing 0",
     "analysis_report.py": "--num_workers 0",
     "test_inference.py": "--dpi 60",
 }

@@ -2,6 +2,7 @@
 
 import itertools
 import logging
+import random
 import re
 import warnings
 from collections import Counter
@@ -349,3 +350,20 @@ def test_arabic_is_joined_and_hebrew_drawn_from_right_to_left():
     last = drawn("\u05e9")  # of the word, so that it stands at its left end
     word = drawn("\u05d9\u05d9\u05e9")
     assert np.abs(word[: len(last), : last.shape[1]].astype(int) - last).mean() < 20
+
+
+@pytest.mark.parametrize("font", [{"size": 8.5}, {"size": 8.5, "weight": "bold"}, {"size": 8.5, "style": "italic"}])
+def test_wrapped_lines_fit_and_lose_nothing(font):
+    """Lines are as wide as their words and spaces; each is measured here as a whole, within two pixels."""
+    rng = random.Random(0)
+    words = ["a", "two", "girl", "trampoline", "Wi-Fi", "illustration", "is,", "AVATAR", "swimming"]
+    with plots.figure_style():
+        for _ in range(50):
+            text = " ".join(rng.choices(words, k=rng.randint(1, 30)))
+            lines = plots._wrap(text, 2.5, font)
+            assert " ".join(lines) == text
+            assert max(plots._text_width(line, **font) for line in lines) <= 2.5 + 2 / plots.DPI
+            for line, following in itertools.pairwise(lines):
+                longer = f"{line} {following.split()[0]}"
+                assert plots._text_width(longer, **font) > 2.5 - 2 / plots.DPI, "the next word had room"
+        assert "".join(plots._wrap("wide" * 30, 2.5, font)) == "wide" * 30

@@ -12,7 +12,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
-from drawn import write_classes
+from drawn import copy_classes
 from processes import Process
 
 from captioning.checkpoint import load_checkpoint
@@ -208,10 +208,10 @@ LAUNCH = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
+def folder(tmp_path_factory, pictograms_dir):
     """A working directory with pictures, their vocabulary, and the run `one` that one process has trained."""
     folder = tmp_path_factory.mktemp("ranks")
-    write_classes(folder / "data")
+    copy_classes(pictograms_dir, folder / "data")
     finish(start_ranks([str(ROOT / "vocab.py"), "--data_dir", "data", "--vocab_path", "vocab.pkl"], 1, folder))
     finish(start_ranks([*TRAIN, "--train.run", "one"], 1, folder))
     return folder
