@@ -18,20 +18,22 @@ class Process:
 
     command:     script or "-c" and code, with arguments; cwd: its working directory
     environment: added to the environment of the tests
+    stdin:       what it reads from standard input
     """
 
-    def __init__(self, command, cwd, environment):
-        self.outputs = [empty_file() for _ in range(2)]
+    def __init__(self, command, cwd, environment, stdin=""):
+        self.streams = [empty_file() for _ in range(3)]
+        self.streams[0].write_text(stdin)
         ensure_server()
-        self.process = SERVER.Process(target=run_command, args=(command, cwd, environment, self.outputs))
+        self.process = SERVER.Process(target=run_command, args=(command, cwd, os.environ | environment, self.streams))
         self.process.start()
         self.kill = self.process.kill
 
     def communicate(self):
         """Wait for its end; what it wrote to standard output and to standard error."""
         self.process.join()
-        texts = tuple(path.read_text() for path in self.outputs)
-        for path in self.outputs:
+        texts = tuple(path.read_text() for path in self.streams[1:])
+        for path in self.streams:
             path.unlink()
         return texts
 
@@ -48,9 +50,9 @@ def empty_file():
     return Path(path)
 
 
-def run(command, cwd, **environment):
+def run(command, cwd, stdin="", **environment):
     """Run `python *command` to its end, as subprocess.run with text and captured outputs does."""
-    process = Process(command, cwd, environment)
+    process = Process(command, cwd, environment, stdin)
     stdout, stderr = process.communicate()
     return subprocess.CompletedProcess(command, process.returncode, stdout, stderr)
 
@@ -67,11 +69,13 @@ def ensure_server():
         os.environ["PYTHONPATH"] = before
 
 
-def run_command(command, cwd, environment, outputs):
-    """Run the command in this process."""
-    for descriptor, path in enumerate(outputs, start=1):
-        os.dup2(os.open(path, os.O_WRONLY), descriptor)
+def run_command(command, cwd, environment, streams):
+    """Run the command in this process; streams: files in the place of standard input, output and error."""
+    for descriptor, (path, mode) in enumerate(zip(streams, (os.O_RDONLY, os.O_WRONLY, os.O_WRONLY), strict=True)):
+        os.dup2(os.open(path, mode), descriptor)
+    sys.stdin = open(0)  # noqa: SIM115  multiprocessing gives its processes an empty one
     os.chdir(cwd)
+    os.environ.clear()
     os.environ.update(environment)
     script, *arguments = command
     if script == "-c":

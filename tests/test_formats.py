@@ -1,12 +1,10 @@
 """Files that commit 56669ee wrote, the first version of each format, do today what they did then."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pandas as pd
+import processes
 import pytest
 
 from caption import Captioner
@@ -51,8 +49,8 @@ def test_a_model_gives_the_captions_that_it_gave(first_files, name):
 
 
 def test_caption_py_reads_the_checkpoint(first_files):
-    command = [sys.executable, ROOT / "caption.py", "data/test/box/cyan.jpg", "--model_path", "tiny.safetensors"]
-    result = subprocess.run(command, cwd=first_files, capture_output=True, text=True)
+    command = [str(ROOT / "caption.py"), "data/test/box/cyan.jpg", "--model_path", "tiny.safetensors"]
+    result = processes.run(command, first_files)
     assert result.returncode == 0, result.stderr
     assert len(result.stdout.splitlines()) == 1
 
@@ -60,11 +58,7 @@ def test_caption_py_reads_the_checkpoint(first_files):
 def test_training_goes_on_from_the_resume_file(first_run):
     """The run of 60 epochs was stopped after 59."""
     flags = json.loads((first_run / "flags.json").read_text())
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    result = subprocess.run(
-        [sys.executable, ROOT / "train.py", *flags, "--train.resume"],
-        cwd=first_run, env=environment, capture_output=True, text=True,
-    )  # fmt: skip
+    result = processes.run([str(ROOT / "train.py"), *flags, "--train.resume"], first_run, OMP_NUM_THREADS="1")
     assert result.returncode == 0, result.stderr
     assert "after epoch 59" in result.stdout
     history = pd.read_csv(first_run / "runs/tiny/history.csv")

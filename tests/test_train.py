@@ -17,6 +17,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pandas as pd
+import processes
 import pytest
 import torch
 from drawn import copy_classes, keep_classes
@@ -303,8 +304,7 @@ def test_killed_while_it_saves(folder, whole):
     """The half-written file is gone after the next start, the lock of the dead process is free, the result is equal."""
     flags = [*TINY, *STAGES["small"].split(), "--train.wandb", "off", "--train.run", "killed"]
     driver = KILLED_WHILE_SAVING.format(root=str(ROOT), flags=flags)
-    environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
-    result = subprocess.run([sys.executable, "-c", driver], cwd=folder, env=environment, capture_output=True, text=True)
+    result = processes.run(["-c", driver], folder, OMP_NUM_THREADS=str(torch.get_num_threads()))
     assert result.returncode == -9, result.stderr
     assert len(list((folder / "checkpoints").glob(".killed_last.*.pt"))) == 1
     assert (folder / "runs/killed/lock").exists()
@@ -380,15 +380,12 @@ def test_a_real_ctrl_c_and_one_wandb_run(folder):
     WandB's files stay in the run's folder, and the last epoch, of which the first part did not log anything, is there.
     """
     flags = [*TINY, "--train.epochs", "2", "--train.run", "mobile", "--train.wandb", "offline"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    environment.pop("WANDB_API_KEY", None)
     driver = DRIVER.format(root=str(ROOT), epoch=2, flags=flags)
-    result = subprocess.run([sys.executable, "-c", driver], cwd=folder, env=environment, capture_output=True, text=True)
+    result = processes.run(["-c", driver], folder, OMP_NUM_THREADS="1")
     assert result.returncode == 130, result.stderr[-2000:]
     assert result.stderr.splitlines()[-1] == "interrupted"
     assert len(read_history(folder, "mobile")) == 1
-    command = [sys.executable, str(ROOT / "train.py"), *flags, "--train.resume"]
-    result = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+    result = processes.run([str(ROOT / "train.py"), *flags, "--train.resume"], folder, OMP_NUM_THREADS="1")
     assert result.returncode == 0, result.stderr[-2000:]
     assert "warning: wandb" not in result.stdout
     assert len(read_history(folder, "mobile")) == 2
