@@ -31,7 +31,7 @@ import torch
 from caption import TorchModel
 from captioning import cli
 from captioning.complexity import median_seconds
-from captioning.deploy.onnx_export import export_module, export_onnx
+from captioning.deploy.onnx_export import CalibrationImages, export_module, export_onnx
 from captioning.deploy.onnx_model import OnnxModel
 from captioning.metadata import PARTS, dump_metadata
 from captioning.search.beam import beam_search
@@ -52,14 +52,16 @@ WORDS = {"start": 1, "end": 2, "banned": (0, 1, 3)}
 GOALS = {"caption_onnx_to_eager": 4, "encoder_resnet_to_mobilenet_onnx": 3, "int8_mb_at_most": 6}
 
 
-class RandomImages:
-    """Calibration on noise: sizes and times do not depend on it."""
+class RandomImages(CalibrationImages):
+    """Calibration on noise, a batch `count` times: sizes and times do not depend on it."""
 
     def __init__(self, images, count):
-        self.batches = [images] * count
+        self.images, self.count = images, count
+        self.rest = self.batches()
 
-    def get_next(self):
-        return {"images": self.batches.pop()} if self.batches else None
+    def batches(self):
+        """Yield {"images": (B, 3, S, S) float32}."""
+        return iter([{"images": self.images}] * self.count)
 
 
 def median_ms(work, runs):

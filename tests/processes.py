@@ -84,5 +84,5 @@ def run_command(command, cwd, environment, streams):
         exec(compile(code, "<string>", "exec"), {"__name__": "__main__"})
     else:
         sys.argv = [script, *arguments]
-        sys.path.insert(0, str(ROOT))
+        sys.path.insert(0, str(Path(script).resolve().parent))
         runpy.run_path(script, run_name="__main__")

@@ -194,7 +194,14 @@ def correct_biases(source, target, calibration):
     convolutions = [node for node in model.graph.node if node.op_type == "Conv"]
     means = mean_channels(model, dict.fromkeys(node.input[0] for node in convolutions), calibration)
     for node in convolutions:
-        name, weight, bias = (node.input[0], *(weights[part] for part in node.input[1:3]))
+        name, weight = node.input[0], weights[node.input[1]]
+        if len(node.input) == 2:  # the export leaves a bias of zeros out, which an untrained encoder has
+            zeros = np.zeros(weight.dims[0], np.float32)
+            bias = model.graph.initializer.add()
+            bias.CopyFrom(numpy_helper.from_array(zeros, f"{weight.name}_bias"))
+            node.input.append(bias.name)
+        else:
+            bias = weights[node.input[2]]
         error = rounding_error(numpy_helper.to_array(weight)).sum(axis=(2, 3))  # (O, I / groups)
         (groups,) = [part.i for part in node.attribute if part.name == "group"] or [1]
         inputs = means[name].reshape(groups, -1).repeat(len(error) // groups, axis=0)  # (O, I / groups)
