@@ -4,9 +4,9 @@
     python benchmarks/bench_decode.py --batch_sizes 32 --runs 9
 
 ours        search.beam.beam_search with the project's LSTM decoder, in float32, as the scripts decode; in
-            bfloat16, which processors with AMX multiply several times as fast; and as export.py's int8 file does,
-            with onnxruntime and search.numpy_beam. "consensus" is float32 with the beams' agreement at the end,
-            which the scripts have by default
+            bfloat16, which processors with AMX multiply several times as fast, and those without it are left out; and
+            as export.py's int8 file does, with onnxruntime and search.numpy_beam. "consensus" is float32 with the
+            beams' agreement at the end, which the scripts have by default
 loop        the same decoder in float32, stepped as torch's nn.LSTM steps, and the same search, one image at a time,
             with its beams kept in Python lists
 generate    transformers' `generate` with a GPT-2 of about as many parameters and as many tokens a caption
@@ -185,15 +185,16 @@ def main(config):
             config["vocab_size"], num_parameters, round(statistics.mean(lengths)) + 1
         )
         print(f"generate: GPT-2 of {gpt_parameters / 1e6:.2f} M parameters")
-    half = copy.deepcopy(decoder).to(torch.bfloat16)
     with tempfile.TemporaryDirectory() as folder:
         onnx_model = OnnxModel(export_int8(decoder, folder), torch.get_num_threads())
     searches = {
         "float32": lambda images: search(decoder, images),
-        "bfloat16": lambda images: search(half, images),
         "consensus": lambda images: search(decoder, images, CONSENSUS),
         "ONNX int8": lambda images: search_onnx(onnx_model, decoder, images),
     }
+    if torch.ops.mkldnn._is_mkldnn_bf16_supported():  # else a hundredth of the speed
+        half = copy.deepcopy(decoder).to(torch.bfloat16)
+        searches["bfloat16"] = lambda images: search(half, images)
     ours, theirs = {name: {} for name in searches}, {}
     words = {name: statistics.mean(len(found[0].ids) for found in work(images)) for name, work in searches.items()}
     for size in sizes:
