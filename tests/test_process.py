@@ -17,7 +17,7 @@ from captioning import process
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = [*ROOT.glob("*.py"), *(ROOT / "benchmarks").glob("*.py")]
 SCRIPTS = {str(path.relative_to(ROOT)): path for path in SCRIPTS if "__main__" in path.read_text(encoding="utf-8")}
-SETTINGS = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1), "GOMP_SPINCOUNT": "3000"}
+SETTINGS = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1), "GOMP_SPINCOUNT": "10000"}
 SET_UP = "if __name__ == '__main__':\n    from captioning import process\n    process.set_up()"
 # A function that fills 40 MB five times and returns its minor page faults: about 50,000 if malloc returns freed blocks
 # to the kernel, which glibc always does above 32 MB.
