@@ -4,9 +4,9 @@
     python benchmarks/bench_decode.py --batch_sizes 32 --runs 9
 
 ours        search.beam.beam_search with the project's LSTM decoder, in float32, as the scripts decode; in
-            bfloat16, which processors with AMX multiply several times as fast, and those without it are left out; and
-            as export.py's int8 file does, with onnxruntime and search.numpy_beam. "consensus" is float32 with the
-            beams' agreement at the end, which the scripts have by default
+            bfloat16, if the processor multiplies it, with AMX several times as fast; and as export.py's int8 file
+            does, with onnxruntime and search.numpy_beam. "consensus" is float32 with the beams' agreement at the end,
+            which the scripts have by default
 loop        the same decoder in float32, stepped as torch's nn.LSTM steps, and the same search, one image at a time,
             with its beams kept in Python lists
 generate    transformers' `generate` with a GPT-2 of about as many parameters and as many tokens a caption

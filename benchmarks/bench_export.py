@@ -60,7 +60,7 @@ class RandomImages(CalibrationImages):
         self.rest = self.batches()
 
     def batches(self):
-        """Yield {"images": (B, 3, S, S) float32}."""
+        """Return an iterator over the batches, {"images": (B, 3, S, S) float32}."""
         return iter([{"images": self.images}] * self.count)
 
 

@@ -10,7 +10,7 @@ Memory   glibc's malloc returns a large block to the kernel when it is freed, an
          pass. Here freed blocks stay with the process. Neither of the two settings of malloc is enough alone.
 Threads  libgomp's threads spin at a barrier 300,000 times, several milliseconds, before they sleep. If another
          process is running, they spin on the core that the last thread waits for. Here they spin 10,000 times:
-         with 3,000 a training step was 12 % slower on a quiet machine, more are slower beside a busy process.
+         with 3,000 training a decoder was 12 % slower on a quiet machine; more are slower beside a busy process.
 
 Child processes inherit both: a forked one the state of malloc, a spawned one the environment variables. What the user
 has set in the environment is kept, and so is another allocator. An imported module sets nothing: whoever imports
@@ -27,7 +27,7 @@ MALLOC = {
     "MALLOC_MMAP_MAX_": (-4, 0, ("mmap_max", "mmap_threshold")),  # no block is mapped by itself
     "MALLOC_TRIM_THRESHOLD_": (-1, 2**31 - 1, ("trim_threshold",)),  # bytes that may be free at the end of the heap
 }
-SPIN_COUNT = 10_000  # turns, about 0.4 ms where `pause` takes 140 cycles
+SPIN_COUNT = 10_000  # turns, about 0.5 ms where `pause` takes 140 cycles
 
 
 def require(requirements, *packages):

@@ -374,12 +374,13 @@ runpy.run_path({root!r} + "/train.py", run_name="__main__")
 """
 
 
-def test_a_real_ctrl_c_and_one_wandb_run(folder):
+def test_a_real_ctrl_c_and_one_wandb_run(folder, monkeypatch):
     """A resumed run once opened a second WandB run. Here both parts of it write into one, offline.
 
     WandB's files stay in the run's folder, and the last epoch, of which the first part did not log anything, is there.
     """
     flags = [*TINY, "--train.epochs", "2", "--train.run", "mobile", "--train.wandb", "offline"]
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
     driver = DRIVER.format(root=str(ROOT), epoch=2, flags=flags)
     result = processes.run(["-c", driver], folder, OMP_NUM_THREADS="1")
     assert result.returncode == 130, result.stderr[-2000:]

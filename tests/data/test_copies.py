@@ -141,7 +141,7 @@ def test_a_script_that_starts_processes_wrongly_ends_in_one_line(tmp_path, way):
         capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[2])},
     )  # fmt: skip
     assert done.returncode == 1
-    # Python's own process for what was left behind may say so later: a process that is ended has semaphores.
+    # Python's resource tracker may warn after the error, of semaphores that a process left when it was ended.
     said = [line for line in done.stderr.splitlines() if "resource_tracker" not in line]
     assert said[-1].startswith("ValueError: a process of several died")
     assert not list(tmp_path.glob("*drawn*"))
