@@ -33,7 +33,7 @@ from captioning import cli, plots
 from captioning.data.annotations import load_dataset, picture_settings
 from captioning.data.images import load_image
 from captioning.data.sequences import PAD_ID, Captions, Paths
-from captioning.evaluation import ImageDataset, encode_together
+from captioning.evaluation import ImageDataset, encode_together, stack_batches
 from captioning.metadata import MAX_IMAGE_SIZE
 from captioning.runtime import LONGEST_WAIT, autocast, fit_workers, gather_list, random_numbers, share, start_workers
 from captioning.training.features import as_input, compute_views, head_views
@@ -591,13 +591,18 @@ class TrainingData:
         return self.run(lambda inputs: model.encoder.embed(head(inputs)), self.val_cache), self.val_examples
 
     @torch.inference_mode()
-    def run(self, network, inputs, batch_size=256):
-        """Run `network` over cached inputs (N, ...): (N, D) float32 on the CPU. All ranks call it, and share it."""
-        device, outputs, chunks = self.machine.device, [], inputs.split(batch_size)
-        for chunk in chunks[share(len(chunks))]:
-            with autocast(device, self.machine.dtype):
-                outputs.append(network(as_input(chunk, device)).float().cpu())
-        return torch.cat(gather_list(outputs))
+    def run(self, network, inputs, kind=torch.float32, batch_size=256):
+        """Run `network` over cached inputs (N, ...): (N, ...) of the type `kind` on the CPU. All ranks share it."""
+        device, chunks = self.machine.device, inputs.split(batch_size)
+        own = chunks[share(len(chunks))]
+
+        def outputs():
+            for chunk in own:
+                with autocast(device, self.machine.dtype):
+                    yield network(as_input(chunk, device))
+
+        found = gather_list(stack_batches(outputs(), sum(map(len, own)), kind))
+        return found[0] if len(found) == 1 else torch.cat(found)
 
 
 def main(config):

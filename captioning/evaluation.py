@@ -80,13 +80,14 @@ def collate_readable(items):
 
 
 @torch.inference_mode()
-def encode_rows(network, images, rows, machine, bar=""):
+def encode_rows(network, images, rows, machine, bar="", kind=torch.float32):
     """Run `network` over some of the images of an ImageDataset.
 
     network: (B, 3, S, S) -> (B, ...): the encoder, or its backbone alone
     rows:    a range of positions; machine: runtime.Machine
     bar:     what the progress bar says; "" = no bar
-    returns: [positions of the readable images], [their outputs, float on the CPU, a tensor a batch], [error lines]
+    returns: [positions of the readable images], [their outputs (N, ...) on the CPU, of the type `kind`], [error lines];
+             [] instead of the outputs where no image can be read
     """
     network.eval()
     num_workers = fit_workers(machine.num_workers, machine.batch_size, images.transform.image_size)
@@ -100,18 +101,38 @@ def encode_rows(network, images, rows, machine, bar=""):
         generator=torch.Generator(),  # else the workers' seeds are drawn from torch's own
         pin_memory=machine.device.type == "cuda",
     )
-    kept, outputs, failed = [], [], []
-    with Progress(total=len(rows), desc=bar, unit=" images", disable=not bar) as progress:
-        for index, batch, lines in start_workers(loader):
-            failed += lines
-            if index:
-                batch = images.transform.normalize(batch.to(machine.device, non_blocking=True))
-                batch = batch.contiguous(memory_format=torch.channels_last)
-                with autocast(machine.device, machine.dtype):
-                    outputs.append(network(batch).float().cpu())
-                kept += index
-            progress.update(len(index) + len(lines))
+    kept, failed = [], []
+
+    def encode_batches():
+        with Progress(total=len(rows), desc=bar, unit=" images", disable=not bar) as progress:
+            for index, batch, lines in start_workers(loader):
+                failed.extend(lines)
+                if index:
+                    batch = images.transform.normalize(batch.to(machine.device, non_blocking=True))
+                    batch = batch.contiguous(memory_format=torch.channels_last)
+                    with autocast(machine.device, machine.dtype):
+                        yield network(batch)
+                    kept.extend(index)
+                progress.update(len(index) + len(lines))
+
+    outputs = stack_batches(encode_batches(), len(rows), kind)
     return kept, outputs, failed
+
+
+def stack_batches(batches, num_rows, kind=torch.float32):
+    """Return [the tensors (B, ...) of an iterable, one after another, on the CPU in one tensor]; [] if there is none.
+
+    num_rows: the most that they have together; kind: the type. What torch.cat does, without having all of it twice.
+    """
+    stacked, end = None, 0
+    for batch in batches:
+        if stacked is None:
+            with torch.inference_mode(False):  # a classifier may be trained on it
+                stacked = torch.empty(num_rows, *batch.shape[1:], dtype=kind)
+        begin, end = end, end + len(batch)
+        stacked[begin:end] = batch
+    with torch.inference_mode(False):
+        return [] if stacked is None else [stacked[:end]]
 
 
 def encode_images(network, paths, transform, machine, *, bar=""):
@@ -123,18 +144,20 @@ def encode_images(network, paths, transform, machine, *, bar=""):
     """
     kept, outputs, failed = encode_rows(network, ImageDataset(paths, transform), range(len(paths)), machine, bar)
     check_unreadable(failed, len(paths), "images")
-    return torch.tensor(kept), torch.cat(outputs)
+    return torch.tensor(kept), outputs[0]
 
 
-def encode_together(network, images, rows, machine, bar=""):
+def encode_together(network, images, rows, machine, bar="", kind=torch.float32):
     """As `encode_images`, of the `rows` of an ImageDataset; all ranks call it, each encodes its share, all get all.
+
+    kind: the type of the outputs
 
     A rank encodes whole batches of those that one rank would make, so the outputs are the same to the last bit.
     """
     own = rows[share(len(rows), machine.batch_size)]
-    kept, outputs, failed = map(gather_list, encode_rows(network, images, own, machine, bar))
+    kept, outputs, failed = map(gather_list, encode_rows(network, images, own, machine, bar, kind))
     check_unreadable(failed, len(rows), "images")
-    return torch.tensor(kept), torch.cat(outputs)
+    return torch.tensor(kept), outputs[0] if len(outputs) == 1 else torch.cat(outputs)
 
 
 @torch.inference_mode()

@@ -29,11 +29,12 @@ from captioning.data.tars import split_place
 from captioning.evaluation import ImageDataset, encode_images, encode_together
 from captioning.familiarity import fit_familiarity
 from captioning.files import hold_lock, remove_unfinished, replace_file
+from captioning.process import return_freed_memory
 from captioning.runtime import from_first, is_first
 
 FORMAT = 2  # of the cached files; format 1 was named by the repr of the transforms, which hides some settings
 FEATURES_DIR = "runs/features"  # what frozen encoders computed, to be read again
-MAX_VIEWS_BYTES = 8 * 10**9  # of them in one file; pooled features of COCO's train split in four views are 2.4 GB
+MAX_VIEWS_BYTES = 3 * 10**9  # of them in memory; pooled features of COCO's train split in four views are 2.4 GB
 PART_BYTES = 10**9  # of each file where they are more
 MAX_BYTES = 8 * 10**9  # of all files, beside those of a run that needs more
 CHECKSUM = "sha256"  # key in the metadata of a file
@@ -201,6 +202,13 @@ class MappedViews:
         for (file, begin), row in zip(places, found.flatten(1).view(torch.uint8).numpy(), strict=True):
             os.preadv(file, [row], begin)
 
+    def rows(self, begin, end):
+        """Return the tensor of the rows from `begin` to `end`."""
+        starts = self.starts.tolist()
+        return torch.cat(
+            [part[max(begin - start, 0) : max(end - start, 0)] for part, start in zip(self.parts, starts, strict=False)]
+        )
+
     def split(self, size):
         """Return tensors of at most `size` rows, all of them one after another."""
         return [chunk for part in self.parts for chunk in part.split(size)]
@@ -219,7 +227,7 @@ def part_path(key, number):
 def stored_in_parts(key, sizes, compute, num_bytes):
     """Return [{name: tensor}], memory-mapped, of what is too large for the memory; missing parts are computed.
 
-    sizes:   rows of each part; compute: (number of a part, its rows as a range) -> name -> tensor
+    sizes:   rows of each part; compute: (its rows as a range) -> name -> tensor
     num_bytes: of all parts
 
     Raises ValueError if the disk has no room for them.
@@ -229,7 +237,8 @@ def stored_in_parts(key, sizes, compute, num_bytes):
         rows = range(starts[number], starts[number] + size)
         # Twice: the output of the trunk and what the encoder's head makes of it.
         path, most = part_path(key, number), MAX_BYTES + 2 * num_bytes
-        cached(FEATURES_DIR, path.stem, lambda number=number, rows=rows: compute(number, rows), most)
+        cached(FEATURES_DIR, path.stem, lambda rows=rows: compute(rows), most)
+        return_freed_memory()
         try:
             with safe_open(path, framework="pt") as file:  # its tensors stay mapped
                 parts.append({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118 (not a dict)
@@ -263,8 +272,7 @@ def compute_views(trunk, paths, views, machine, seed, what):
     """
     with torch.inference_mode():
         output = trunk.eval()(views[0](Image.new("RGB", (256, 256)))[None].to(machine.device))
-    kind = torch.float16 if output.ndim > 2 else torch.float32
-    row_bytes = len(views) * output[0].numel() * kind.itemsize
+    kind, row_bytes = stored_as(output, len(views))
     num_bytes = len(paths) * row_bytes
     if num_bytes > MAX_VIEWS_BYTES:
         check_room(num_bytes, f"{len(views)} views of {len(paths):,} {what}")
@@ -273,10 +281,13 @@ def compute_views(trunk, paths, views, machine, seed, what):
         found = None
         for number, view in enumerate(views):
             bar = f"{what}, view {number + 1}/{len(views)}"
-            kept, outputs = encode_together(trunk, ImageDataset(paths, view, (seed, number)), rows, machine, bar)
+            images = ImageDataset(paths, view, (seed, number))
+            kept, outputs = encode_together(trunk, images, rows, machine, bar, kind)
             if found is None:
                 found = torch.empty(len(kept), len(views), *outputs.shape[1:], dtype=kind)
             found[:, number] = outputs
+            del outputs
+            return_freed_memory()
         return {"kept": kept, "views": found}
 
     # The shape too: with attention the same weights give positions, where they are pooled without it.
@@ -286,10 +297,21 @@ def compute_views(trunk, paths, views, machine, seed, what):
         tensors = cached(FEATURES_DIR, key, lambda: compute(range(len(paths))))
         return tensors["kept"], tensors["views"]
     # Whole batches, so that an image stands in the same batch whatever the parts are.
-    size = max(1, PART_BYTES // row_bytes // machine.batch_size) * machine.batch_size
-    sizes = [min(size, len(paths) - begin) for begin in range(0, len(paths), size)]
-    parts = stored_in_parts(key, sizes, lambda _, rows: compute(rows), num_bytes)
+    sizes = part_sizes(len(paths), row_bytes, machine.batch_size)
+    parts = stored_in_parts(key, sizes, compute, num_bytes)
     return torch.cat([part["kept"] for part in parts]), mapped_views(key, parts)
+
+
+def stored_as(output, num_views):
+    """Return the type in which views are stored, and the bytes of a row of them; output: of one view (1, ...)."""
+    kind = torch.float16 if output.ndim > 2 else torch.float32
+    return kind, num_views * output[0].numel() * kind.itemsize
+
+
+def part_sizes(num_rows, row_bytes, batch_size=1):
+    """Return the number of rows of each part, which has whole batches."""
+    size = max(1, PART_BYTES // row_bytes // batch_size) * batch_size
+    return [min(size, num_rows - begin) for begin in range(0, num_rows, size)]
 
 
 def check_room(num_bytes, what):
@@ -307,20 +329,30 @@ def check_room(num_bytes, what):
 
 
 def head_views(head, views, run):
-    """Return what a frozen network makes of all views: (N, W, D), or MappedViews where the views are.
+    """Return what a frozen network makes of all views: (N, W, ...), or MappedViews of more than MAX_VIEWS_BYTES.
 
-    views: of `compute_views`; run: (network, inputs (M, ...)) -> (M, D), called by all ranks alike
+    views: of `compute_views`
+    run:   (network, inputs (M, ...), type) -> (M, ...) on the CPU, of that type; called by all ranks alike
+
+    Raises ValueError if the disk has no room for what is more.
     """
+    in_memory = torch.is_tensor(views)
+    first = views[:1, 0] if in_memory else views.rows(0, 1)[:, 0]
+    kind, row_bytes = stored_as(run(head, first, torch.float32), views.shape[1])
 
     def through(inputs):
-        return run(head, inputs.flatten(0, 1)).unflatten(0, inputs.shape[:2])
+        return run(head, inputs.flatten(0, 1), kind).unflatten(0, inputs.shape[:2])
 
-    if torch.is_tensor(views):
+    num_bytes = len(views) * row_bytes
+    if in_memory and num_bytes <= MAX_VIEWS_BYTES:
         return through(views)
-    key = fingerprint(head.state_dict(), f"head of {views.key}", [])
-    sizes, num_bytes = [len(part) for part in views.parts], sum(part.nbytes for part in views.parts)
-    parts = stored_in_parts(key, sizes, lambda number, _: {"views": through(views.parts[number])}, num_bytes)
-    return mapped_views(key, parts)
+    weights, of = (head.state_dict() | {"views": views}, "") if in_memory else (head.state_dict(), views.key)
+    key = fingerprint(weights, f"head of {of}", [])
+
+    def compute(rows):
+        return {"views": through(views[rows.start : rows.stop] if in_memory else views.rows(rows.start, rows.stop))}
+
+    return mapped_views(key, stored_in_parts(key, part_sizes(len(views), row_bytes), compute, num_bytes))
 
 
 class Descriptions(torch.nn.Module):

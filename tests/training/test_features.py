@@ -5,6 +5,7 @@ import shutil
 from types import SimpleNamespace
 
 import numpy as np
+import processes
 import pytest
 import torch
 from PIL import Image
@@ -201,9 +202,9 @@ def test_features_larger_than_memory_are_read_from_several_files(pictures, monke
     views, trunk, machine = [EvalTransform(8), TrainTransform(8)], torch.nn.Flatten(), Machine(CPU.device, batch_size=3)
     head = torch.nn.Linear(192, 5)
 
-    def run(network, inputs):
+    def run(network, inputs, kind):
         with torch.inference_mode():
-            return network(inputs)
+            return network(inputs).to(kind)
 
     def compute():
         return compute_views(trunk, pictures, views, machine, 0, "x")
@@ -232,6 +233,56 @@ def test_features_larger_than_memory_are_read_from_several_files(pictures, monke
     with torch.no_grad():
         head.bias += 1
     assert not torch.allclose(torch.cat(head_views(head, mapped, run).split(64)), expected)
+
+
+MEMORY = """
+import resource
+
+import torch
+from PIL import Image
+
+from captioning.runtime import Machine
+from captioning.training import features
+from data_loader import EvalTransform, TrainingData
+
+WIDTH, IMAGES, VIEWS = 20_000, 1500, 2
+
+
+class Grid(torch.nn.Module):
+    # (B, ...) -> (B, 2, WIDTH)
+
+    def forward(self, inputs):
+        return inputs.flatten(1).float().mean(dim=1)[:, None, None].expand(-1, 2, WIDTH) + torch.zeros(2, WIDTH)
+
+
+def grown(compute):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    compute()
+    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
+
+
+for number in range(IMAGES):
+    Image.new("RGB", (8, 8), (number % 256, 0, 0)).save(f"{number}.png")
+paths = [f"{number}.png" for number in range(IMAGES)]
+machine, bytes_in_float16 = Machine(torch.device("cpu"), batch_size=8), IMAGES * VIEWS * 2 * WIDTH * 2
+trunk, views = torch.nn.Flatten(), [EvalTransform(8)] * VIEWS
+_, pooled = features.compute_views(trunk, paths, views, machine, 0, "x")
+run = TrainingData(None, [], views, machine, cut=0, seed=0).run
+features.MAX_VIEWS_BYTES, features.PART_BYTES = bytes_in_float16 // 2, bytes_in_float16 // 8
+print(grown(lambda: features.head_views(Grid(), pooled, run)) / bytes_in_float16)
+features.MAX_VIEWS_BYTES = bytes_in_float16
+print(grown(lambda: features.compute_views(Grid(), paths, views, machine, 1, "x")) / bytes_in_float16)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the peak of a process is read as Unix tells it")
+def test_the_memory_is_that_of_the_table(tmp_path):
+    """Grids of 6,090 photographs, a table of 3 GB, once took 10; and of a head's outputs there were two in float32."""
+    result = processes.run(["-c", MEMORY], cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    in_parts, whole = map(float, result.stdout.split())
+    assert in_parts < 0.5, "of which a part is an eighth"
+    assert whole < 1.8, "a view is written to its place in the table of two"
 
 
 def test_what_a_killed_run_left_of_a_part_goes_and_the_others_are_kept(pictures, monkeypatch):
