@@ -32,9 +32,8 @@ import json
 import os
 import random
 import re
-import shutil
 from collections import Counter, defaultdict
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from operator import attrgetter
 from pathlib import Path
@@ -45,6 +44,7 @@ from captioning.data.annotations import (
     DEFAULT_DATA_DIR,
     NoAnnotationsError,
     dataset_name,
+    dataset_root,
     load_aliases,
     load_dataset,
     load_examples,
@@ -54,10 +54,11 @@ from captioning.data.annotations import (
 from captioning.data.class_names import spoken_names
 from captioning.data.images import load_image
 from captioning.data.names import check_links
+from captioning.data.spelling import folder_names
 from captioning.data.splits import SPLITS, split_sizes
 from captioning.data.tars import is_shards, read_picture, write_shard
 from captioning.deploy.downloads import SHIPPED, SUFFIXES
-from captioning.files import check_folder, replace_file, replace_folder, resolved
+from captioning.files import check_folder, replace_file, replace_folder
 from captioning.metadata import MAX_IMAGE_SIZE
 from captioning.progress import Progress
 from captioning.scores.grounding import Grounder, naming_share
@@ -270,25 +271,50 @@ def write_preview(folder):
     return examples
 
 
-def write_photographs(source, output, candidates, captions_of, sizes, gathering, num_workers):
+def write_photographs(chosen, output, captions_of, sizes, gathering, num_workers):
     """Write the dataset of photographs; return (its examples, what became of the images).
 
-    candidates:  (split, class) -> images to choose from, relative to `source`
+    chosen:      Chosen
     captions_of: function (folder, image in the dataset -> image in the source) -> image in the dataset -> captions
     sizes:       Sizes; gathering: class_folders.Gathering
 
-    Raises ValueError if a class has too few images; nothing is written then.
+    Raises ValueError if no image can be used, or a class has too few; nothing is written then.
     """
+    paths = {name: example.image for name, example in chosen.examples.items()}
+    class_folder = name_class_folders(label for _, label in chosen.groups)
     with replace_folder(output) as folder:
         with class_folders.scratch_folder(folder) as scratch:
-            gathered = class_folders.gather_photos(source, candidates, scratch, gathering, num_workers)
+            gathered = class_folders.gather_photos(paths, chosen.groups, scratch, gathering, num_workers)
+            if len(gathered.unreadable) == gathered.looked_at:
+                told = f"none of {cli.counted(gathered.looked_at, 'image')} can be read, the first is"
+                raise ValueError(f"{chosen.source}: {told} {gathered.unreadable[0]}")
             usable = {group: len(photos) for group, photos in gathered.photos.items()}
             origin = {}
             for group, numbers in group_sizes(usable, sizes).items():
-                origin |= class_folders.place_photos(gathered.photos[group], group[1], numbers, folder)
+                photos = gathered.photos[group]
+                origin |= class_folders.place_photos(photos, class_folder[group[1]], numbers, folder)
         names = sorted(origin, key=lambda name: (SPLITS.index(name.partition("/")[0]), name))
         write_captions(folder / "captions.csv", captions_of(folder, {name: origin[name] for name in names}))
+        write_aliases(folder / "aliases.csv", load_aliases(chosen.source), class_folder)
         return write_preview(folder), gathered
+
+
+def name_class_folders(labels):
+    """Return class -> the name of its folder, see spelling.folder_names; say which differ."""
+    found = folder_names(set(labels))
+    if changed := [(label, name) for label, name in sorted(found.items()) if name != label]:
+        label, name = changed[0]
+        more = f", and {len(changed) - 1:,} more alike" if len(changed) > 1 else ""
+        print(f"note: class {label!r} is called {name!r}, a name that every disk can hold{more}")
+    return found
+
+
+def write_aliases(path, aliases, class_folder):
+    """Write aliases.csv from class -> words, if there are any for the classes of the dataset."""
+    rows = [(class_folder[label], word) for label, words in aliases.items() if label in class_folder for word in words]
+    if rows:
+        with open(path, "w", newline="", encoding="utf-8") as file:
+            csv_writer(file).writerows([("class", "alias"), *rows])
 
 
 # ---- the two sources -------------------------------------------------------------------------------
@@ -339,6 +365,13 @@ class CaptionSource:
         if self.template and "{class}" not in self.template:
             raise ValueError(f"--caption_template: got {self.template!r}, it must have {{class}} in it")
 
+    def pictures_folder(self, source):
+        """Return the folder that the pictures lie in or below."""
+        if self.path or self.captioner or self.template:
+            return source
+        images_dir = self.pictures.get("images_dir")
+        return Path(images_dir) if images_dir else dataset_root(source)
+
     def read(self, source):
         """Return the captioned Examples of a file or of an annotated source, without splits if it has none."""
         if self.path:
@@ -352,11 +385,38 @@ class CaptionSource:
             ) from None
 
 
-def choose_photos(source, captions, classes):
-    """Return (Examples of `source` to choose from, photos there that have no caption, Counter of other endings).
+@dataclass(frozen=True)
+class Chosen:
+    """The photographs that a dataset may be made of.
 
-    The captions of the examples are empty where a model or a template will write them.
+    source:   as the user named it
+    examples: name -> Example; its captions are empty where a model or a template will write them
+    groups:   (split, class) -> names, "" = not known; in the order of the splits, so that of copies the one in train
+              stays
+    silent:   how many photographs have no caption; others: Counter of the endings of files that are not read
     """
+
+    source: Path
+    examples: dict
+    groups: dict
+    silent: int
+    others: Counter
+
+
+def choose_photos(source, captions, classes):
+    """Return the Chosen photographs of a source; captions: CaptionSource; classes: as CONFIG has them."""
+    examples, silent, others = list_examples(source, captions, classes)
+    folder = captions.pictures_folder(source)
+    named = {os.path.relpath(example.image, folder): example for example in examples}
+    groups = defaultdict(list)
+    for name, example in named.items():
+        groups[example.split, example.label].append(name)
+    groups = {group: groups[group] for split in ("", *SPLITS) for group in sorted(groups) if group[0] == split}
+    return Chosen(source, named, groups, silent, others)
+
+
+def list_examples(source, captions, classes):
+    """Return (Examples of `source` to choose from, photos there that have no caption, Counter of other endings)."""
     captions.check(source)
     if captions.captioner or captions.template:
         examples, others = class_folders.list_photos(source)
@@ -364,11 +424,10 @@ def choose_photos(source, captions, classes):
             check_links((example.image for example in examples), source)
         silent = 0
     else:
-        images_dir = captions.pictures.get("images_dir")
-        folder = source if captions.path or not images_dir else Path(images_dir)
-        photos, others = class_folders.list_photos(folder if folder.is_dir() else folder.parent)
+        folder = captions.pictures_folder(source)
+        names, others = class_folders.list_files(folder)
         examples = captions.read(source)
-        silent = len({photo.image for photo in photos} - {example.image for example in examples})
+        silent = len({folder / name for name in names} - {example.image for example in examples})
     labels = sorted({example.label for example in examples} - {""})
     if not labels and (captions.template or classes.strip()):
         raise ValueError(f"{source}: has no folders of classes, which --caption_template and --classes need")
@@ -384,17 +443,13 @@ def prepare_photographs(source, output, classes, captions, sizes, gathering, num
     classes:  "" = all, "N" = the first N, "a,b" = these
     captions: CaptionSource; sizes: Sizes; gathering: class_folders.Gathering
     """
-    chosen, silent, others = choose_photos(source, captions, classes)
-    given = {os.path.relpath(example.image, source): example for example in chosen}
-    groups = defaultdict(list)
-    for name, example in given.items():
-        groups[example.split, example.label].append(name)
-    # In the order of the splits, so that of copies the one in train stays.
-    candidates = {group: groups[group] for split in ("", *SPLITS) for group in sorted(groups) if group[0] == split}
-    if any(split for split, _ in candidates) and (sizes.per_class or any(sizes.wanted.values())):
+    chosen = choose_photos(source, captions, classes)
+    given = chosen.examples
+    has_splits = any(split for split, _ in chosen.groups)
+    if has_splits and (sizes.per_class or any(sizes.wanted.values())):
         raise ValueError(f"{source}: its images have splits; leave out --per_class, --train, --val and --test")
     # Known before any image is read: whether there are enough, and whether the captioner is there.
-    group_sizes({group: len(names) for group, names in candidates.items()}, sizes)
+    group_sizes({group: len(names) for group, names in chosen.groups.items()}, sizes)
     describe = load_describer(captions.captioner, captions.device) if captions.captioner else None
 
     def captions_of(folder, origin):
@@ -403,22 +458,25 @@ def prepare_photographs(source, output, classes, captions, sizes, gathering, num
         said = describe_images(describe, folder, list(origin), captions.batch_size) if describe else {}
         if not captions.template:
             return said
-        spoken = spoken_names({example.label for example in chosen})
+        spoken = spoken_names({example.label for example in given.values()})
         texts = {name: fill_template(captions.template, spoken[given[one].label]) for name, one in origin.items()}
         return {name: [", ".join([text, *said.get(name, [])])] for name, text in texts.items()}
 
-    examples, gathered = write_photographs(source, output, candidates, captions_of, sizes, gathering, num_workers)
+    examples, gathered = write_photographs(chosen, output, captions_of, sizes, gathering, num_workers)
     for line in gathered.unreadable[:5]:
         print(f"warning: {line}; dropped")
-    if others:
-        print(f"not read         {class_folders.listed(others)}: other kinds of files; convert pictures to JPEG")
-    if silent:
-        print(f"without caption  {cli.counted(silent, 'image')}, skipped")
+    if chosen.others:
+        print(f"not read         {class_folders.listed(chosen.others)}: other kinds of files; convert pictures to JPEG")
+    if chosen.silent:
+        print(f"without caption  {cli.counted(chosen.silent, 'image')}, skipped")
     print(
         f"looked at        {cli.counted(gathered.looked_at, 'image')}; "
         f"dropped {len(gathered.unreadable):,} unreadable, {gathered.exact:,} exact copies, "
         f"{gathered.near:,} near copies"
     )
+    if empty := [split for split in SPLITS if not any(example.split == split for example in examples)]:
+        reason = f"{source} has none" if has_splits else "a class of one or two images has none to spare"
+        print(f"note: there is no image for {' and '.join(empty)}; {reason}")
     return examples
 
 
@@ -432,24 +490,24 @@ def prepare_shards(source, output, number, seed, **settings):
     if number > len(train):
         raise ValueError(f"--shards: got {number}, the train split has {cli.counted(len(train), 'image')}")
     random.Random(seed).shuffle(train)
-    captions = {}
+    captions, class_folder = {}, name_class_folders({*dataset.classes, ""})
     with replace_folder(output) as folder:
         for shard in Progress(range(number), total=number, desc="writing", unit=" shards"):
             samples = (
-                as_sample(example, f"{shard:05}{place:05}") for place, example in enumerate(train[shard::number])
+                as_sample(replace(example, label=class_folder[example.label]), f"{shard:05}{place:05}")
+                for place, example in enumerate(train[shard::number])
             )
             write_shard(folder / "train" / f"{shard:05}.tar", samples)
         for example in dataset.examples:
             if example.split == "train":
                 continue
-            label = re.sub(r"[^\w .()+-]", "_", example.label)
-            place = Path(example.split, label, f"{len(captions):06}{example.image.suffix.lower()}")
+            name = f"{len(captions):06}{example.image.suffix.lower()}"
+            place = Path(example.split, class_folder[example.label], name)
             (folder / place).parent.mkdir(parents=True, exist_ok=True)
             (folder / place).write_bytes(read_picture(example.image))
             captions[place.as_posix()] = example.captions
         write_captions(folder / "captions.csv", captions)
-        if dataset.aliases:
-            shutil.copyfile(dataset.root / "aliases.csv", folder / "aliases.csv")
+        write_aliases(folder / "aliases.csv", dataset.aliases, class_folder)
     return dataset.examples
 
 
@@ -478,7 +536,8 @@ def audit_dataset(data_dir, output, num_workers, **settings):
     print(audit.overview(found.table).to_string(index=False))
     for copy in found.copies.head(10).itertuples():
         print(f"{copy.kind} copy: {copy.image} of {copy.copy_of}")
-    lines = [line for split in SPLITS for line in audit.warnings(found, split)]
+    splits = [split for split in SPLITS if split in set(found.table["split"])]
+    lines = [line for split in splits for line in audit.warnings(found, split)]
     for line in dict.fromkeys(lines):
         print(f"warning: {line}")
     if not lines:
@@ -502,7 +561,7 @@ def main(config):
         raise ValueError(f"--source: {config['source']} is of tar shards, which only --shards takes")
     source = Path(config["source"])
     captions_path = Path(config["captions"]) if config["captions"] else None
-    name = f"{dataset_name(source)}_shards" if is_shards(source) else resolved(source).name
+    name = f"{dataset_name(source)}_shards" if is_shards(source) else dataset_name(source)
     default = f"data/{name}" if config["source"] else drawn_dir(config["language"])
     output = Path(config["output"] or default)
     inputs = [source] * bool(config["source"]) + [captions_path] * bool(captions_path)
@@ -549,8 +608,6 @@ def main(config):
     counts = Counter(example.split for example in examples)
     print(f"classes          {len({example.label for example in examples} - {''}):,}")
     print("images           " + ", ".join(f"{counts[split]:,} {split}" for split in SPLITS))
-    if empty := [split for split in SPLITS if not counts[split]]:
-        print(f"note: there is no image for {' and '.join(empty)}; a class of one or two images has none to spare")
     print(f"captions         {sum(len(example.captions) for example in examples):,}")
     other = {} if output == Path(DEFAULT_DATA_DIR) else {"data_dir": output}
     print(f"wrote {output} with captions.csv and preview.png; next: {cli.command('vocab.py', other)}")

@@ -4,7 +4,9 @@ import csv
 import errno
 import hashlib
 import itertools
+import json
 import re
+import shutil
 import sys
 import zlib
 from collections import Counter
@@ -21,7 +23,7 @@ import vocab
 from captioning.data import class_folders
 from captioning.data.annotations import load_aliases, load_dataset, load_examples
 from captioning.data.images import load_image
-from captioning.data.tars import PICTURES, TEXTS, find_shards, read_samples
+from captioning.data.tars import PICTURES, TEXTS, find_shards, read_samples, write_shard
 
 EVERYTHING = PICTURES | TEXTS
 SCRIPT = Path(prepare_data.__file__)
@@ -79,7 +81,8 @@ def gather(source, folder, *, need=0, distance=4, seed=0, num_workers=1):
     candidates = {}
     for photo in class_folders.list_photos(source)[0]:
         candidates.setdefault(("", photo.label), []).append(photo.image.relative_to(source).as_posix())
-    found = class_folders.gather_photos(source, candidates, folder, gathering, num_workers, progress=False)
+    paths = {name: source / name for names in candidates.values() for name in names}
+    found = class_folders.gather_photos(paths, candidates, folder, gathering, num_workers, progress=False)
     found.photos = {label: photos for (_, label), photos in found.photos.items()}
     return found
 
@@ -291,7 +294,7 @@ def test_class_folders_to_dataset(source, captions, tmp_path, capsys):
         assert example.captions == [f"a {example.label}, number one", f"a {example.label}, number two"]
         with Image.open(example.image) as image:
             assert (image.format, image.mode, image.size) == ("JPEG", "RGB", (256, 256))
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(class_folders.WRITTEN)
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(class_folders.WRITTEN - {"aliases.csv"})
     assert sorted(path.name for path in tmp_path.iterdir()) == ["captions.csv", "out", "source"]
     said = capsys.readouterr().out
     assert "20 images; dropped 0 unreadable, 0 exact copies, 0 near copies" in said
@@ -698,3 +701,132 @@ def test_the_drawn_dataset_takes_its_place_with_its_preview(tmp_path, monkeypatc
     with pytest.raises(pytest.fail.Exception, match="the preview"):
         prepare_data.prepare_pictograms(tmp_path / "data", per_class=3, num_workers=1)
     assert not list(tmp_path.iterdir())
+
+
+def write_objects(folder, names, count=6):
+    """A COCO dataset whose pictures show one object each, of the categories in turn."""
+    (folder / "annotations").mkdir(parents=True)
+    (folder / "train2017").mkdir()
+    numbers = range(count)
+    for number in numbers:
+        picture(number).save(folder / "train2017" / f"{number}.jpg")
+    captions = {
+        "images": [{"id": number, "file_name": f"{number}.jpg"} for number in numbers],
+        "annotations": [{"image_id": number, "caption": f"a thing {number}"} for number in numbers],
+    }
+    objects = {
+        "categories": [{"id": number, "name": name} for number, name in enumerate(names)],
+        "annotations": [{"image_id": n, "category_id": n % len(names), "area": 9} for n in numbers],
+    }
+    for kind, content in (("captions", captions), ("instances", objects)):
+        (folder / "annotations" / f"{kind}_train2017.json").write_text(json.dumps(content))
+    return folder
+
+
+@pytest.mark.parametrize("shards", [0, 1])
+def test_class_names_from_a_file_are_no_paths(shards, tmp_path, capsys):
+    """../../escaped was written to, and Cabinet/shelf and Cabinet/drawer became one class."""
+    names = ["../../escaped", "Cabinet/shelf", "Cabinet/drawer"]
+    write_objects(tmp_path / "coco", names)
+    output = tmp_path / "deep" / "out"
+    before = {path for path in tmp_path.rglob("*") if "coco" in path.parts}
+    given = {"source": str(tmp_path / "coco"), "output": str(output), "num_workers": 1, "shards": shards}
+    prepare_data.main({"prepare": prepare_data.CONFIG | given})
+    found = load_dataset(f"{output}/train/00000.tar" if shards else output)
+    assert found.classes == ["Cabinet_drawer", "Cabinet_shelf", "__.._escaped"]
+    assert len(found.examples) == 6
+    assert {path for path in tmp_path.rglob("*") if "deep" not in path.parts} - before <= {tmp_path / "coco"}
+    told = capsys.readouterr().out
+    assert (
+        "note: class '../../escaped' is called '__.._escaped', a name that every disk can hold, and 2 more alike"
+        in told
+    )
+    if not shards:
+        assert f"note: there is no image for val and test; {tmp_path / 'coco'} has none" in told
+
+
+def test_shards_and_folders_call_a_class_the_same(tmp_path):
+    """Of bird's nest the train split had its name, the others bird_s nest."""
+    source = write_source(tmp_path / "source", ("bird's nest", "बिल्ली", "cat"))
+    captions = write_rows(source / "captions.csv", source)
+    (source / "aliases.csv").write_text("class,alias\ncat,kitten\n")
+    assert captions.is_file()
+    given = {"source": str(source), "output": str(tmp_path / "out"), "shards": 1}
+    for _ in range(2):  # and a dataset with aliases can be written again
+        prepare_data.main({"prepare": prepare_data.CONFIG | given})
+    shards = load_dataset(str(tmp_path / "out" / "train" / "00000.tar"))
+    assert shards.classes == sorted(["bird's nest", "बिल्ली", "cat"])
+    assert len({example.label for split in ("val", "test") for example in shards.splits[split]} - {"cat"}) > 0
+    assert shards.aliases == {"cat": ["kitten"]}
+    prepare(source, tmp_path / "photos")
+    assert load_dataset(tmp_path / "photos").aliases == {"cat": ["kitten"]}
+
+
+def test_an_annotated_source_is_a_folder_or_a_file_wherever_its_pictures_lie(tmp_path):
+    """A file, COCO's file, and a link with pictures elsewhere ended in an error about the unfinished output."""
+    source = write_source(tmp_path / "real" / "source")
+    write_rows(source / "captions.csv", source)
+    (tmp_path / "link").symlink_to(source)
+    pictures = tmp_path / "pictures"
+    shutil.copytree(source, pictures, ignore=shutil.ignore_patterns("*.csv"))
+    expected = {e.image.relative_to(tmp_path / "a"): e.captions for e in prepare(source, tmp_path / "a")}
+    for name, given, settings in (
+        ("b", source / "captions.csv", {}),
+        ("c", tmp_path / "link", {}),
+        ("d", tmp_path / "link", {"images_dir": str(pictures)}),
+        ("e", tmp_path / "link" / "captions.csv", {"images_dir": str(pictures)}),
+    ):
+        found = prepare(given, tmp_path / name, **settings)
+        assert {e.image.relative_to(tmp_path / name): e.captions for e in found} == expected
+
+
+def test_cocos_pictures_without_annotations_have_no_caption(tmp_path, capsys):
+    """unlabeled2017 beside train2017 and val2017, as COCO has it, once was an error."""
+    coco = write_objects(tmp_path / "coco", ["cat", "dog"])
+    (coco / "unlabeled2017").mkdir()
+    picture(9).save(coco / "unlabeled2017" / "9.jpg")
+    for source in (coco, coco / "annotations" / "captions_train2017.json"):
+        assert len(prepare(source, tmp_path / "out")) == 6
+        assert "without caption  1 image, skipped" in capsys.readouterr().out
+
+
+def test_the_default_output_of_a_file_is_named_as_its_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    source = write_source(tmp_path / "birds")
+    write_rows(source / "captions.csv", source)
+    prepare("birds/captions.csv", "")
+    assert (tmp_path / "data" / "birds" / "captions.csv").is_file()
+
+
+def test_a_source_of_which_nothing_can_be_read_names_the_first_picture(tmp_path):
+    for number in range(3):
+        (tmp_path / "source" / "cat").mkdir(parents=True, exist_ok=True)
+        (tmp_path / "source" / "cat" / f"{number}.jpg").write_text("<html>404")
+    with pytest.raises(
+        ValueError, match=r"source: none of 3 images can be read, the first is .*cat/\d.jpg: not a read"
+    ):
+        prepare(tmp_path / "source", tmp_path / "out", caption_template="a {class}")
+    assert not (tmp_path / "out").exists()
+
+
+def test_classes_of_commas_are_refused(source, captions, tmp_path):
+    with pytest.raises(ValueError, match=r"^classes: got ' , ', allowed is a number, or names with commas between"):
+        prepare(source, tmp_path / "out", captions, classes=" , ")
+
+
+def test_an_audit_takes_a_dataset_without_a_test_split(tmp_path, monkeypatch):
+    """It read all pictures and ended in KeyError: 'test'."""
+    monkeypatch.chdir(tmp_path)
+    rows = []
+    for number, split in enumerate(["train"] * 4 + ["val"] * 2):
+        (tmp_path / "birds" / split / "cat").mkdir(parents=True, exist_ok=True)
+        picture(number).save(tmp_path / "birds" / split / "cat" / f"{number}.jpg")
+        rows.append(f"{split}/cat/{number}.jpg,a cat {number}\n")
+    (tmp_path / "birds" / "captions.csv").write_text("image,caption\n" + "".join(rows))
+    prepare_data.main({"prepare": prepare_data.CONFIG | {"audit": "birds", "num_workers": 1}})
+    assert Path("reports/birds_audit/audit.csv").is_file()
+
+
+def test_a_shard_may_have_brackets_in_its_name(tmp_path):
+    write_shard(tmp_path / "set[1]" / "00000.tar", [("1", {"jpg": b"\xff\xd8", "txt": b"a cat"})])
+    assert find_shards([str(tmp_path / "set[1]" / "00000.tar")]) == [tmp_path / "set[1]" / "00000.tar"]

@@ -32,16 +32,17 @@ from captioning.data.caption_tables import read_pairs, read_table
 from captioning.data.entries import Entry
 from captioning.data.examples import Example, ExampleFile, sorted_lines, take_examples
 from captioning.data.names import (
+    HERE,
     IMAGE_FOLDERS,
     OTHER_PICTURES,
     Pictures,
     check_links,
-    folded,
     is_image_name,
     list_tree,
 )
 from captioning.data.omissions import Omissions
 from captioning.data.places import read_folders
+from captioning.data.spelling import folded
 from captioning.data.splits import (
     SPLITS,
     check_split,
@@ -489,6 +490,11 @@ def split_by_lists(path, entries, omissions):
         omissions.image(name, f"{list_path}: line {number}")
     for entry in entries:
         entry.split = splits.get(entry.name, "")
+    if unlisted := [entry.name for entry in entries if not entry.split]:
+        print(
+            f"note: {path}: {len(unlisted):,} of {len(entries):,} images are in no list of a split and left out, the "
+            f"first is {unlisted[0]}"
+        )
     return [entry for entry in entries if entry.split]
 
 
@@ -527,18 +533,26 @@ def locate(entries, path, pictures, omissions):
 
 def as_examples(located, root, path, omissions):
     """Return the Examples of entries and their pictures; folders say the classes and splits that the file does not."""
-    start = len(os.path.join(root, ""))
+    start = len(os.path.join(root, "").removeprefix(HERE))
     by_folder = [image[start:] for entry, image in located if entry.label is None]
-    places, examples, split_folders = iter(read_folders(by_folder, path)), {}, set()
+    places, examples, split_folders, wheres = iter(read_folders(by_folder, path)), {}, set(), {}
     for entry, image in located:
         split, label = next(places) if entry.label is None else ("", entry.label)
         if split and not entry.split:
             split_folders.add(image[: image.index("/", start)])
         example = Example(Path(image), entry.captions, label, entry.split or split)
         if image in examples:
-            both = f"one in {examples[image].split}, one in {example.split}"
+            first, second = wheres[image], entry.where
+            if examples[image].split != example.split:
+                first, second = examples[image].split, example.split
+            both = f"one in {first or 'no split'}, one in {second or 'no split'}"
             raise ValueError(f"{path}: {image} has two entries ({both}); allowed is one for each image")
-        examples[image] = example
+        examples[image], wheres[image] = example, entry.where
+    if any(example.split for example in examples.values()):
+        omissions.total["splits"] += len(examples)
+        for image in [image for image, example in examples.items() if not example.split]:
+            omissions.add("splits", f"{path}: {wheres[image]}: {image[start:]} has no split, as others have")
+            del examples[image]
     named = set(map(folded, omissions.silent))
     for image in list_pictures(split_folders):
         if image not in examples and folded(image[start:]) not in named:

@@ -31,12 +31,12 @@ from captioning.progress import Progress
 JPEG_QUALITY = 92
 ORIENTATION = 0x0112  # EXIF tag; 1 = as stored
 TEXTS = (".txt", ".caption", ".csv", ".tsv", ".json", ".jsonl", ".xml", ".md", ".html", ".token", ".db", ".ini")
-WRITTEN = {*SPLITS, "captions.csv", "preview.png"}  # what a dataset folder of this project holds
+WRITTEN = {*SPLITS, "captions.csv", "aliases.csv", "preview.png"}  # what a dataset folder of this project holds
 
 
 @dataclass(frozen=True)
 class Photo:
-    """A usable photograph: its (split, class), its path relative to the source, and the square JPEG made of it."""
+    """A usable photograph: its (split, class), its name in the source, and the square JPEG made of it."""
 
     group: tuple
     name: str
@@ -57,11 +57,8 @@ class Gathered:
 # ---- what there is ---------------------------------------------------------------------------------
 
 
-def list_photos(source):
-    """Return (Examples without captions, sorted by path, Counter of the endings of files that are not read).
-
-    Folders say the split and the class of each, see places.read_folders; "" = they say none.
-    """
+def list_files(source):
+    """Return (names of the images below a folder, sorted, Counter of the endings of files that are not read)."""
     if not source.is_dir():
         raise FileNotFoundError(f"{source}: no such folder; --source takes a folder of photos, as <class>/<image>.jpg")
     files = [os.path.join(folder, name) for folder, names in list_tree(source) for name in names]
@@ -70,6 +67,15 @@ def list_photos(source):
     if not names:
         found = f", but {listed(others)}, which are not read; convert them to JPEG" if others else ""
         raise ValueError(f"{source}: no images in it or in folders below it{found}")
+    return names, others
+
+
+def list_photos(source):
+    """Return (Examples without captions, sorted by path, Counter of the endings of files that are not read).
+
+    Folders say the split and the class of each, see places.read_folders; "" = they say none.
+    """
+    names, others = list_files(source)
     places = read_folders(names, source)
     photos = [Example(source / name, [], label, split) for name, (split, label) in zip(names, places, strict=True)]
     return photos, others
@@ -98,6 +104,8 @@ def choose_classes(available, wanted):
             raise ValueError(f"classes: got {number}, allowed is 1 to {len(available)}, as many as there are")
         return available[:number]
     names = list(dict.fromkeys(name.strip() for name in wanted.split(",") if name.strip()))
+    if not names:
+        raise ValueError(f"classes: got {wanted!r}, allowed is a number, or names with commas between them")
     for name in names:
         if name not in available:
             nearest = difflib.get_close_matches(name, available, n=1, cutoff=0)[0]
@@ -160,10 +168,11 @@ class Gathering:
     seed: int
 
 
-def gather_photos(source, candidates, folder, gathering, num_workers=1, progress=True):
+def gather_photos(paths, candidates, folder, gathering, num_workers=1, progress=True):
     """Read photographs in random order until each class has `need` without copies, or is used up.
 
-    candidates: (split, class) -> image paths relative to `source`; a split of "" is not known
+    paths:      name of an image -> its path
+    candidates: (split, class) -> names of images; a split of "" is not known
     folder:     where the square JPEGs go; those of dropped images stay there as well
 
     Of a group of copies one image stays, the first read, across classes and splits too. Looking at no more images
@@ -183,7 +192,7 @@ def gather_photos(source, candidates, folder, gathering, num_workers=1, progress
             waiting = {group: names[lacking[group] :] for group, names in waiting.items()}
             bar.total = result.looked_at + len(batch)
             targets = [folder / f"{result.looked_at + i:07}.jpg" for i in range(len(batch))]
-            tasks = [(source / name, target) for (_, name), target in zip(batch, targets, strict=True)]
+            tasks = [(paths[name], target) for (_, name), target in zip(batch, targets, strict=True)]
             pictures, results = [], run(functools.partial(make_square, size=gathering.size), tasks)
             for (group, name), (_, target), answer in zip(batch, tasks, results, strict=True):
                 bar.update()
@@ -207,16 +216,16 @@ def gather_photos(source, candidates, folder, gathering, num_workers=1, progress
 # ---- the dataset's folder ------------------------------------------------------------------------------
 
 
-def place_photos(photos, label, sizes, folder):
+def place_photos(photos, class_folder, sizes, folder):
     """Move the JPEGs of a class to folder/<split>/<class>/, the first sizes["train"] to train and so on.
 
-    label:   the class, "" = none: they go to folder/<split>/
-    returns: path relative to `folder` -> the photograph's path relative to the source
+    class_folder: of spelling.folder_names, "" = no class: they go to folder/<split>/
+    returns:      path relative to `folder` -> the photograph's name in the source
     A file keeps its name as far as it is a plain one.
     """
     origin, taken, rest = {}, set(), iter(photos)
     for split, count in sizes.items():
-        place = f"{split}/{label}" if label else split
+        place = f"{split}/{class_folder}" if class_folder else split
         for photo in itertools.islice(rest, count):
             stem = re.sub(r"[^\w.()+-]", "_", Path(photo.name).stem)
             while stem.lower() in taken:  # 1.jpg beside 1.png, or a.jpg beside A.jpg

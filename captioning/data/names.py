@@ -9,10 +9,10 @@ import difflib
 import os
 import posixpath
 import re
-import unicodedata
 from collections import defaultdict, deque
 from pathlib import Path
 
+from captioning.data.spelling import folded, normalised
 from captioning.data.splits import split_of_folder
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp")
@@ -31,19 +31,9 @@ IMAGE_FOLDERS = (  # names that say nothing about the pictures in them; the firs
     "flickr30k_images",
     "flickr30k-images",
 )
+HERE = os.path.join(os.curdir, "")  # what a path below the working directory does without, as pathlib writes it
 SYSTEM_FOLDERS = {"__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "lost+found", "__pycache__"}
-MAX_FOLDERS = 10_000  # that are looked into for a picture
-
-
-def folded(name):
-    """Return what all spellings of a name have in common: composed (NFC), case-folded, / between, no ./ before."""
-    name = normalised(name)
-    return name.casefold() if name.isascii() else unicodedata.normalize("NFC", name).casefold()
-
-
-def normalised(name):
-    """Return a relative path with / between its parts, without . and blanks around it."""
-    return posixpath.normpath(name.strip().replace("\\", "/"))
+MAX_FOLDERS = 100_000  # of a dataset; whoever names the root of a disk has more
 
 
 def is_image_name(name):
@@ -54,15 +44,17 @@ def is_image_name(name):
 def list_tree(root):
     """Yield (path relative to `root`, "" = itself, sorted names of its files) of a folder and those below it.
 
-    Hidden ones and SYSTEM_FOLDERS are left out. Folders are taken level by level, MAX_FOLDERS at most; none is entered
-    twice, through whatever links, nor one above `root`.
+    Hidden ones and SYSTEM_FOLDERS are left out. Folders are taken level by level; none is entered twice, through
+    whatever links, nor one above `root`. Raises ValueError if they are more than MAX_FOLDERS.
     """
     waiting, seen = deque([""]), set(map(str, Path(os.path.realpath(root)).parents))
-    while waiting and len(seen) < MAX_FOLDERS:
+    while waiting:
         folder = waiting.popleft()
         path = os.path.join(root, folder)
         if (real := os.path.realpath(path)) in seen:
             continue
+        if len(seen) >= MAX_FOLDERS:
+            raise ValueError(f"{root}: has more than {MAX_FOLDERS:,} folders, too many for a dataset")
         seen.add(real)
         files, folders = [], []
         with os.scandir(path) as entries:
@@ -93,7 +85,7 @@ def check_links(paths, root):
 def list_links(folder):
     """The names in a folder that are symbolic links, without asking the disk about each; empty if there is none."""
     try:
-        with os.scandir(folder) as entries:
+        with os.scandir(folder or os.curdir) as entries:
             return {entry.name for entry in entries if entry.is_symlink()}
     except (FileNotFoundError, NotADirectoryError):
         return set()
@@ -187,10 +179,10 @@ class Pictures:
             for folder in self.folders:
                 path = self.disk.find(folder, spelling)
                 if path and (path.lower().endswith(IMAGE_SUFFIXES) or os.path.isfile(path)):
-                    return path, ""
+                    return path.removeprefix(HERE), ""
         found = self.below(relative, split) or (bare and self.below(posixpath.basename(relative), split)) or []
         if len(found) == 1:
-            return os.path.join(self.root, found[0]), ""
+            return os.path.join(self.root, found[0]).removeprefix(HERE), ""
         if found:
             return "", f"names {relative}, which may be {found[0]} or {found[1]}; write it with its folder"
         return "", f"names {relative}, which is not in {self.root} or below it"

@@ -17,8 +17,8 @@ class Omissions:
     total:  kind -> how many there were to read
     silent: names of the images without a caption
 
-    Kinds: "captions" (rows of them), "images" (those without a caption), "pictures" (files that are not there),
-    "endings" (files of a kind that is not read).
+    Kinds: "captions" (rows of them), "images" (those without a caption), "splits" (images without one, where others
+    have one), "pictures" (files that are not there), "endings" (files of a kind that is not read).
     """
 
     def __init__(self):
@@ -47,12 +47,12 @@ class Omissions:
         allow_missing: however many pictures are missing, it is no error; advice: what can be done about them, a list
         Raises ValueError where it is more than a small share; a single caption or image never is.
         """
-        allowed = {kind: max(1, SHARE * self.total[kind]) for kind in ("captions", "images")}
+        allowed = {kind: max(1, SHARE * self.total[kind]) for kind in ("captions", "images", "splits")}
         allowed["pictures"] = self.total["pictures"] if allow_missing else SHARE * self.total["pictures"]
         allowed["endings"] = SHARE_OF_ENDINGS * self.total["endings"]
         for kind, most in allowed.items():
             if lines := self.found[kind]:
-                noun = "pictures" if kind == "endings" else kind
+                noun = {"endings": "pictures", "splits": "images"}.get(kind, kind)
                 count = f"{len(lines):,} of {self.total[kind]:,} {noun}"
                 if len(lines) > most or len(lines) == self.total[kind]:
                     hint = f"; {'; '.join(advice)}" if kind == "pictures" and advice else ""

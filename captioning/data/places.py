@@ -1,5 +1,6 @@
 """What the folders of pictures say: the split and the class of each."""
 
+import os
 import unicodedata
 
 from captioning.data.names import IMAGE_FOLDERS
@@ -16,9 +17,13 @@ def read_folders(paths, what):
     Folders that all share are passed over, unless one is the only one left and may be a class. Then comes a split if
     all paths begin with one, then the class: of several levels the innermost, where its names are each in one folder
     of the level above (this is said), else the outermost.
-    Raises ValueError if some paths begin with one of several splits and others do not.
+    Raises ValueError if some paths begin with one of several splits and others do not, and for a folder's name that is
+    not UTF-8.
     """
     parts = [unicodedata.normalize("NFC", path).split("/")[:-1] for path in paths]
+    for folder in {folder for part in parts for folder in part}:
+        if not folder.isascii() and any("\ud800" <= letter <= "\udfff" for letter in folder):
+            raise ValueError(f"{what}: the name of the folder {os.fsencode(folder)!r} is not UTF-8; rename it")
     parts = pass_over(parts)
     firsts = [split_of_folder(part[0]) if part else "" for part in parts]
     splits = [""] * len(parts)

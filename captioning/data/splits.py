@@ -1,6 +1,7 @@
 """Splits: their names as others spell them, lists of them in files, and seeded shares where there are none."""
 
 import functools
+import posixpath
 import random
 import re
 from array import array
@@ -8,6 +9,7 @@ from array import array
 import numpy as np
 
 from captioning.data.examples import sorted_lines
+from captioning.data.spelling import folded
 from captioning.files import read_lines
 
 SPLITS = ("train", "val", "test")
@@ -79,21 +81,34 @@ def split_lists(folder):
 def read_split_lists(folder, names):
     """Read which of `names` are in which split, from lists of names beside the captions.
 
-    names:   of images, as the caption file spells them; a list may leave out the file's ending
+    names:   of images, as the caption file spells them; a list may spell them otherwise, name other folders before
+             them, and leave out the file's ending
     returns: (name -> split, [(list, line number, name) of listed images that have no caption]); ({}, []) = no lists
-    Raises ValueError if an image is in two splits.
+    Raises ValueError if an image is in two splits, and if no list names any image.
     """
-    stems = {re.sub(r"\.\w+$", "", name): name for name in names}
+    spellings = {}  # of a name in a list -> the names that it may mean
+    for name in names:
+        whole = folded(name)
+        base = whole.rpartition("/")[2]
+        for spelling in {whole, base, posixpath.splitext(whole)[0], posixpath.splitext(base)[0]}:
+            spellings.setdefault(spelling, []).append(name)
     splits, silent = {}, []
     for path in split_lists(folder):
         split = SPLIT_NAMES[_SPLIT_LIST.fullmatch(path.name.lower())[1]]
         for number, line in enumerate(read_lines(path), 1):
-            listed = line.strip()
-            name = listed if listed in names else stems.get(listed, "")
+            if not (listed := line.strip()):
+                continue
+            whole = folded(listed)
+            meant = spellings.get(whole) or spellings.get(whole.rpartition("/")[2], [])
+            name = listed if listed in names else meant[0] if len(meant) == 1 else ""
             if name and splits.setdefault(name, split) != split:
                 raise ValueError(f"{path}: line {number}: {name} is in the {splits[name]} split, too")
-            if listed and not name:
+            if not name:
                 silent.append((path, number, listed))
+    if silent and not splits:
+        path, number, listed = silent[0]
+        told = f"{listed!r:.80} names no captioned image, and neither does any other line of a list"
+        raise ValueError(f"{path}: line {number}: {told}")
     return splits, silent
 
 

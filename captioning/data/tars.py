@@ -102,7 +102,9 @@ def find_shards(names):
     for name in names:
         if not is_shards(name):
             raise ValueError(f"{name}: the name of a tar shard ends in {SUFFIX}")
-        if glob.has_magic(name):
+        if os.path.exists(name):  # whatever brackets it has
+            paths = [Path(name)]
+        elif glob.has_magic(name):
             paths = [Path(one) for one in sorted(glob.glob(name, recursive=True))]
         else:
             paths = [Path(one) for one in expand_braces(name)]

@@ -7,7 +7,8 @@ import pytest
 from PIL import Image
 
 from captioning.data.annotations import load_examples, read_examples
-from captioning.data.names import Folders, folded
+from captioning.data.names import Folders
+from captioning.data.spelling import folded
 from captioning.data.tokenizer import tokenize
 
 SPELLINGS = [  # on disk, in the annotations

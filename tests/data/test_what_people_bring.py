@@ -9,8 +9,10 @@ import pytest
 import prepare_data
 import vocab
 from captioning.cli import Settings
+from captioning.data import names
 from captioning.data.annotations import load_dataset, load_examples
 from captioning.data.class_names import spoken_names
+from captioning.data.spelling import folder_names
 from captioning.data.splits import split_of_folder
 from captioning.scores.grounding import Grounder
 
@@ -264,3 +266,146 @@ def test_wrong_aliases_are_told_before_the_vocabulary_is_written(tmp_path):
     with pytest.raises(ValueError, match=r"^aliases.csv: got 'pnda', which is not a class \(nearest: panda\)"):
         vocab.main(Settings({**vocab.CONFIG, **settings}))
     assert not path.exists()
+
+
+def test_images_without_a_split_are_counted_where_others_have_one(tmp_path, capsys):
+    """Rows with an empty split belonged to no split, and nobody was told."""
+    place(tmp_path, *(f"{number}.jpg" for number in range(40)))
+    splits = ["train"] * 30 + ["val"] * 9 + [""]
+    rows = "".join(f"{number}.jpg,a thing,{split}\n" for number, split in enumerate(splits))
+    write(tmp_path / "captions.csv", "image,caption,split\n" + rows)
+    assert {e.split for e in load_examples(tmp_path)} == {"train", "val"}
+    assert "line 41: 39.jpg has no split, as others have; left out (1 of 40 images)" in capsys.readouterr().out
+    write(tmp_path / "captions.csv", "image,caption,split\n" + rows.replace(",val", ","))
+    with pytest.raises(ValueError, match=r"captions.csv: line 32: 30.jpg has no split, .* \(10 of 40 images\)$"):
+        load_dataset(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "spelt", ["{}.jpg", "{}", "images/{}.jpg", "./{}.JPG", "/home/me/coco/images/{}.jpg", "images\\{}.jpg"]
+)
+def test_lists_of_splits_spell_names_as_they_like(tmp_path, spelt):
+    """Lists that named the folder were taken for none, and the images shared out at random."""
+    six(tmp_path, "images")
+    write(tmp_path / "captions.csv", "image,caption\n" + TABLE)
+    for split, numbers in (("train", (5, 3, 1, 0)), ("val", (2,)), ("test", (4,))):
+        write(tmp_path / f"{split}.txt", "".join(spelt.format(number) + "\n" for number in numbers))
+    found = {int(e.image.stem): e.split for e in load_examples(tmp_path)}
+    assert found == {0: "train", 1: "train", 2: "val", 3: "train", 4: "test", 5: "train"}
+
+
+def test_lists_of_splits_that_name_no_image_are_an_error(tmp_path):
+    six(tmp_path)
+    write(tmp_path / "captions.csv", "image,caption\n" + TABLE)
+    write(tmp_path / "train.txt", "\nphoto_1\n")
+    with pytest.raises(
+        ValueError, match=r"train.txt: line 2: 'photo_1' names no captioned image, and neither does any"
+    ):
+        load_examples(tmp_path)
+
+
+def test_a_base_name_that_two_images_have_is_not_guessed(tmp_path, capsys):
+    place(tmp_path, "cat/1.jpg", "dog/1.jpg", "dog/2.jpg")
+    write(tmp_path / "captions.csv", "image,caption\ncat/1.jpg,a cat\ndog/1.jpg,a dog\ndog/2.jpg,a dog\n")
+    write(tmp_path / "train.txt", "cat/1.jpg\n")
+    write(tmp_path / "val.txt", "1.jpg\n2.jpg\n")
+    found = {e.image.relative_to(tmp_path).as_posix(): e.split for e in load_examples(tmp_path)}
+    assert found == {"cat/1.jpg": "train", "dog/2.jpg": "val"}
+    assert "val.txt: line 1: no caption for 1.jpg; left out" in capsys.readouterr().out
+
+
+def test_images_in_no_list_are_counted(tmp_path, capsys):
+    six(tmp_path)
+    write(tmp_path / "captions.csv", "image,caption\n" + TABLE)
+    write(tmp_path / "train.txt", "0.jpg\n1.jpg\n")
+    write(tmp_path / "val.txt", "2.jpg\n")
+    assert len(load_examples(tmp_path)) == 3
+    assert "note: " in (told := capsys.readouterr().out)
+    assert "captions.csv: 3 of 6 images are in no list of a split and left out, the first is 3.jpg" in told
+
+
+LAYOUTS_OF_SPLITS = {
+    "a table in each split's folder": lambda root, split: write(
+        root / split / "metadata.csv", "file_name,text\n" + "".join(f"{c}/1.jpg,a {c}\n" for c in ("cat", "dog"))
+    ),
+    "a table for each split": lambda root, split: write(
+        root / f"{split}.csv", "image,caption\n" + "".join(f"{c}/1.jpg,a {c}\n" for c in ("cat", "dog"))
+    ),
+    "texts": lambda root, split: [write(root / split / c / "1.txt", f"a {c}\n") for c in ("cat", "dog")],
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS_OF_SPLITS)
+def test_the_working_directory_is_a_dataset_like_any_other(layout, tmp_path, monkeypatch):
+    """With --data_dir . the first two letters of each path were cut off: the classes were ain and l."""
+    for split in ("train", "val"):
+        place(tmp_path, *(f"{split}/{label}/1.jpg" for label in ("cat", "dog")))
+        LAYOUTS_OF_SPLITS[layout](tmp_path, split)
+    monkeypatch.chdir(tmp_path)
+    here, there = load_dataset("."), load_dataset(tmp_path)
+    assert here.classes == there.classes == ["cat", "dog"]
+    for split in ("train", "val"):
+        assert [tmp_path / e.image for e in here.splits[split]] == [e.image for e in there.splits[split]]
+
+
+def test_a_link_out_of_the_working_directory_is_refused(tmp_path, monkeypatch):
+    """Only the first file of the folder was looked at, so that captions.csv itself might lead out."""
+    six(tmp_path / "data")
+    write(tmp_path / "data" / "aliases.csv", "class,alias\n")
+    write(tmp_path / "outside.csv", "image,caption\n" + TABLE)
+    (tmp_path / "data" / "captions.csv").symlink_to(tmp_path / "outside.csv")
+    monkeypatch.chdir(tmp_path / "data")
+    with pytest.raises(ValueError, match="captions.csv: a link leads out of"):
+        load_examples(".")
+
+
+def test_more_folders_than_a_dataset_has_are_an_error(tmp_path, monkeypatch):
+    """Those beyond the limit were left out without a word."""
+    place(tmp_path, *(f"{number}/1.jpg" for number in range(5)))
+    monkeypatch.setattr(names, "MAX_FOLDERS", 5 + len(tmp_path.parents))
+    with pytest.raises(ValueError, match=r"has more than \d+ folders, too many for a dataset$"):
+        prepare_data.class_folders.list_photos(tmp_path)
+    monkeypatch.setattr(names, "MAX_FOLDERS", 6 + len(tmp_path.parents))
+    assert len(prepare_data.class_folders.list_photos(tmp_path)[0]) == 5
+
+
+def test_a_folder_whose_name_is_no_text_is_named(tmp_path):
+    place(tmp_path, "cat/1.jpg", os.fsdecode("고양이".encode("euc-kr")) + "/1.jpg")
+    with pytest.raises(ValueError, match=r"the name of the folder b'\\xb0\\xed.*' is not UTF-8; rename it$"):
+        prepare_data.class_folders.list_photos(tmp_path)
+
+
+def test_two_entries_of_a_picture_are_named_by_their_lines(tmp_path):
+    place(tmp_path, "cat/1.jpg", "cat/2.jpg")
+    write(tmp_path / "captions.csv", "image,caption\ncat/1.jpg,a cat\ncat/2.jpg,a cat\n./cat/1.jpg,a cat\n")
+    with pytest.raises(ValueError, match=r"1.jpg has two entries \(one in line 2, one in line 4\); allowed"):
+        load_examples(tmp_path)
+
+
+def test_names_of_folders_are_names_on_every_disk():
+    labels = [
+        "a/b",
+        "a\\b",
+        "a_b",
+        "..",
+        "../../x",
+        ".hidden",
+        "CON",
+        "nul.txt",
+        "고양이",
+        "बिल्ली",
+        "bird's nest",
+        "Cat",
+        "cat",
+        "",
+    ]
+    found = folder_names(labels)
+    assert {label: found[label] for label in ("a_b", "고양이", "बिल्ली", "bird's nest", "Cat", "")} == {
+        label: label for label in ("a_b", "고양이", "बिल्ली", "bird's nest", "Cat", "")
+    }
+    assert len({name.casefold() for name in found.values()}) == len(labels)
+    for name in found.values():
+        assert not set(name) & set('/\\:*?"<>|')
+        assert name == name.strip(" .")
+        assert name.upper() not in ("CON", "NUL.TXT")
+    assert len(folder_names(["고" * 300])["고" * 300].encode()) <= 200
