@@ -296,7 +296,7 @@ def build_page(service, queue_size):
     page.queue(max_size=queue_size)
     inputs = {number: [known.get(block._id, "") for block in fn.inputs] for number, fn in page.fns.items()}
     # The endpoint is called by its name, and by gradio_client by its number.
-    inputs[None] = inputs[len(inputs) - 1] = ["pictures", "model", *CONTROLS]
+    inputs |= {key: ["pictures", "model", *CONTROLS] for key in (None, len(inputs) - 1)}
     return page, label, inputs
 
 

@@ -33,13 +33,14 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
+from operator import attrgetter
 from pathlib import Path
 
 import numpy as np
 
 from captioning import cli
 from captioning.data.images import MAX_PIXELS, read_image, to_pixels
-from captioning.data.names import IMAGE_SUFFIXES, is_image_name
+from captioning.data.names import IMAGE_SUFFIXES, OTHER_PICTURES, is_image_name
 from captioning.data.tars import find_shards, is_shards
 from captioning.data.tokenizer import WORDS, tokenizer_name
 from captioning.deploy.downloads import fetch_model, loading
@@ -169,7 +170,7 @@ class TorchModel:
             from captioning.runtime import pick_device
             from model import load_captioner
         except ModuleNotFoundError as error:
-            raise ValueError(f"{path}: needs torch ({error}); an .onnx model does not") from None
+            raise cli.UnavailableError(f"{path}: needs torch ({error}); an .onnx model does not") from None
         network, vocabulary, checkpoint = load_captioner(path, pick_device(device))
         parts = {name: getattr(checkpoint, name) for name in ("decoding", "familiarity", "tokenizer")}
         model = cls(network, vocabulary.itos, checkpoint.transform, checkpoint.config, checkpoint.classes, **parts)
@@ -309,6 +310,9 @@ class Captioner:
         An image of more than `max_pixels` is not read, and large ones are decoded one at a time. Two batches of pixels
         are held at a time, one being read while the other is captioned.
         """
+        for name, value in (("batch_size", batch_size), ("num_workers", num_workers)):
+            if value < 1:
+                raise ValueError(f"{name}: got {value}, allowed is 1 or more")
         images = iter(images)
         with ThreadPoolExecutor(num_workers) as pool:
 
@@ -430,15 +434,20 @@ def pictures_below(folder):
     """Yield the paths of the pictures below a folder, sorted; what cannot be listed is named on standard error."""
     try:
         with os.scandir(folder) as entries:
-            found = sorted((entry.name, entry.is_dir(follow_symlinks=False), entry.is_file()) for entry in entries)
+            found = sorted(entries, key=attrgetter("name"))
     except OSError as error:
         print(f"warning: {cli.message(error)}; skipped", file=sys.stderr)
         return
-    for name, is_folder, is_file in found:
+    for entry in found:
+        try:
+            is_folder, is_file = entry.is_dir(follow_symlinks=False), entry.is_file()
+        except OSError as error:  # a link in a circle
+            print(f"warning: {cli.message(error)}; skipped", file=sys.stderr)
+            continue
         if is_folder:
-            yield from pictures_below(os.path.join(folder, name))
-        elif is_file and is_image_name(name):  # a pipe would be waited for
-            yield os.path.join(folder, name)
+            yield from pictures_below(os.path.join(folder, entry.name))
+        elif is_file and is_image_name(entry.name):  # a pipe would be waited for
+            yield os.path.join(folder, entry.name)
 
 
 def decoding_options(config, decoding):
@@ -491,9 +500,12 @@ def caption_tars(config):
 
 
 def without_captions(images, writer, counts):
-    """Yield the images that `writer` has no captions of, and count the others."""
+    """Yield the images that `writer` has no captions of and can write some of, and count the others."""
     for image in images:
-        if writer.has(image):
+        if problem := writer.problem(image):
+            print(f"warning: {image}: {problem}; skipped", file=sys.stderr)
+            counts["unwritable"] += 1
+        elif writer.has(image):
             counts["before"] += 1
         else:
             yield image
@@ -532,6 +544,7 @@ def caption_files(config):
             raise ValueError(f"none of {counts['skipped']} pictures could be read")
     told = f"captioned {cli.counted(counts['captioned'], 'picture')}"
     told += f", skipped {counts['skipped']} that cannot be read" if counts["skipped"] else ""
+    told += f", skipped {counts['unwritable']} without a text file of their own" if counts["unwritable"] else ""
     told += f", left out {counts['before']} that have captions (--existing)" if counts["before"] else ""
     told += f"; wrote {config['output']}" if config["output"] else ""
     print(told, file=sys.stderr)
@@ -553,12 +566,14 @@ def main(config):
     if config["format"] == "parquet":
         caption_tars(config)
         return
-    if config["images"] == ["-"] and sys.stdin.isatty():
+    if config["images"] == ["-"] and (sys.stdin is None or sys.stdin.isatty()):
         raise ValueError("no pictures given: name files, folders or globs, or - for paths on standard input")
     if any(map(is_shards, config["images"])):
         raise ValueError(f"--format: got {config['format']!r}, allowed is parquet for tar shards")
     if config["format"] == "txt" and config["output"]:
         raise ValueError("--output: --format txt writes beside each picture; leave it out")
+    if is_image_name(config["output"]) or config["output"].lower().endswith(OTHER_PICTURES):
+        raise ValueError(f"--output: got {config['output']}, the name of a picture; captions are a text")
     caption_files(config)
 
 

@@ -25,6 +25,10 @@ INTERRUPTED = 130  # 128 + SIGINT, as shells count it
 PIPE_CLOSED = 141  # 128 + SIGPIPE
 
 
+class UnavailableError(ValueError):
+    """What is asked for, a device or a library, is not on this machine; no file is to blame."""
+
+
 class RankError(ValueError):
     """An error of several ranks, which the one that raises it tells for all."""
 
@@ -185,7 +189,11 @@ def normalise_arguments(arguments, configs, positional=""):
         many = isinstance(defaults[key], list | tuple) or not positional  # else what comes next has no flag
         while not equals and rest and not is_flag(rest[0]) and (many or not values):
             values.append(rest.pop(0))
-        normal += spell(key, negated, values, defaults[key])
+        spelt = spell(key, negated, values, defaults[key])
+        if key == positional:  # with those that have no flag
+            unnamed += values
+        else:
+            normal += spelt
     return normal + (spell(positional, False, unnamed, defaults[positional]) if unnamed else [])
 
 

@@ -17,7 +17,7 @@ import torch.distributed as dist
 from torch.overrides import TorchFunctionMode
 
 from captioning import __version__
-from captioning.cli import INTERRUPTED, USER_ERROR, RankError, message, one_line
+from captioning.cli import INTERRUPTED, USER_ERROR, RankError, UnavailableError, message, one_line
 
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 TRACKER_MODES = ("auto", "online", "offline", "off")
@@ -26,7 +26,7 @@ TRACKER_MODES = ("auto", "online", "offline", "off")
 def pick_device(name=""):
     """Return the torch.device called `name`; "" takes cuda, then mps, then cpu.
 
-    Of several ranks each has a card of its own. Raises ValueError if this machine has no such device.
+    Of several ranks each has a card of its own. Raises UnavailableError if this machine has no such device.
     """
     if num_ranks() > 1 and (name == "cuda" or (not name and torch.cuda.is_available())):
         name = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
@@ -38,13 +38,14 @@ def pick_device(name=""):
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     kind = name.partition(":")[0]
     have = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    there = ", ".join(kind for kind, found in have.items() if found)
     if not have.get(kind):
-        raise ValueError(f"device: got {name!r}, this machine has {', '.join(k for k, v in have.items() if v)}")
+        raise UnavailableError(f"device: got {name!r}, this machine has {there}")
     number = name.removeprefix(kind).removeprefix(":")
     count = torch.cuda.device_count() if kind == "cuda" else 0
     if name != kind and not (number.isdecimal() and int(number) < count):
         cards = f", cuda:0 to cuda:{count - 1}" if count else ""
-        raise ValueError(f"device: got {name!r}, this machine has {', '.join(k for k, v in have.items() if v)}{cards}")
+        raise UnavailableError(f"device: got {name!r}, this machine has {there}{cards}")
     if num_ranks() > 1 and kind == "cuda":
         torch.cuda.set_device(name)
     return torch.device(name)

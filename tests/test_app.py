@@ -12,6 +12,7 @@ import threading
 import time
 from pathlib import Path
 
+import gradio_client
 import httpx
 import pytest
 import yaml
@@ -284,6 +285,17 @@ def test_the_examples_of_the_page_of_documentation_run(address, tmp_path):
     assert captions_of(result.stdout)[0], result.stderr
 
 
+@pytest.mark.parametrize(
+    ("setting", "value", "told"),
+    [("beam_size", 5000, "allowed is 1 to 10"), ("max_len", 100000, "allowed is"), ("model", "zzz", "allowed are")],
+)
+def test_the_client_of_the_documentation_gets_no_further_than_others(address, setting, value, told):
+    """It calls the endpoint by its number, whose values were not checked."""
+    client = gradio_client.Client(address, verbose=False)
+    with pytest.raises(ValueError, match=f"{setting}: got .*{told}"):
+        client.predict(pictures=[gradio_client.handle_file(str(CAT))], api_name="/caption", **{setting: value})
+
+
 def test_no_file_of_the_server_can_be_read_through_the_page(address, model_files):
     for path in ("/etc/passwd", str(ROOT / "app.py"), str(model_files.int8), "../app.py", str(ROOT / "data")):
         for prefix in ("/gradio_api/file=", "/file="):
@@ -336,9 +348,10 @@ def test_a_value_that_makes_no_sense_is_one_sentence(address, running, values, s
     body = json.dumps({"data": values})  # httpx refuses to write infinity
     answer = httpx.post(f"{address}/gradio_api/call/caption", content=body)
     assert answer.status_code == 422
-    assert sentence in answer.json()["detail"]
+    (detail,) = answer.json()["detail"]
+    assert sentence in f"{detail['parameter_name']}: {detail['message']}"
     assert "\x1b" not in answer.text
-    assert "\n" not in answer.json()["detail"]
+    assert "\n" not in detail["message"]
     assert running.lines[printed:] == []
 
 
@@ -353,7 +366,7 @@ def test_a_body_that_makes_no_sense_is_one_sentence(address, body):
     for path in ("call/caption", "queue/join"):
         answer = httpx.post(f"{address}/gradio_api/{path}", content=body)
         assert answer.status_code == 422
-        assert "\n" not in answer.json()["detail"]
+        assert "\n" not in answer.json()["detail"][0]["message"]
 
 
 def test_a_body_that_is_too_large_is_refused(address):

@@ -4,6 +4,7 @@ import csv
 import json
 import math
 import os
+import shutil
 import struct
 import subprocess
 import sys
@@ -556,3 +557,72 @@ def test_what_is_no_picture_is_named_with_what_is_allowed(model_files, image):
     captioner = Captioner.load(model_files.checkpoint)
     with pytest.raises(ValueError, match=r"image: got a \w+, allowed are a path, .* a PIL picture and a numpy array"):
         captioner(image)
+
+
+def test_names_that_the_disk_refuses_end_neither_a_run_nor_a_folder(model_files, pictures, tmp_path):
+    shutil.copy(pictures[0], tmp_path / "a.jpg")
+    (tmp_path / "b.jpg").symlink_to("b.jpg")
+    names = f"{pictures[1]}\n{'x' * 300}.jpg\n{tmp_path / 'b.jpg'}\n"
+    for form in ("csv", "txt"):
+        shutil.copy(pictures[1], tmp_path / "c.jpg")
+        stdin = names.replace(str(pictures[1]), str(tmp_path / "c.jpg"))
+        output = ["--output", tmp_path / "out"] * (form == "csv")
+        result = run("-", "--model_path", model_files.int8, "--format", form, *output, stdin=stdin)
+        assert result.returncode == 0, result.stderr
+        assert "captioned 1 picture, skipped 2 that cannot be read" in result.stderr
+    result = run(tmp_path, "--model_path", model_files.int8)
+    assert "b.jpg: Too many levels of symbolic links; skipped" in result.stderr
+    assert [Path(line.split("\t")[0]) for line in result.stdout.splitlines()] == [
+        tmp_path / "a.jpg",
+        tmp_path / "c.jpg",
+    ]
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "A.HEIC"])
+def test_captions_are_not_written_over_a_picture(model_files, pictures, tmp_path, name):
+    """caption.py --output photos/*.jpg made a text of the first of them."""
+    shutil.copy(pictures[0], tmp_path / name)
+    result = run(pictures[1], "--model_path", model_files.int8, "--output", tmp_path / name)
+    assert result.returncode == 2
+    assert f"error: --output: got {tmp_path / name}, the name of a picture; captions are a text" in result.stderr
+    assert (tmp_path / name).read_bytes() == pictures[0].read_bytes()
+
+
+def test_pictures_with_and_without_a_flag_are_captioned(model_files, pictures):
+    flags = ["--images", pictures[1], pictures[2], "--model_path", model_files.int8, "--images", pictures[3]]
+    result = run(pictures[0], *flags)
+    assert [line.split("\t")[0] for line in result.stdout.splitlines()] == [str(pictures[n]) for n in (0, 1, 2, 3)]
+
+
+def test_a_text_file_is_that_of_one_picture(model_files, pictures, tmp_path):
+    for suffix in ("jpg", "png"):
+        shutil.copy(pictures[0], tmp_path / f"a.{suffix}")
+    result = run(tmp_path, "--model_path", model_files.int8, "--format", "txt", "--existing", "overwrite")
+    assert "a.png: shares a.txt with a.jpg; skipped" in result.stderr
+    assert "captioned 1 picture, skipped 1 without a text file of their own" in result.stderr
+
+
+def test_no_batch_is_refused(captioner, pictures):
+    for settings in ({"batch_size": 0}, {"num_workers": 0}):
+        with pytest.raises(ValueError, match="got 0, allowed is 1 or more"):
+            captioner(pictures[:1], **settings)
+
+
+def test_a_device_that_is_not_there_costs_no_download(model_files, tmp_path, monkeypatch):
+    """The file was called damaged and removed from the cache."""
+    monkeypatch.setenv("CAPTIONING_CACHE", str(tmp_path))
+    path = shutil.copy(model_files.checkpoint, tmp_path / "a.safetensors")
+    with pytest.raises(ValueError, match=r"^device: got 'cuda:9', this machine has cpu[^;]*$"):
+        Captioner.load(path, device="cuda:9")
+    assert Path(path).is_file()
+    path = shutil.copy(model_files.int8, tmp_path / "a.onnx")
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(ValueError, match=r"needs onnxruntime: pip install onnxruntime$"):
+        Captioner.load(path)
+    assert Path(path).is_file()
+    Path(path).write_bytes(b"no model")
+    monkeypatch.undo()
+    monkeypatch.setenv("CAPTIONING_CACHE", str(tmp_path))
+    with pytest.raises(ValueError, match="and is dropped"):
+        Captioner.load(path)
+    assert not Path(path).is_file()

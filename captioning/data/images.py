@@ -53,8 +53,11 @@ def load_image(source, smallest_side=0, max_pixels=MAX_PIXELS, *, smallest_area=
     file = source
     if isinstance(source, str | os.PathLike):
         file = open_picture(source) or source
-    if file is source and not hasattr(source, "read"):
-        check_regular(source)
+    try:
+        if file is source and not hasattr(source, "read"):
+            check_regular(source)
+    except OSError as error:  # a link in a circle, a name that is too long, a folder that may not be searched
+        raise ValueError(f"{source}: not a readable image ({error.strerror})") from None
     try:
         with Image.open(file, formats=FORMATS) as image:
             pixels = image.width * image.height
@@ -64,6 +67,8 @@ def load_image(source, smallest_side=0, max_pixels=MAX_PIXELS, *, smallest_area=
                 sides = f"{image.width} x {image.height} pixels"
                 raise ValueError(f"{sides}, one side may be at most {REFUSED_ASPECT:,} times the other")
             check_buffers(image)
+            if image.format == "TIFF" and image.mode == "I":
+                raise ValueError("pixels of 32 bits, or of 16 with a sign; save it with 8 or 16 bits")
             side = smallest_side or FULL_SIDE
             if smallest_area:
                 side = math.ceil(math.sqrt(smallest_area * min(image.size) / max(image.size)))
@@ -84,6 +89,7 @@ def load_image(source, smallest_side=0, max_pixels=MAX_PIXELS, *, smallest_area=
 def check_buffers(image):
     """Raise ValueError for an opened picture that would take far more memory or time than its pixels tell."""
     pixels, kind = image.width * image.height, image.format
+    kind = "JPEG" if kind == "MPO" else kind  # of several pictures, as phones write it; the first is read
     if kind == "JPEG":
         scans = count_scans(image.fp)
         if scans > MAX_SCANS or scans * pixels > MAX_SCANNED_PIXELS:

@@ -60,7 +60,11 @@ def list_tree(root):
         with os.scandir(path) as entries:
             for entry in entries:
                 if not entry.name.startswith(".") and entry.name not in SYSTEM_FOLDERS:
-                    (folders if entry.is_dir() else files).append(entry.name)
+                    try:
+                        is_folder = entry.is_dir()
+                    except OSError:  # a link in a circle, which whoever reads it is told of
+                        is_folder = False
+                    (folders if is_folder else files).append(entry.name)
         yield folder, sorted(files)
         waiting.extend(posixpath.join(folder, name) for name in sorted(folders))
 

@@ -32,7 +32,7 @@ import urllib.request
 from http.client import HTTPException
 from pathlib import Path
 
-from captioning.cli import one_line
+from captioning.cli import UnavailableError, one_line
 from captioning.files import resolved
 from captioning.model_files import MAX_FILE_BYTES, MAX_ONNX_BYTES, check_onnx, check_safetensors
 from captioning.untrusted import on_one_line
@@ -170,9 +170,14 @@ def reason_of(error, path):
 
 @contextlib.contextmanager
 def loading(path):
-    """Drop a downloaded file from its cache, and say so, if the block raises ValueError: it cannot be loaded."""
+    """Drop a downloaded file from its cache, and say so, if the block raises ValueError: it cannot be loaded.
+
+    An UnavailableError says nothing against the file, which stays.
+    """
     try:
         yield
+    except UnavailableError:
+        raise
     except ValueError as error:
         if not is_cached(path):
             raise

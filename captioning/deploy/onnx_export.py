@@ -21,7 +21,7 @@ from onnxruntime import quantization
 from onnxruntime.quantization.shape_inference import quant_pre_process
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from captioning.data.images import load_image, to_pixels
+from captioning.data.images import check_unreadable, load_image, to_pixels
 from captioning.deploy.onnx_model import ATTENTION, DESCRIPTION, STATE
 from captioning.files import beginning, replace_file
 
@@ -164,10 +164,20 @@ def export_module(module, inputs, shapes, input_names, output_names, path):
 
 
 class CalibrationImages:
-    """Batches of pixels by the name of the input; onnxruntime's calibration takes them one by one, then None."""
+    """Batches of pixels by the name of the input; onnxruntime's calibration takes them one by one, then None.
+
+    Raises ValueError if more than a small share of the images cannot be read; fewer are named and left out.
+    """
 
     def __init__(self, paths, transform):
-        self.paths, self.transform = list(paths), transform
+        self.paths, self.transform, failed = [], transform, []
+        for path in paths:
+            try:
+                load_image(path)
+                self.paths.append(path)
+            except ValueError as error:
+                failed.append(str(error))
+        check_unreadable(failed, len(self.paths) + len(failed), "images")
         self.rest = self.batches()
 
     def batches(self):

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from captioning import process
-from captioning.cli import one_line
+from captioning.cli import UnavailableError, one_line
 from captioning.deploy.downloads import CHECKPOINTS, FORMS, SHIPPED, cache_folder
 from captioning.familiarity import Familiarity
 from captioning.files import check_regular, read_bytes, resolved
@@ -63,7 +63,7 @@ class OnnxModel:
         try:
             import onnxruntime  # a quarter of a second, and not needed for a .safetensors file
         except ModuleNotFoundError:
-            raise ValueError(f"{path}: needs onnxruntime: pip install onnxruntime") from None
+            raise UnavailableError(f"{path}: needs onnxruntime: pip install onnxruntime") from None
         content = read_bytes(path)
         parts = parse_metadata(path, check_onnx(path, content))
         if probe and resolved(path) not in OURS:

@@ -36,6 +36,10 @@ class Writer:
     def __init__(self, file, names=(), header=(), begin=lambda: None):
         self.file, self.names, self.header, self.begin = file, names, list(header), begin
 
+    def problem(self, image):
+        """Return why the captions of a picture cannot be written; "" = they can."""
+        return ""
+
     def has(self, image):
         """True if a picture was captioned before."""
         return image in self.names
@@ -91,20 +95,31 @@ class SidecarWriter:
     def __init__(self, existing):
         self.existing = existing
 
-    def has(self, image):
-        """True if a picture has its text file, or shares it with another picture, which is told."""
+    def problem(self, image):
+        """Return why the captions of a picture cannot be written: another has the same text file; "" = they can."""
         path = Path(image)
         for suffix in (*IMAGE_SUFFIXES, *map(str.upper, IMAGE_SUFFIXES)):
             twin = path.with_suffix(suffix)
-            if str(twin) < str(path) and twin.exists() and path.exists() and not twin.samefile(path):
-                print(f"warning: {image}: shares {path.stem}.txt with {twin.name}; skipped", file=sys.stderr)
-                return True
-        return self.existing == "skip" and path.with_suffix(".txt").exists()
+            if str(twin) < str(path) and is_there(twin) and is_there(path) and not twin.samefile(path):
+                return f"shares {path.stem}.txt with {twin.name}"
+        return ""
+
+    def has(self, image):
+        """True if a picture has its text file."""
+        return self.existing == "skip" and is_there(Path(image).with_suffix(".txt"))
 
     def write(self, image, records):
         """Write the captions of a picture."""
         with replace_file(Path(image).with_suffix(".txt")) as temporary:
             temporary.write_text("".join(f"{record['caption']}\n" for record in records), **ENCODING)
+
+
+def is_there(path):
+    """True if a path exists; not if its name is too long, or a link in a circle."""
+    try:
+        return path.exists()
+    except OSError:
+        return False
 
 
 def identify(model, paths, options):
@@ -138,17 +153,33 @@ def open_writer(form, path, existing, identity):
     elif not path:
         sys.stdout.reconfigure(errors=ENCODING["errors"])
         yield WRITERS[form](sys.stdout)
-    elif form == "text" or existing == "overwrite":
-        with replace_file(path) as temporary, open(temporary, "w", newline="", **ENCODING) as file:
-            yield WRITERS[form](file)
     else:
         path = Path(path)
         check_kind(path)
+        written = write_anew if form == "text" or existing == "overwrite" else go_on
         with (
             hold_lock(path.with_name(f".{path.name}.lock"), f"{path}: is being written by"),
-            go_on(form, path, identity) as writer,
+            written(form, path, identity) as writer,
         ):
             yield writer
+
+
+def keep_identity(path, identity):
+    """Write the identity of a run to the hidden file `path`."""
+    with replace_file(path) as temporary:
+        temporary.write_text(json.dumps(identity), encoding="utf-8")
+
+
+@contextlib.contextmanager
+def write_anew(form, path, identity):
+    """Give the writer of a file that takes the place of `path` when it is complete."""
+    kept = path.with_name(f".{path.name}.run")
+    with replace_file(path) as temporary:
+        with open(temporary, "w", newline="", **ENCODING) as file:
+            yield WRITERS[form](file)
+        kept.unlink(missing_ok=True)  # of the file that is about to go
+    if form != "text":
+        keep_identity(kept, identity)
 
 
 @contextlib.contextmanager
@@ -158,7 +189,7 @@ def go_on(form, path, identity):
     The hidden file .<name>.run beside it holds the identity of the run.
     """
     kept = path.with_name(f".{path.name}.run")
-    scan = Scan(form, path)
+    scan = Scan(form, path, max(identity.get("options", {}).get(name, 1) for name in ("num_best", "sample")))
     names = Names(scan.images() if same_run(kept, identity) else ())
     try:
         with open(path, "a", buffering=BUFFER, newline="", **ENCODING) as file:
@@ -166,8 +197,7 @@ def go_on(form, path, identity):
             def begin():
                 writer.begin = lambda: None
                 file.truncate(scan.end)
-                with replace_file(kept) as temporary:
-                    temporary.write_text(json.dumps(identity), encoding="utf-8")
+                keep_identity(kept, identity)
 
             writer = WRITERS[form](file, names, scan.header, begin)
             yield writer
@@ -194,14 +224,19 @@ def same_run(path, identity):
 
 
 class Scan:
-    """Reads what an earlier run wrote. end: bytes of its complete records; header: its first row, of a CSV."""
+    """Reads what an earlier run wrote.
 
-    def __init__(self, form, path):
-        self.form, self.path = form, path
+    num_rows: of a picture in a CSV; of the last, fewer may be all there are, or a full disk has cut them
+    end:      bytes of the complete pictures; header: the first row of a CSV
+    """
+
+    def __init__(self, form, path, num_rows=1):
+        self.form, self.path, self.num_rows = form, path, num_rows
         self.end, self.header = 0, []
 
     def images(self):
-        """Yield the picture of each record. Raises ValueError for one that this program did not write."""
+        """Yield each picture that is complete. Raises ValueError for a record that this program did not write."""
+        image, begin, rows = None, 0, 0  # of a CSV: the picture that the last record belongs to
         for number, record in enumerate(self.records(), start=1):
             try:
                 if self.form == "jsonl":
@@ -212,12 +247,20 @@ class Scan:
                     self.header = row
                 if self.header[:2] != ["image", "rank"] or len(row) != len(self.header):
                     raise ValueError("other columns")
-                if number > 1 and row[1] == "1":
-                    yield row[0].removeprefix("'")  # of captioning.untrusted.spreadsheet_cell
             except (ValueError, KeyError, TypeError, AttributeError, RecursionError, csv.Error):
                 raise ValueError(
                     f"{self.path}: record {number} is not of this program; give another --output"
                 ) from None
+            rows += 1
+            if number > 1 and row[1] == "1":
+                if image is not None:
+                    yield image
+                # Without what captioning.untrusted.spreadsheet_cell puts before it.
+                image, begin, rows = row[0].removeprefix("'"), self.end - len(record), 1
+        if image is not None and rows < self.num_rows:
+            self.end = begin
+        elif image is not None:
+            yield image
 
     def records(self):
         """Yield the complete records of the file, as bytes; a quoted field of a CSV may have several lines."""

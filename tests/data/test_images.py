@@ -157,6 +157,35 @@ def test_a_jpeg_of_thousands_of_scans_is_refused_before_it_is_decoded(photo, tmp
         load_image(tmp_path / "a.jpg")
 
 
+def test_a_jpeg_of_several_pictures_has_the_bounds_of_one(photo, tmp_path):
+    """Pillow calls it MPO, which was not looked at: half a minute for a file of 120 kB."""
+    photo.save(tmp_path / "a.jpg", "MPO", save_all=True, append_images=[photo], progressive=True)
+    content = (tmp_path / "a.jpg").read_bytes()
+    end = content.index(b"\xff\xd9")
+    assert difference(load_image(tmp_path / "a.jpg"), photo) < 5
+    last = content.rindex(b"\xff\xda", 0, end)
+    (tmp_path / "a.jpg").write_bytes(content[:end] + content[last:end] * 3000 + content[end:])
+    with pytest.raises(ValueError, match=r"a JPEG of 60 x 40 pixels with more than 100 scans"):
+        load_image(tmp_path / "a.jpg")
+
+
+@pytest.mark.parametrize("kind", [np.int16, np.int32])
+def test_pixels_with_a_sign_are_refused(photo, tmp_path, kind):
+    """They were taken for 16 bits without one: black, or white, and captioned."""
+    Image.fromarray(np.asarray(photo.convert("L")).astype(kind)).save(tmp_path / "a.tif")
+    with pytest.raises(ValueError, match=r"a.tif: not a readable image \(pixels of 32 bits, or of 16 with a sign"):
+        load_image(tmp_path / "a.tif")
+
+
+@pytest.mark.parametrize("name", ["circle.jpg", "x" * 300 + ".jpg"])
+def test_what_the_disk_refuses_is_an_unreadable_picture(tmp_path, name):
+    """It was an OSError, which ended a run over thousands of others."""
+    if len(name) < 100:
+        (tmp_path / name).symlink_to(name)
+    with pytest.raises(ValueError, match=r"not a readable image \((Too many levels|File name too long)"):
+        load_image(tmp_path / name)
+
+
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "P", "CMYK", "I;16"])
 def test_large_pictures_are_shrunk_in_bands_as_they_are_at_once(tmp_path, monkeypatch, photo, mode):
     """Turning them to RGB as a whole took a second and a third picture of their size."""

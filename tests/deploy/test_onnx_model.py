@@ -163,6 +163,20 @@ def test_the_int8_file_is_a_third_and_says_nearly_the_same(model_files, pictogra
     assert {"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLSTM"} <= operators
 
 
+def test_calibration_leaves_few_unreadable_pictures_out(tmp_path, capsys):
+    """One of 40 ended the export, after its float32 file."""
+    for number in range(40):
+        Image.new("RGB", (32, 32), (number, 0, 0)).save(tmp_path / f"{number}.png")
+    (tmp_path / "7.png").write_text("404")
+    images = CalibrationImages(tmp_path.glob("*.png"), TRANSFORM)
+    assert sum(len(batch["images"]) for batch in images.batches()) == 39
+    assert "7.png: not a readable image" in capsys.readouterr().out
+    for number in range(3):
+        (tmp_path / f"{number}.png").write_text("404")
+    with pytest.raises(ValueError, match="4 of 40 images cannot be read"):
+        CalibrationImages(tmp_path.glob("*.png"), TRANSFORM)
+
+
 def test_tied_words_are_stored_once_in_int8_and_are_still_those_of_the_model(tmp_path):
     """onnxruntime quantises the embedding and the output matrix apart: of 2,579 words, 0.8 of 6.4 MB."""
     torch.manual_seed(0)

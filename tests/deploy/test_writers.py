@@ -14,13 +14,14 @@ import pytest
 from captioning.deploy.writers import Names, SidecarWriter, open_writer
 
 ROOT = Path(__file__).resolve().parents[2]
+IDENTITY = {"model": "a", "model_sha256": "b"}
 RECORD = {"caption": "a cat", "log_prob": -1.5, "confidence": 0.5}
 ODD = ["a.jpg", 'say "hi", \nthere.jpg', "caf\udce9.jpg", "고양이.jpg", "=1+1.jpg"]
 
 
 def write(path, form, images, existing="skip", options=3):
     """Write the captions of those images that have none; return the images that have."""
-    with open_writer(form, str(path), existing, {"model": "a", "model_sha256": "b", "options": options}) as writer:
+    with open_writer(form, str(path), existing, IDENTITY | {"options": {"num_best": 2, "seed": options}}) as writer:
         known = [image for image in images if writer.has(image)]
         for image in images:
             if image not in known:
@@ -119,16 +120,16 @@ def test_ten_million_names_would_take_80_megabytes():
     assert not any(f"{name}x" in known for name in names)
 
 
-def test_a_text_file_stands_beside_each_picture(tmp_path, capsys):
+def test_a_text_file_stands_beside_each_picture(tmp_path):
     for name in ("a.jpg", "b.jpg", "b.png", "c.PNG"):
         (tmp_path / name).write_bytes(b"")
     (tmp_path / "a.txt").write_text("mine\n")
     images = [str(tmp_path / name) for name in ("a.jpg", "b.jpg", "b.png", "c.PNG")]
     writer = SidecarWriter("skip")
-    assert [writer.has(image) for image in images] == [True, False, True, False]
-    assert "b.png: shares b.txt with b.jpg; skipped" in capsys.readouterr().err
+    assert [writer.has(image) for image in images] == [True, False, False, False]
     writer = SidecarWriter("overwrite")
-    assert [writer.has(image) for image in images] == [False, False, True, False]
+    assert [writer.has(image) for image in images] == [False, False, False, False]
+    assert [writer.problem(image) for image in images] == ["", "", "shares b.txt with b.jpg", ""]
     writer.write(images[3], [RECORD, {"caption": "two"}])
     assert (tmp_path / "c.txt").read_text() == "a cat\ntwo\n"
 
@@ -182,3 +183,35 @@ def test_jobs_share_a_list_and_write_beside_the_pictures(model_files, pictograms
         run.communicate()
         assert run.returncode == 0
         assert sorted(file.name for file in tmp_path.glob("*.txt")) == expected
+
+
+@pytest.mark.parametrize("form", ["jsonl", "csv"])
+def test_a_file_that_was_overwritten_tells_whose_it_is(tmp_path, form):
+    """It kept the identity of the file before it: captions of two models came into one file, or were thrown away."""
+    write(tmp_path / "out", form, ODD[:2], options=3)
+    write(tmp_path / "out", form, ODD[:2], existing="overwrite", options=4)
+    assert write(tmp_path / "out", form, ODD[:3], options=4) == ODD[:2]
+    write(tmp_path / "out", form, ODD[:2], existing="overwrite", options=3)
+    assert write(tmp_path / "out", form, ODD[:3], options=4) == []
+
+
+@pytest.mark.parametrize(("form", "existing"), [("text", "skip"), ("csv", "overwrite"), ("jsonl", "overwrite")])
+def test_a_file_is_written_anew_by_one_process_at_a_time(tmp_path, form, existing):
+    """What another run wrote meanwhile was lost at the end."""
+    with open_writer(form, str(tmp_path / "out"), existing, IDENTITY):
+        code = f"import sys; sys.path.insert(0, {str(ROOT)!r})\nfrom captioning.deploy.writers import open_writer\n"
+        code += f"with open_writer({form!r}, 'out', 'skip', {IDENTITY}): pass"
+        result = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+        assert "out: is being written by process" in result.stderr
+
+
+@pytest.mark.parametrize("num_images", [1, 2])
+def test_a_picture_of_which_some_rows_are_missing_is_captioned_again(tmp_path, num_images):
+    """A disk that was full between the captions of a picture left it half written for good."""
+    path, images = tmp_path / "out", ["a.jpg", "b.jpg"][:num_images]
+    write(path, "csv", images)
+    whole = path.read_bytes()
+    path.write_bytes(b"".join(whole.splitlines(keepends=True)[:-1]))
+    assert images_of(path, "csv") == images
+    assert write(path, "csv", images) == images[:-1]
+    assert path.read_bytes() == whole
