@@ -436,7 +436,7 @@ class CachedBatches:
         if self.num_rows < len(drawn):
             drawn = torch.randperm(len(drawn), generator=generator)[: self.num_rows]
         if self.by_caption:  # like lengths together, so that little padding is multiplied
-            batches = length_buckets(self.tokens.ids.lengths[drawn], self.batch_size, generator)
+            batches = length_buckets(self.tokens.ids.lengths[drawn.numpy()], self.batch_size, generator)
         else:
             batches = torch.randperm(self.num_rows, generator=generator).split(self.batch_size)
         for number, rows in enumerate(batches):

@@ -651,16 +651,20 @@ def match_init(config, init):
 
     config: settings of the run; one that differs from CONFIG was meant, and must be the checkpoint's
 
-    Raises ValueError naming the first setting that is meant and another.
+    What else of the checkpoint is not the default is printed. Raises ValueError naming the first setting that is meant
+    and another.
     """
     theirs = load_fetched(fetch_model(init)).config["model"]
-    matched = dict(config)
+    matched, changed = dict(config), []
     for key, value in config.items():
         if key in TRAINS_ONLY or key not in theirs or value == theirs[key]:
             continue
         if value != CONFIG[key]:
             raise ValueError(f"--model.{key}: got {value}, {init}, which the run starts from, has {theirs[key]}")
         matched[key] = theirs[key]
+        changed.append(f"{key} {theirs[key]}")
+    if changed:
+        print(f"init: as in {init}, {', '.join(changed)}")
     return matched
 
 

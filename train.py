@@ -16,8 +16,8 @@ Writes  checkpoints/<run>.safetensors   the epoch with the highest validation CI
         runs/features/                  cached features of a frozen encoder, at most 8 GB unless one run needs more
         graphs/{tl,vl,va}_<run>.png     train loss, validation loss, validation accuracy
 
-The stages follow one another. Each begins with the last weights of the one before, or with its best epoch if it stopped
-early. The checkpoint is the best epoch of all stages:
+The stages follow one another. Each begins with the last weights of the one before, or with the best epoch so far if
+that one stopped early. The checkpoint is the best epoch of all stages:
   1 decoder        the decoder alone. The frozen encoder computes the features of each image once, in a few augmented
                    views, so that a CPU is enough. With freeze_encoder false this stage is `everything`
   2 finetune       the encoder's last blocks too, from the cached output of the blocks before them
@@ -81,9 +81,9 @@ from captioning.runtime import (
 from captioning.scores.grounding import Grounder, caption_classifier, naming_share, naming_warning
 from captioning.scores.variety import one_for_all, sameness
 from captioning.search.options import SamplingOptions, SearchOptions
-from captioning.training.features import as_input, learn_familiarity
+from captioning.training.features import FEATURES_DIR, as_input, learn_familiarity
 from captioning.training.history import Record, best_path, check_identity, hold_run, last_path, load_run
-from captioning.training.losses import CaptionLoss, LossTerms, SelfCritical
+from captioning.training.losses import CaptionLoss, LossTerms, SelfCritical, check_baseline
 from captioning.training.optimisation import Tally, start_run
 from captioning.training.presets import Task, is_unset, pick_batch_size, preset
 from captioning.training.stages import plan_stages
@@ -110,7 +110,7 @@ CONFIG = {
     "finetune_blocks": 0,  # encoder blocks that train, counted from the last; resnet18 has 9; 0 = by the recipe
     "finetune_batch_size": 32,  # images per batch, each with all its captions
     "finetune_lr": 5e-4,  # peak learning rate of the decoder
-    "encoder_lr": -1.0,  # peak learning rate of the encoder blocks; -1 = by the recipe
+    "encoder_lr": -1.0,  # peak learning rate of the encoder blocks; -1 = by the recipe, with freeze_encoder false as lr
     # stage 3: self-critical training, reward = CIDEr-D(sample) - CIDEr-D(baseline)
     "self_critical_epochs": -1,  # most epochs of stage 3; 0 = skip it; -1 = by the recipe
     "self_critical_batch_size": 64,  # images per batch
@@ -185,7 +185,7 @@ TYPES = dict.fromkeys(
 TYPES |= dict.fromkeys(("resume", "freeze_encoder", "compile", "half"), bool)
 RATES = {  # stage -> its learning rates, to be named in an error
     "decoder": ["--train.lr"],
-    "everything": ["--train.lr"],
+    "everything": ["--train.lr", "--train.encoder_lr"],
     "finetune": ["--train.finetune_lr", "--train.encoder_lr"],
     "self-critical": ["--train.self_critical_lr"],
 }
@@ -292,7 +292,7 @@ def train_stage(stage, model, data, record, build_loss, validation, seed):
         finished = epoch + 1 == stage.epochs or stopped
         if finished:
             # The next stage goes on from the last epoch: near the end epochs differ by chance in CIDEr-D, and the best
-            # of a short stage may be one of its first. After early stopping, restore the best epoch.
+            # of a short stage may be one of its first. After early stopping, restore the best epoch, of whatever stage.
             model.load_state_dict(record.best_weights | training_heads(model) if stopped else judged.state_dict())
         record.save_last(run.state_dict(), stage.number + finished)
         record.show()
@@ -331,8 +331,10 @@ def build_loss(stage, data, settings, vocabulary, class_of):
 
 def check_settings(settings, data):
     """Raise ValueError for a setting that could only fail after the features are computed, naming its key."""
-    if data["batch_size"] == 1:
-        raise ValueError(f"--data.batch_size: got {data['batch_size']}, BatchNorm needs 2 or more")
+    for key in ("batch_size", "samples_per_epoch"):
+        if data[key] == 1:
+            raise ValueError(f"--data.{key}: got 1, BatchNorm needs 2 or more")
+    check_baseline(settings["self_critical_baseline"], settings["self_critical_samples"])
     for key in ("encoder_lr", "self_critical_lr", "class_reward"):
         if -1 < settings[key] < 0:
             raise ValueError(f"--train.{key}: got {settings[key]}, allowed are 0 to 100, and -1")
@@ -342,6 +344,8 @@ def check_settings(settings, data):
         raise ValueError("--data.captions_per_image: a frozen encoder trains on all captions; set it to 0")
     if settings["run"] and not re.fullmatch(r"\w[\w.-]*", settings["run"]):
         raise ValueError(f"--train.run: got {settings['run']!r}, allowed are letters, digits, and . _ - within")
+    if Path("runs", settings["run"]) == Path(FEATURES_DIR):
+        raise ValueError(f"--train.run: got {settings['run']!r}, but {FEATURES_DIR} is the cache; give another name")
 
 
 def check_ranks(settings, model_config):
@@ -380,10 +384,13 @@ def fill_settings(settings, data, train, num_blocks, has_classes, saved):
     chosen = preset(settings["recipe"], task)
     unset = [name for name in chosen if is_unset(name, settings[name])]
     settings.update({name: saved.get(f"train.{name}", chosen[name]) for name in unset})
+    if "encoder_lr" in unset and not settings["freeze_encoder"]:
+        settings["encoder_lr"] = settings["lr"]
     told = {name: settings[name] for name in unset}
     if not data["batch_size"]:
         data["batch_size"] = told["batch_size"] = batch_size
-    idle = [name for name in ("finetune_blocks", "encoder_lr") if not settings["finetune_epochs"]]
+    idle = ["finetune_blocks"] * (not settings["finetune_epochs"])
+    idle += ["encoder_lr"] * (not settings["finetune_epochs"] and settings["freeze_encoder"])
     idle += ["self_critical_lr"] * (not settings["self_critical_epochs"])  # of stages that are skipped
     values = ", ".join(f"{name} {value:g}" for name, value in told.items() if name not in idle)
     shown = f"{counted(len(train), 'image')} with {counted(num_captions, 'caption')}"
@@ -437,7 +444,7 @@ def identify_run(fixed, dataset, start):
     fixed: of `describe_run`; start: the file of its first weights
     """
     config = fixed["config"]
-    free = {"resume", "device", "half", "save_minutes", "rank_minutes", "wandb", "wandb_project"}
+    free = {"run", "resume", "device", "half", "save_minutes", "rank_minutes", "wandb", "wandb_project"}
     free |= {"data_dir", *PICTURE_SETTINGS, "vocab_path", "num_workers"}
     identity = {f"{part}.{key}": v for part, keys in config.items() for key, v in keys.items() if key not in free}
     identity |= {
@@ -605,6 +612,9 @@ def main(config):
     check_settings(settings, config["data"])
     run = settings["run"] or find_encoder(model_config["encoder"]).run_name
     start = settings["init"] or model_config["encoder_weights"]
+    if settings["init"] and model_config["encoder_weights"] not in ("none", model_script.CONFIG["encoder_weights"]):
+        told = f"got {model_config['encoder_weights']}, but --train.init {settings['init']} brings an encoder"
+        raise ValueError(f"--model.encoder_weights: {told}; leave one of them out")
     check_outputs(run, settings, start)
     with join_ranks(settings["rank_minutes"]), hold_run(run):
         check_ranks(settings, model_config)

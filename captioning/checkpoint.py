@@ -58,13 +58,15 @@ class Checkpoint:
 def save_checkpoint(path, checkpoint, *, half=False):
     """Write a Checkpoint; the old file stays until the new one is complete.
 
-    half: store floating-point weights as float16
+    half: store floating-point weights as float16, but for tensors with a number that float16 has not
     """
-    dtype = torch.float16 if half else torch.float32
-    weights = {
-        name: tensor.detach().to("cpu", dtype if tensor.is_floating_point() else tensor.dtype).contiguous()
-        for name, tensor in checkpoint.weights.items()
-    }
+    weights = {}
+    for name, tensor in checkpoint.weights.items():
+        dtype = tensor.dtype
+        if tensor.is_floating_point():
+            fits = half and (tensor.abs() <= torch.finfo(torch.float16).max).all()
+            dtype = torch.float16 if fits else torch.float32
+        weights[name] = tensor.detach().to("cpu", dtype).contiguous()
     with replace_file(path) as temporary, writing(path):
         save_file(weights, temporary, dump_metadata(vars(checkpoint)))
 

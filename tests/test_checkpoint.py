@@ -251,3 +251,12 @@ def test_weights_as_others_save_them(tmp_path, wrap):
     state = {"a.weight": torch.ones(2), "b": torch.zeros(1)}
     torch.save(wrap(state), tmp_path / "a.pth")
     assert load_state_dict(tmp_path / "a.pth").keys() == state.keys()
+
+
+def test_weights_that_float16_does_not_hold_stay_in_float32(tmp_path, checkpoint):
+    """They became infinite, and the file was reported as written, and refused when it was read."""
+    weights = {"large": torch.tensor([1.0, 70000.0]), "small": torch.tensor([0.1]), "none": torch.empty(0)}
+    save_checkpoint(tmp_path / "a.safetensors", replace(checkpoint, weights=weights), half=True)
+    found = load_checkpoint(tmp_path / "a.safetensors").weights
+    assert found["large"].tolist() == [1.0, 70000.0]
+    assert found["small"].dtype == torch.float16

@@ -771,6 +771,11 @@ def test_the_cache_tells_positions_from_pooled_features(tmp_path, monkeypatch):
         (["--train.finetune_epochs", "1", "--train.freeze_encoder", "false"], "error: train.finetune_epochs: freeze"),
         (["--train.ema", "1"], "error: --train.ema: got 1.0, allowed is 0 to 0.99999"),
         (["--data.batch_size", "1"], "error: --data.batch_size: got 1, BatchNorm needs 2 or more"),
+        (["--data.samples_per_epoch", "1"], "error: --data.samples_per_epoch: got 1, BatchNorm needs 2 or more"),
+        (["--train.self_critical_samples", "1"], "error: --train.self_critical_samples: got 1, baseline samples needs"),
+        (["--train.self_critical_baseline", "foo"], "error: --train.self_critical_baseline: got 'foo', allowed are"),
+        (["--train.run", "features"], "error: --train.run: got 'features', but runs/features is the cache"),
+        (["--train.init", "photos", "--model.encoder_weights", "a"], "error: --model.encoder_weights: got a, but --tr"),
         (["--train.device", "cpu:x"], "error: device: got 'cpu:x'"),
         (["--train.device", "tpu"], "error: device: got 'tpu'"),
         (["--train.precision", "int8"], "error: precision: got 'int8'"),
@@ -812,6 +817,36 @@ def test_a_few_unreadable_images_are_skipped_and_many_stop_the_run(folder):
     finally:
         for path, content in kept.items():
             path.write_bytes(content)
+
+
+def test_a_whole_encoder_has_a_rate_of_its_own(folder):
+    """It trained at lr, whatever encoder_lr said."""
+    flags = f"{SMALL_BATCHES} --train.freeze_encoder false --train.epochs 1 --train.ema 0"
+    for name, more in (("still", "--train.encoder_lr 0"), ("slow", "--train.encoder_lr 1e-3"), ("as_lr", "")):
+        train_tiny(folder, name, f"{flags} --train.lr 1e-3 {more}")
+    still, slow, as_lr = (weights(folder, name) for name in ("still", "slow", "as_lr"))
+    first = load_checkpoint(folder / "checkpoints" / "still.safetensors")
+    name = "encoder.backbone.0.0.0.weight"
+    assert first.config["train"]["encoder_lr"] == 0
+    assert load_checkpoint(folder / "checkpoints" / "as_lr.safetensors").config["train"]["encoder_lr"] == 1e-3
+    assert torch.equal(slow[name], as_lr[name])
+    assert not torch.equal(slow[name], still[name])
+    assert not torch.equal(slow["decoder.embedding.weight"], torch.zeros_like(slow["decoder.embedding.weight"]))
+
+
+def test_a_run_with_its_own_name_given_is_the_same_run(folder):
+    """mobile is the name that a run has without one; with it, --train.resume was refused."""
+    train_tiny(folder, "", "--train.epochs 1")
+    result = run("train.py", *TINY, "--train.wandb", "off", "--train.epochs", "1", "--train.run", "mobile",
+                 "--train.resume", cwd=folder)  # fmt: skip
+    assert "going on with checkpoints/mobile_last.pt" in result.stdout.replace("\\", "/")
+
+
+def test_what_a_run_takes_from_its_first_model_is_said(folder):
+    train_tiny(folder, "narrow", "--train.epochs 1")
+    settings = "--train.wandb off --train.epochs 1 --train.run wide --data.data_dir data --data.vocab_path vocab.pkl"
+    result = run("train.py", *settings.split(), "--train.init", "checkpoints/narrow.safetensors", cwd=folder)
+    assert "init: as in checkpoints/narrow.safetensors, " in result.stdout
 
 
 def test_the_schedule_rises_then_falls_to_zero():

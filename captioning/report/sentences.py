@@ -13,6 +13,7 @@ from captioning.familiarity import UNLIKE
 from captioning.report.tables import (
     FEWEST_IN_CLASS,
     JAVA_METRICS,
+    METRICS,
     MOST_EXTREME,
     RARELY,
     calibration_error,
@@ -205,8 +206,8 @@ def class_reservations(tables, subject):
 def missing_intervals(tables):
     """Return why accuracies have no interval, a sentence each."""
     classes, notes = tables["classes"], []
-    alike = classes["accuracy"].isin([0, 1]).all() and len(tables["images"]) > 1
-    if alike:
+    summary = tables["summary"].set_index("metric")["low"]
+    if np.isnan(summary.loc[[METRICS["accuracy"]]].iloc[0]) and len(tables["images"]) > 1:
         notes.append(
             "Within each class the captions are all right or all wrong, so the accuracy and what is made of it have no "
             "interval: draws from the images of each class do not vary."

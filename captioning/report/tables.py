@@ -366,23 +366,19 @@ def nested_table(scored, images):
 def yardstick_table(rows):
     """Classifiers beside each other: classifier, images, accuracy, low, high, precision, recall, f1, weighted_f1, note.
 
-    rows: (what classifies, true classes, classes said, "" = none, shares, note); `shares` is the share of each image's
-          captions that is right where an image has several, else None: the interval is over images
+    rows: (what classifies, true classes, classes said, "" = none, the image of each, note); the images are numbers from
+          0, None = each is of its own; the interval is over images, drawn within each class
     """
     table = []
-    for classifier, true, said, shares, note in rows:
+    for classifier, true, said, owner, note in rows:
         classes = sorted({*true, *said} - {""})
         scores = classification_scores(true, said, classes)
-        shares = np.array(true) == np.array(said) if shares is None else shares
-        _, low, high = bootstrap.estimate_mean(shares)
+        owner = np.arange(len(true)) if owner is None else np.asarray(owner)
+        right, number = np.bincount(owner, np.array(true) == np.array(said)), np.bincount(owner)
+        _, first = np.unique(owner, return_index=True)
+        accuracy, low, high = bootstrap.estimate_share(right, number, [classes.index(true[place]) for place in first])
         kept = {name: scores[name] for name in ("precision", "recall", "f1", "weighted_f1")}
-        row = {
-            "classifier": classifier,
-            "images": len(shares),
-            "accuracy": scores["accuracy"],
-            "low": low,
-            "high": high,
-        }
+        row = {"classifier": classifier, "images": len(number), "accuracy": accuracy, "low": low, "high": high}
         table.append({**row, **kept, "note": note})
     return pd.DataFrame(table)
 

@@ -10,7 +10,6 @@ import warnings
 from collections import Counter, defaultdict
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import torch
 from sklearn.exceptions import ConvergenceWarning
@@ -156,9 +155,9 @@ def yardstick_rows(scored, probed, trained_labels):
     rows = [("the captions", true, [said[row] for row in labelled], None, "")]
     groups = [reference_said[row] for row in labelled]
     each = [label for label, group in zip(true, groups, strict=True) for _ in group]
-    shares = [np.mean([name == label for name in group]) for label, group in zip(true, groups, strict=True)]
+    owner = [image for image, group in enumerate(groups) for _ in group]
     flat = [name for group in groups for name in group]
-    rows.append(("reference captions", each, flat, np.array(shares), "the ceiling: what the captions allow"))
+    rows.append(("reference captions", each, flat, owner, "the ceiling: what the captions allow"))
     if probed:
         names = [probed[row] for row in labelled]
         rows.append(("plain classifier", true, names, None, "logistic regression on the encoder's pooled features"))

@@ -59,14 +59,22 @@ class Counts:
 
     @property
     def strata(self):
-        """(N,) the stratum of each image: its class, or -1 for images without a class and classes of one image."""
-        single = np.isin(self.true, self.single_classes)
-        return np.where(single, -1, self.true)
+        """(N,) the stratum of each image, as `strata_of`."""
+        return strata_of(self.true)
 
     @property
     def single_classes(self):
         """The places in `classes` of the classes that have one image."""
         return np.flatnonzero(np.bincount(self.true[self.true >= 0], minlength=len(self.classes)) == 1)
+
+
+def strata_of(true):
+    """Return (N,) the stratum of each image: its class, or -1 for images without a class and classes of one image.
+
+    true: (N,) the places of their classes, -1 = none
+    """
+    single = np.flatnonzero(np.bincount(true[true >= 0]) == 1)
+    return np.where(np.isin(true, single), -1, true)
 
 
 def count(hypotheses, references, classes=(), true=None, said=None):
@@ -229,6 +237,15 @@ def estimate_mean(values, strata=None):
     values = np.asarray(values, float)
     strata = np.zeros(len(values)) if strata is None else strata
     return estimate(lambda weights: {"mean": weights @ values / len(values)}, strata)["mean"]
+
+
+def estimate_share(parts, wholes, true):
+    """Return the Estimate of sum(parts) / sum(wholes) over N images; true: (N,) the places of their classes."""
+
+    def share(weights):
+        return {"share": weights @ parts / (weights @ wholes)}
+
+    return estimate(share, strata_of(np.asarray(true)))["share"]
 
 
 def estimate_gap(values, first):

@@ -14,7 +14,7 @@ from captioning.runtime import is_first, launch, random_state
 from captioning.training.optimisation import Tally
 from captioning.untrusted import write_table
 
-RESUME_FORMAT = 3
+RESUME_FORMAT = 4
 BARELY_ANY = 0.01  # a score below it is no score yet; patience does not count such epochs
 SECONDS_BETWEEN_FIGURES = 30  # three figures take 1 to 2 s, longer than a short epoch
 
@@ -106,10 +106,20 @@ def migrate(resumed, path):
         resumed = from_format_1(resumed)
     if resumed.get("format") == 2 and isinstance(resumed.get("state"), dict):  # written between two epochs
         resumed = resumed | {"format": 3, "launch": "", "state": resumed["state"] | {"tally": Tally().state_dict()}}
+    if resumed.get("format") == 3 and isinstance(resumed.get("identity"), dict):
+        resumed = resumed | {"format": 4, "identity": from_identity_3(resumed["identity"])}
     if resumed.keys() != {"format", *PARTS} or resumed["format"] != RESUME_FORMAT:
         raise ValueError(f"{path}: not a resume file of this project")
     check_parts(resumed, path)
     return resumed
+
+
+def from_identity_3(identity):
+    """Return the identity of format 4: without the run's name, and with the rate that a whole encoder trained at."""
+    identity = {what: value for what, value in identity.items() if what != "train.run"}
+    if identity.get("train.freeze_encoder") is False and "train.encoder_lr" in identity:
+        identity["train.encoder_lr"] = identity.get("train.lr")
+    return identity
 
 
 def check_parts(resumed, path):

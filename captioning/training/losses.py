@@ -148,6 +148,14 @@ def word_detection_loss(logits, words, images):
 BASELINES = ("greedy", "samples")
 
 
+def check_baseline(baseline, num_samples):
+    """Raise ValueError for a baseline of self-critical training that is unknown, or needs more samples of an image."""
+    if baseline not in BASELINES:
+        raise ValueError(f"--train.self_critical_baseline: got {baseline!r}, allowed are {', '.join(BASELINES)}")
+    if baseline == "samples" and num_samples < 2:
+        raise ValueError(f"--train.self_critical_samples: got {num_samples}, baseline samples needs 2 or more")
+
+
 class SelfCritical:
     """The loss of self-critical training on N images: reward = CIDEr-D(sample) - CIDEr-D(baseline).
 
@@ -172,12 +180,7 @@ class SelfCritical:
     def __init__(
         self, captions, vocabulary, sampling, *, baseline="greedy", class_reward=0.0, class_of=None, labels=None
     ):  # fmt: skip
-        if baseline not in BASELINES:
-            raise ValueError(f"train.self_critical_baseline: got {baseline!r}, allowed are {', '.join(BASELINES)}")
-        if baseline == "samples" and sampling.num_samples < 2:
-            raise ValueError(
-                f"train.self_critical_samples: got {sampling.num_samples}, baseline samples needs 2 or more"
-            )
+        check_baseline(baseline, sampling.num_samples)
         self.pieces = sampling.pieces
         self.cider_d = CiderD([[self.words(ids[1:].tolist()) for ids in group] for group in captions])
         self.class_reward, self.class_of, self.labels = class_reward, class_of, labels

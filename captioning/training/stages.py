@@ -51,7 +51,7 @@ def plan_stages(settings, batch_size, encoder, num_blocks):
         raise ValueError("train.finetune_epochs: freeze_encoder false trains the whole encoder already; set it to 0")
     else:
         first = Stage(
-            "everything", epochs=settings["epochs"], lr=settings["lr"], encoder_lr=settings["lr"],
+            "everything", epochs=settings["epochs"], lr=settings["lr"], encoder_lr=settings["encoder_lr"],
             num_blocks=num_blocks, batch_size=batch_size, reads_files=True,
         )  # fmt: skip
     finetune = Stage(

@@ -2,6 +2,7 @@
 
 import re
 
+import numpy as np
 import pytest
 from studies import HAND_MADE, many_classes, predict, repeated, study, text_of
 
@@ -91,3 +92,14 @@ def test_all_the_mistakes_that_are_as_frequent_are_counted():
     names = [f"c{n:02}" for n in range(15)]
     text = text_of(study([predict(name, "a thing", f"a {name}") for name in names], classes=names))
     assert "no class where c02 is true, and 12 more pairs: 1 time each." in text
+
+
+@pytest.mark.parametrize(("said", "without"), [("abccef", False), ("abcdef", True)])
+def test_that_the_accuracy_has_no_interval_is_said_where_it_has_none(said, without):
+    """Of classes with one image each, it was said beside the interval: those are drawn among each other."""
+    pairs = zip("abcdef", said, strict=True)
+    predictions = [predict(label, f"one {word} here now", f"one {label} here now") for label, word in pairs]
+    studied = study(predictions, classes=list("abcdef"))
+    low = studied.tables["summary"].set_index("metric")["low"]["average accuracy"]
+    assert np.isnan(low) == without
+    assert ("so the accuracy and what is made of it have no interval" in text_of(studied)) == without

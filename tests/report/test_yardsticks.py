@@ -2,12 +2,14 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torchvision import models
 
 from captioning.data.annotations import Example
 from captioning.data.tokenizer import Tokens
+from captioning.report import tables
 from captioning.report.yardsticks import (
     Features,
     draw_neighbors,
@@ -18,6 +20,7 @@ from captioning.report.yardsticks import (
     majority_class,
     nearest_captions,
 )
+from captioning.scores import bootstrap
 from captioning.scores.grounding import Grounder
 
 CATEGORIES = models.MobileNet_V2_Weights.IMAGENET1K_V1.meta["categories"]
@@ -147,3 +150,26 @@ def test_neighbors_are_drawn_from_a_seed():
     assert drawn == draw_neighbors(train, train[:3], 10) != draw_neighbors(train, train[:3], 10, seed=1)
     assert len(draw_neighbors(train, [], 99)) == 50
     assert draw_neighbors(train, train[:3], 2) == train[:3]
+
+
+def test_the_accuracy_of_references_stands_in_its_interval_however_many_an_image_has():
+    """The value was a mean over captions, the interval one of images' shares: 0.9 and 0.3 to 0.7."""
+    true = ["cat"] * 10 + ["dog"] * 10 * 9
+    said = ["dog"] * 5 + ["cat"] * 5 + ["dog"] * 80 + ["cat"] * 10
+    owner = [*range(10), *(10 + image for image in range(10) for _ in range(9))]
+    (row,) = tables.yardstick_table([("references", true, said, owner, "")]).itertuples()
+    assert row.accuracy == pytest.approx(np.mean(np.array(true) == np.array(said)))
+    assert row.low <= row.accuracy <= row.high
+    assert row.images == 20
+
+
+def test_one_report_gives_the_accuracy_one_interval():
+    """Draws of the table of classifiers were not within the classes, those of the summary are."""
+    true, said = ["cat"] * 10 + ["dog"] * 10, ["cat"] * 15 + ["dog"] * 5
+    (row,) = tables.yardstick_table([("the captions", true, said, None, "")]).itertuples()
+    words = [["a"]] * 20
+    counts = bootstrap.count(words, [[word] for word in words], ["cat", "dog"], true, said)
+    expected = bootstrap.estimate_scores(counts)["accuracy"]
+    assert (row.accuracy, row.low, row.high) == pytest.approx(expected)
+    (row,) = tables.yardstick_table([("the captions", true, ["cat"] * 20, None, "")]).itertuples()
+    assert np.isnan(row.low)

@@ -40,6 +40,16 @@ def test_every_format_is_read_into_todays(tmp_path, content, tracker_id):
     assert resumed["tracker_id"] == tracker_id
 
 
+@pytest.mark.parametrize(("freeze", "rate"), [(True, 3e-4), (False, 0.1)])
+def test_a_whole_encoder_trained_at_lr_until_format_4(tmp_path, freeze, rate):
+    """Whatever encoder_lr said; and a run is known by its file, not by how its name was given."""
+    content = format_2()
+    content["identity"] = IDENTITY | {"train.freeze_encoder": freeze, "train.encoder_lr": 3e-4, "train.run": ""}
+    save_resume(tmp_path / "a_last.pt", content)
+    identity = IDENTITY | {"train.freeze_encoder": freeze, "train.encoder_lr": rate}
+    check_identity(load_run(tmp_path / "a_last.pt"), identity, "a_last.pt")
+
+
 @pytest.mark.parametrize("content", [format_1, format_2])
 def test_a_setting_that_an_older_file_lacks_takes_todays_value(tmp_path, content):
     """A new key of CONFIG once made every run that was under way useless."""
@@ -64,8 +74,8 @@ def test_another_run_is_named_by_the_first_difference(tmp_path, content, change,
 @pytest.mark.parametrize(
     ("content", "line"),
     [
-        (format_2() | {"format": 99}, "a_last.pt: resume format 99, this version reads 1 to 3"),
-        (format_1() | {"format": True}, "a_last.pt: resume format True, this version reads 1 to 3"),
+        (format_2() | {"format": 99}, "a_last.pt: resume format 99, this version reads 1 to 4"),
+        (format_1() | {"format": True}, "a_last.pt: resume format True, this version reads 1 to 4"),
         (format_2() | {"stage": True}, "a_last.pt: 'stage' is a bool, must be a int"),
         (format_2() | {"history": {}}, "a_last.pt: 'history' is a dict, must be a list"),
         (format_2() | {"history": [1]}, r"a_last.pt: history\[0\] is a int, must be a dict"),
