@@ -103,7 +103,8 @@ def measure(folder, variant, config):
         with safe_open(path, framework="pt") as file:
             views = file.get_tensor("views")
         parts.append(views.clone() if variant == "memory" else views)
-    inputs = MappedViews("", parts, paths if variant == "disk" else ())
+    files = [os.open(path, os.O_RDONLY) for path in paths] if variant == "disk" else ()
+    inputs = MappedViews("", parts, files)
     draw = torch.Generator().manual_seed(0)
     lengths = torch.randint(8, 14, (len(inputs),), generator=draw).tolist()
     captions = Captions(

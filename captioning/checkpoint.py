@@ -87,6 +87,10 @@ def load_checkpoint(path):
     except (SafetensorError, OSError, ValueError) as error:
         raise ValueError(f"{path}: not a readable safetensors file ({one_line(error)})") from None
     for name, tensor in weights.items():
+        if tensor.dtype not in WEIGHT_TYPES:
+            kinds = ", ".join(str(kind).removeprefix("torch.") for kind in WEIGHT_TYPES)
+            got = str(tensor.dtype).removeprefix("torch.")
+            raise ValueError(f"{path}: weights {name!r} are of type {got}, allowed are {kinds}")
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             raise ValueError(f"{path}: weights {name!r} hold NaN or infinity")
     return Checkpoint(weights=weights, **parse_metadata(path, metadata))
@@ -116,6 +120,7 @@ def load_resume(path):
     return read_tensors(path, f"{path}: not a readable resume file")
 
 
+WEIGHT_TYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.int64, torch.int32, torch.bool)
 MAX_STATE_DICT_BYTES = 2**30  # of torchvision's weights, for example; the networks here have under 50 MB
 
 

@@ -150,14 +150,17 @@ def encode_images(network, paths, transform, machine, *, bar=""):
 def encode_together(network, images, rows, machine, bar="", kind=torch.float32):
     """As `encode_images`, of the `rows` of an ImageDataset; all ranks call it, each encodes its share, all get all.
 
-    kind: the type of the outputs
+    kind: the type of the outputs, which are None where no image can be read
+
+    Raises ValueError if those that cannot be read are more than a small share of all images of the ImageDataset.
 
     A rank encodes whole batches of those that one rank would make, so the outputs are the same to the last bit.
     """
     own = rows[share(len(rows), machine.batch_size)]
     kept, outputs, failed = map(gather_list, encode_rows(network, images, own, machine, bar, kind))
-    check_unreadable(failed, len(rows), "images")
-    return torch.tensor(kept), outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+    check_unreadable(failed, len(images), "images")
+    kept = torch.tensor(kept, dtype=torch.long)
+    return kept, None if not outputs else outputs[0] if len(outputs) == 1 else torch.cat(outputs)
 
 
 @torch.inference_mode()

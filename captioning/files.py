@@ -262,9 +262,11 @@ def hold_lock(path, busy, *, wait=False):
                 held = os.path.samestat(os.fstat(file.fileno()), os.stat(path))
         if held:
             stack.callback(path.unlink, missing_ok=True)  # before it is closed, which frees the lock
-            file.truncate(0)
-            file.write(f"process {os.getpid()} on {socket.gethostname()} since {time.strftime('%Y-%m-%d %H:%M:%S')}\n")
-            file.flush()
+            with contextlib.suppress(OSError):  # on a full disk it is held without a name
+                file.truncate(0)
+                when = time.strftime("%Y-%m-%d %H:%M:%S")
+                file.write(f"process {os.getpid()} on {socket.gethostname()} since {when}\n")
+                file.flush()
         yield held
 
 

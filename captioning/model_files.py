@@ -10,6 +10,7 @@ from captioning.files import check_regular, naming
 MAX_FILE_BYTES = 4 * 2**30
 MAX_ONNX_BYTES = 2**30  # it is read as a whole; the largest of this project's models has under 100 MB
 MAX_NODES = 20_000  # of an ONNX graph, those of its branches included
+MAX_FIELDS = 200_000  # of a message in it, a hundred bytes of memory each
 MAX_DEPTH = 3  # of branches in branches; this project's graphs have 1
 MAX_HEADER_BYTES = 32 * 2**20  # of a safetensors file; a vocabulary of a million words takes half of it
 MAX_OBJECTS = 20_000  # in that header: tensors, epochs of the history, settings
@@ -91,7 +92,7 @@ def read_message(content):
     """Return {field number: [values]} of the memoryview of a protobuf message: numbers, or memoryviews of bytes."""
     if not isinstance(content, memoryview):
         raise ValueError("a number stands where a message belongs")
-    fields, place = {}, 0
+    fields, place, number = {}, 0, 0
     while place < len(content):
         key, place = read_varint(content, place)
         kind = key & 7
@@ -108,6 +109,9 @@ def read_message(content):
             if place > len(content):
                 raise ValueError(f"it is cut: {place - len(content):,} bytes are missing")
         fields.setdefault(key >> 3, []).append(value)
+        number += 1
+        if number > MAX_FIELDS:
+            raise ValueError(f"a message has more than {MAX_FIELDS:,} fields")
     return fields
 
 
@@ -136,9 +140,11 @@ def check_graph(content, depth=0):
     graph = read_message(content)
     if 15 in graph:
         raise ValueError("it has sparse weights, which no model of this project has")
+    count, num_weights = len(graph.get(1, ())), len(graph.get(5, ()))
+    if max(count, num_weights) > MAX_NODES:
+        raise ValueError(f"it has {count:,} nodes and {num_weights:,} weights, at most {MAX_NODES:,} are read")
     for tensor in graph.get(5, ()):
         check_tensor(tensor)
-    count = len(graph.get(1, ()))
     for node in map(read_message, graph.get(1, ())):
         operator, domain = text(node, 4), text(node, 7)
         if operator not in OPERATORS or domain not in ("", "ai.onnx", "com.microsoft"):

@@ -62,6 +62,14 @@ def keep_freed_memory():
             os.environ[variable] = str(value)
 
 
+def lower_limit(kind, value):
+    """Lower a limit of this process, as resource.RLIMIT_AS, to `value` or to the bound that the system has set."""
+    import resource
+
+    _, hard = resource.getrlimit(kind)
+    resource.setrlimit(kind, (value if hard == resource.RLIM_INFINITY else min(value, hard), hard))
+
+
 def return_freed_memory():
     """Give the kernel back what is free in malloc's heap; does nothing where glibc's malloc is not in use.
 

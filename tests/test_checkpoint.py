@@ -260,3 +260,13 @@ def test_weights_that_float16_does_not_hold_stay_in_float32(tmp_path, checkpoint
     found = load_checkpoint(tmp_path / "a.safetensors").weights
     assert found["large"].tolist() == [1.0, 70000.0]
     assert found["small"].dtype == torch.float16
+
+
+@pytest.mark.parametrize("kind", [torch.float8_e4m3fn, torch.complex64])
+def test_weights_of_an_odd_type_are_one_line(tmp_path, kind):
+    """Of eight bits they were a traceback, complex ones were loaded."""
+    save_file({"a": torch.ones(2).to(kind)}, tmp_path / "a.safetensors", {"format": "3"})
+    with pytest.raises(
+        ValueError, match=r"a.safetensors: weights 'a' are of type \w+, allowed are float16, bfloat16, "
+    ):
+        load_checkpoint(tmp_path / "a.safetensors")

@@ -235,3 +235,14 @@ def test_a_script_without_its_packages_says_what_to_install(script, tmp_path):
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 2
     assert re.fullmatch(r"error: [\w, ]+ not installed: pip install -r requirements[\w-]*\.txt\n", done.stderr)
+
+
+@pytest.mark.parametrize(("hard", "wanted", "set_to"), [(10, 20, 10), (-1, 20, 20), (30, 20, 20)])
+def test_a_limit_of_the_system_is_not_raised(monkeypatch, hard, wanted, set_to):
+    """A batch system's lower bound made the probe of a model fail, and the model was blamed."""
+    resource = pytest.importorskip("resource")
+    limits = []
+    monkeypatch.setattr(resource, "getrlimit", lambda kind: (5, hard))
+    monkeypatch.setattr(resource, "setrlimit", lambda kind, values: limits.append(values))
+    process.lower_limit(resource.RLIMIT_CPU, wanted)
+    assert limits == [(set_to, hard)]

@@ -253,9 +253,14 @@ def check_unreadable(failed, total, where):
         print(f"warning: {line}; skipped")
     if len(failed) > 5:
         print(f"warning: {len(failed) - 5} more unreadable images skipped")
-    if len(failed) > UNREADABLE_SHARE * total:
-        share = f"{len(failed)} of {total} images"
-        raise ValueError(f"{where}: {share} cannot be read, at most {UNREADABLE_SHARE:.0%} may be; {failed[0]}")
+    check_share(len(failed), total, where, f"; {failed[0]}" if failed else "")
+
+
+def check_share(number, total, where, first=""):
+    """Raise ValueError if `number` unreadable images are more than a small share of `total`; first: names one."""
+    if number > UNREADABLE_SHARE * total:
+        share = f"{number} of {total} images"
+        raise ValueError(f"{where}: {share} cannot be read, at most {UNREADABLE_SHARE:.0%} may be{first}")
 
 
 def highlight(picture, weights):

@@ -176,9 +176,9 @@ def read_samples(path, suffixes, placed=frozenset()):
 
 def walk(file):
     """Yield (key, suffix, TarInfo) of each member that has a key. Raises tarfile.ReadError where the tar is damaged."""
-    with tarfile.TarFile(fileobj=file, mode="r") as tar:
+    with open_tar(file) as tar:
         before = -1
-        while (info := tar.next()) is not None:
+        while (info := next_member(tar)) is not None:
             if info.size < 0 or tar.offset <= before:  # a negative size would lead back for ever
                 raise tarfile.ReadError(f"a member of {info.size} bytes")
             before = tar.offset
@@ -186,10 +186,32 @@ def walk(file):
             key, suffix = split_name(info.name)
             if key and not info.isdir():
                 yield key, suffix, info
-        # tarfile takes a damaged header for the end, and a file without an end for a whole one.
+        # tarfile takes a damaged header for the end, a block of zeros too, and a file without an end for a whole one.
+        rest = file.seek(0, os.SEEK_END) - tar.offset
+        if rest > MAX_PICTURE_BYTES:
+            raise tarfile.ReadError(f"{rest:,} bytes behind its end at byte {tar.offset:,}")
         file.seek(tar.offset)
-        if file.read(len(_END)) != _END:
+        if file.read(len(_END)) != _END or file.read(rest).strip(b"\0"):
             raise tarfile.ReadError(f"cut or damaged at byte {tar.offset:,}")
+
+
+NO_HEADER = (ValueError, RecursionError)  # what tarfile raises on numbers that are none, and headers of headers
+
+
+def open_tar(file):
+    """Return the TarFile of an open shard, whose first header is read. Raises tarfile.ReadError where it is none."""
+    try:
+        return tarfile.TarFile(fileobj=file, mode="r")
+    except NO_HEADER as error:
+        raise tarfile.ReadError(f"damaged at its first header: {one_line(error, 80)}") from None
+
+
+def next_member(tar):
+    """Return the next TarInfo of a TarFile, None at its end. Raises tarfile.ReadError where its header is none."""
+    try:
+        return tar.next()
+    except NO_HEADER as error:
+        raise tarfile.ReadError(f"damaged at byte {tar.offset:,}: {one_line(error, 80)}") from None
 
 
 def split_name(name):

@@ -187,7 +187,9 @@ def loading(path):
 
 def is_cached(path):
     """True for a file in the cache of downloads, or in that of huggingface_hub."""
-    caches = [cache_folder()]
+    caches = []
+    with contextlib.suppress(ValueError):  # a user without a home, who has downloaded nothing
+        caches.append(cache_folder())
     if "huggingface_hub" in sys.modules:
         from huggingface_hub.constants import HF_HUB_CACHE
 
@@ -301,8 +303,11 @@ def download(source, part):
 
 
 def cache_folder():
-    """Return the folder that downloads are kept in."""
-    return Path(os.environ.get("CAPTIONING_CACHE") or Path.home() / ".cache" / "captioning")
+    """Return the folder that downloads are kept in. Raises ValueError if none is named and the user has no home."""
+    try:
+        return Path(os.environ.get("CAPTIONING_CACHE") or Path.home() / ".cache" / "captioning")
+    except RuntimeError:
+        raise ValueError("CAPTIONING_CACHE: got none, and this user has no home; name a folder for downloads") from None
 
 
 def check_address(url):

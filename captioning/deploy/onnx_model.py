@@ -171,7 +171,10 @@ def probe_model(path, identity):
 
     Raises ValueError, one line, if the child cannot load it or ends in another way.
     """
-    passed = cache_folder() / "probed" / identity
+    try:
+        passed = cache_folder() / "probed" / identity
+    except ValueError:  # a user without a home
+        passed = Path(os.devnull)
     if passed.is_file():
         return
     code = "import sys; from captioning.deploy import onnx_model; onnx_model.run_probe(sys.argv[1])"
@@ -202,12 +205,11 @@ def run_probe(path):
     import onnxruntime  # noqa: F401 (its libraries are not the model's memory)
 
     if resource:
-        resource.setrlimit(resource.RLIMIT_CPU, (PROBE_SECONDS, PROBE_SECONDS))
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        if sys.platform == "linux":
-            with open("/proc/self/statm") as file:
-                used = int(file.read().split()[0]) * resource.getpagesize()
-            resource.setrlimit(resource.RLIMIT_AS, (used + PROBE_BYTES, used + PROBE_BYTES))
+        process.lower_limit(resource.RLIMIT_CPU, PROBE_SECONDS)
+        process.lower_limit(resource.RLIMIT_CORE, 0)
+        with contextlib.suppress(OSError):  # a system without /proc
+            used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+            process.lower_limit(resource.RLIMIT_AS, used + PROBE_BYTES)
     try:
         OnnxModel(path, num_threads=1, probe=False)
     except ValueError as error:

@@ -2,13 +2,14 @@
 
     <output>/00042.parquet      a row for each key: key, what a caption's record holds, alternatives, status, error,
                                 url, sha256
-    <output>/00042_stats.json   written last: counts, seconds, the model's sha256, the options
+    <output>/00042_stats.json   written last: counts, seconds, the model's sha256, the options, which shard it was
 
-A shard with stats is done and is skipped by the next start. Nothing else coordinates: two jobs with different shards
-share a folder, and one that was killed is started again with the same command. The shards are only read.
+A shard with both files is done and is skipped by the next start. Nothing else coordinates: two jobs with different
+shards share a folder, and one that was killed is started again with the same command. The shards are only read.
 """
 
 import contextlib
+import hashlib
 import io
 import json
 import multiprocessing
@@ -32,6 +33,7 @@ from captioning.files import check_folder, hold_lock, remove_unfinished, replace
 ROWS = 1000  # of a row group: what is held in memory of a shard
 SUCCESS, ERROR = "success", "error"  # of the column status
 COUNTS = ("pictures", "captioned", "failed", "repeated_keys", "unlike")  # of a stats file
+HEAD = 2**16  # bytes of a shard that tell it from others of its name and size
 ATTEMPTS = 2  # at a shard whose process dies
 WAITING = 4  # shards for each processor that Ray is handed ahead
 CLUSTER_SECONDS = 10  # until somebody answers at $RAY_ADDRESS
@@ -149,11 +151,25 @@ def to_do(job, shards):
     rest = []
     for shard in shards:
         if job.stats_path(shard).exists():
-            read_stats(job.stats_path(shard), job.identity)
-        else:
+            stats = read_stats(job.stats_path(shard), job.identity)
+            for name, value in describe_shard(shard).items():
+                if stats.get(name, value) != value:
+                    told = f"of another {shard.name}, whose {name} was {stats[name]}, not {value}"
+                    raise ValueError(f"{job.stats_path(shard)}: {told}; give another --output")
+        if not (job.stats_path(shard).exists() and job.parquet_path(shard).exists()):
             check_parquet(job.parquet_path(shard), job.identity)
             rest.append(shard)
     return rest
+
+
+def describe_shard(shard):
+    """Return what tells a shard from another of its name without reading all of it; {} = it is not there."""
+    try:
+        with open(shard, "rb") as file:
+            size, head = os.fstat(file.fileno()).st_size, file.read(HEAD)
+    except OSError:
+        return {}
+    return {"bytes": size, "head_sha256": hashlib.sha256(head).hexdigest()}
 
 
 def check_parquet(path, identity):
@@ -237,7 +253,8 @@ def caption_shard(job, shard):
     try:
         captioner, options = loaded(job)
         with one_writer(job, shard):
-            stats = {"shard": shard.name} | write_rows(job, shard, captioner, options) | job.identity
+            stats = {"shard": shard.name} | describe_shard(shard)
+            stats |= write_rows(job, shard, captioner, options) | job.identity
             with replace_file(job.stats_path(shard)) as temporary:
                 temporary.write_text(json.dumps(stats, indent=1, ensure_ascii=False), encoding="utf-8")
     except ShardError as error:

@@ -8,6 +8,8 @@ import sys
 import threading
 from pathlib import Path
 
+from captioning.process import lower_limit
+
 START_SECONDS = 120  # to import and load what the function needs
 CALL_BYTES = 2 * 2**30  # of address space that a call may take beyond what was loaded
 THREAD_BYTES = 2**27  # that a thread reserves for its stack and for malloc, used or not
@@ -82,8 +84,7 @@ def bound_memory():
 
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     most = pages * resource.getpagesize() + CALL_BYTES + THREAD_BYTES * (os.cpu_count() or 1)
-    _, hard = resource.getrlimit(resource.RLIMIT_AS)
-    resource.setrlimit(resource.RLIMIT_AS, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))
+    lower_limit(resource.RLIMIT_AS, most)
 
 
 def answer(pipe, build, arguments):

@@ -25,6 +25,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from captioning.cli import one_line
+from captioning.data.images import check_share
 from captioning.data.tars import split_place
 from captioning.evaluation import ImageDataset, encode_images, encode_together
 from captioning.familiarity import fit_familiarity
@@ -96,9 +97,10 @@ def cached(folder, key, compute, max_bytes=MAX_BYTES):
         if not from_first(lambda: tensors is not None):
             if is_first():
                 lock = hold_lock(path.with_suffix(".lock"), "the same features are being computed by", wait=True)
-                if stack.enter_context(lock):
-                    remove_unfinished(folder)
-                    tensors = load_kept(path)  # another process may have had it until now
+                with contextlib.suppress(OSError):  # where nothing can be written, `store` says so
+                    if stack.enter_context(lock):
+                        remove_unfinished(folder)
+                        tensors = load_kept(path)  # another process may have had it until now
             if not from_first(lambda: tensors is not None):
                 tensors = compute()
                 from_first(lambda: store(path, tensors, max_bytes))  # no rank looks for the file before it is there
@@ -140,14 +142,18 @@ def store(path, tensors, max_bytes):
         return
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        # Hidden ones too: what a killed process left half written counts and goes.
-        files = [(status.st_mtime_ns, status.st_size, f) for f in path.parent.iterdir() if (status := f.stat())]
+        files = []
+        for file in path.parent.iterdir():
+            with contextlib.suppress(FileNotFoundError):  # another run makes room, too
+                status = file.stat()
+                files.append((status.st_mtime_ns, status.st_size, file))
         total = sum(size for _, size, _ in files)
         for _, size, file in sorted(files):
             if total <= room:
                 break
-            file.unlink(missing_ok=True)
-            total -= size
+            if file.suffix == path.suffix and not file.name.startswith("."):  # no lock, nor what is being written
+                file.unlink(missing_ok=True)
+                total -= size
         with replace_file(path) as temporary:
             save_file(tensors, temporary, {CHECKSUM: checksum(tensors)})
     except (SafetensorError, OSError) as error:
@@ -160,15 +166,16 @@ class MappedViews:
 
     key:   of `fingerprint`: what they depend on
     parts: tensors (n, W, ...) of memory-mapped files; the rows of one follow those of the other
-    paths: of these files, which end with their tensor; () = the rows are read through the mapping, as on Windows
+    files: descriptors of these files, which end with their tensor, and which it closes; () = the rows are read through
+           the mapping, as on Windows
     """
 
-    def __init__(self, key, parts, paths=()):
+    def __init__(self, key, parts, files=()):
         self.key, self.parts = key, list(parts)
         self.starts = torch.tensor([0, *accumulate(map(len, self.parts))])
         self.shape = torch.Size([int(self.starts[-1]), *self.parts[0].shape[1:]])
         self.ndim = len(self.shape)
-        self.files = [os.open(path, os.O_RDONLY) for path in paths] if hasattr(os, "preadv") else []
+        self.files = list(files)
         for file in self.files:
             weakref.finalize(self, os.close, file)
 
@@ -214,38 +221,36 @@ class MappedViews:
         return [chunk for part in self.parts for chunk in part.split(size)]
 
 
-def mapped_views(key, parts):
-    """Return the MappedViews of what `stored_in_parts` returned."""
-    return MappedViews(key, [part["views"] for part in parts], [part_path(key, n) for n in range(len(parts))])
-
-
 def part_path(key, number):
     """Return the file of a part of large features."""
     return Path(FEATURES_DIR, f"{key}-{number:05}.safetensors")
 
 
 def stored_in_parts(key, sizes, compute, num_bytes):
-    """Return [{name: tensor}], memory-mapped, of what is too large for the memory; missing parts are computed.
+    """Return ([{name: tensor}], memory-mapped, descriptors of their files) of what is too large for the memory.
+
+    Missing parts are computed. Each file is opened once it is there: a run beside this one may remove it to make room.
 
     sizes:   rows of each part; compute: (its rows as a range) -> name -> tensor
-    num_bytes: of all parts
+    num_bytes: of all parts, and of what must stay beside them
 
     Raises ValueError if the disk has no room for them.
     """
-    parts, starts = [], [0, *accumulate(sizes)]
+    parts, files, starts = [], [], [0, *accumulate(sizes)]
     for number, size in enumerate(sizes):
         rows = range(starts[number], starts[number] + size)
-        # Twice: the output of the trunk and what the encoder's head makes of it.
-        path, most = part_path(key, number), MAX_BYTES + 2 * num_bytes
+        path, most = part_path(key, number), MAX_BYTES + num_bytes
         cached(FEATURES_DIR, path.stem, lambda rows=rows: compute(rows), most)
         return_freed_memory()
         try:
             with safe_open(path, framework="pt") as file:  # its tensors stay mapped
                 parts.append({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118 (not a dict)
+            if hasattr(os, "preadv"):
+                files.append(os.open(path, os.O_RDONLY))
         except FileNotFoundError:
             told = f"{num_bytes / 1e9:.1f} GB of features are read from the disk, and could not be stored there"
             raise ValueError(f"{path}: {told}") from None
-    return parts
+    return parts, files
 
 
 def describe_views(views, machine, seed, shape):
@@ -284,8 +289,9 @@ def compute_views(trunk, paths, views, machine, seed, what):
             images = ImageDataset(paths, view, (seed, number))
             kept, outputs = encode_together(trunk, images, rows, machine, bar, kind)
             if found is None:
-                found = torch.empty(len(kept), len(views), *outputs.shape[1:], dtype=kind)
-            found[:, number] = outputs
+                found = torch.empty(len(kept), len(views), *output.shape[1:], dtype=kind)
+            if outputs is not None:
+                found[:, number] = outputs
             del outputs
             return_freed_memory()
         return {"kept": kept, "views": found}
@@ -298,8 +304,10 @@ def compute_views(trunk, paths, views, machine, seed, what):
         return tensors["kept"], tensors["views"]
     # Whole batches, so that an image stands in the same batch whatever the parts are.
     sizes = part_sizes(len(paths), row_bytes, machine.batch_size)
-    parts = stored_in_parts(key, sizes, compute, num_bytes)
-    return torch.cat([part["kept"] for part in parts]), mapped_views(key, parts)
+    parts, files = stored_in_parts(key, sizes, compute, num_bytes)
+    kept = torch.cat([part["kept"] for part in parts])
+    check_share(len(paths) - len(kept), len(paths), what)  # each part may have had few
+    return kept, MappedViews(key, [part["views"] for part in parts], files)
 
 
 def stored_as(output, num_views):
@@ -352,7 +360,9 @@ def head_views(head, views, run):
     def compute(rows):
         return {"views": through(views[rows.start : rows.stop] if in_memory else views.rows(rows.start, rows.stop))}
 
-    return mapped_views(key, stored_in_parts(key, part_sizes(len(views), row_bytes), compute, num_bytes))
+    theirs = 0 if in_memory else sum(part.nbytes for part in views.parts)  # which stay beside them, for a resumed run
+    parts, files = stored_in_parts(key, part_sizes(len(views), row_bytes), compute, num_bytes + theirs)
+    return MappedViews(key, [part["views"] for part in parts], files)
 
 
 class Descriptions(torch.nn.Module):

@@ -263,3 +263,48 @@ def test_a_sample_that_cannot_be_trained_on_is_left_out_and_named(tmp_path, bad,
     assert line in samples.failed[0]
     with pytest.raises(ValueError, match=r"1 of 9 samples have no picture or no caption, at most 5%"):
         list(CaptionedSamples([make_tar(tmp_path / "b.tar", *good[:16], *bad)], PICTURES))
+
+
+def headers_of_headers(number):
+    """A long name's header before the long name's header before ... a picture's."""
+    info = tarfile.TarInfo("././@LongLink")
+    info.type, info.size = b"L", 6
+    picture = member("x.jpg")[0].tobuf(tarfile.GNU_FORMAT) + b"x".ljust(512, b"\0")
+    return (info.tobuf(tarfile.GNU_FORMAT) + b"x.jpg".ljust(512, b"\0")) * number + picture + bytes(1024)
+
+
+def hole(path):
+    """A tar with a header of zeros in its middle, as a disk or a preallocated download leaves it."""
+    make_tar(path, *(member(f"{number}.jpg") for number in range(9)))
+    content = bytearray(path.read_bytes())
+    content[4 * 1024 : 4 * 1024 + 512] = bytes(512)
+    return bytes(content)
+
+
+def foreign_sparse_map(path):
+    with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as tar:
+        info, content = member("x.jpg")
+        info.pax_headers = {"GNU.sparse.map": "a,b", "GNU.sparse.size": "5"}
+        tar.addfile(info, io.BytesIO(content))
+    return path.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (hole, "cut or damaged at byte 4,096"),  # its other pictures were lost without a word
+        (lambda path: headers_of_headers(3000), "damaged at its first header: .*recursion"),  # a traceback
+        (foreign_sparse_map, "damaged at its first header: invalid literal"),  # an error that named no file
+        (lambda path: bytes(1024) + b"\0" * 20_000 + b"x", "cut or damaged at byte 0"),
+    ],
+)
+def test_headers_that_are_none_are_damage(tmp_path, content, reason):
+    (tmp_path / "a.tar").write_bytes(content(tmp_path / "a.tar"))
+    with pytest.raises(ValueError, match=rf"a.tar: not a whole tar \(.*{reason}"):
+        read(tmp_path / "a.tar")
+
+
+def test_zeros_behind_the_end_of_a_tar_are_no_damage(tmp_path):
+    path = make_tar(tmp_path / "a.tar", member("1.jpg"), member("2.jpg"))
+    path.write_bytes(path.read_bytes() + bytes(100_000))
+    assert [sample.key for sample in read(path)] == ["1", "2"]

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from captioning.deploy import downloads
+from captioning.deploy import downloads, onnx_model
 from captioning.deploy.downloads import fetch_model
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -529,3 +529,18 @@ def test_a_circle_of_links_is_no_model(tmp_path, monkeypatch, name):
     Path(name).symlink_to(name)
     with pytest.raises(ValueError, match=name), downloads.loading(fetch_model(name)):
         raise ValueError(f"{name}: no such model")  # as its reader does; Path.resolve raised RuntimeError before
+
+
+def test_a_user_without_a_home_is_told_what_to_set(model_files, monkeypatch, tmp_path):
+    """A container's user with a number alone: a traceback, also for a model that lies there."""
+
+    def homeless():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("CAPTIONING_CACHE", raising=False)
+    monkeypatch.setattr(Path, "home", homeless)
+    with pytest.raises(ValueError, match=r"^CAPTIONING_CACHE: got none, and this user has no home; name a folder"):
+        downloads.cache_folder()
+    path = shutil.copy(model_files.int8, tmp_path / "a.onnx")
+    assert onnx_model.OnnxModel(path).vocab
+    assert not downloads.is_cached(Path(path))

@@ -6,6 +6,7 @@ import os
 import resource
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,7 @@ from captioning.deploy import onnx_model
 from captioning.deploy.onnx_export import CalibrationImages, correct_biases, export_onnx, fold_norms, rounding_error
 from captioning.deploy.onnx_model import OnnxModel
 from captioning.metadata import PARTS, dump_metadata
+from captioning.model_files import check_onnx
 from captioning.search.options import SearchOptions
 from model import CONFIG, ENCODERS, AttentionRNN, EncoderCNN, build_model
 from vocab import Vocabulary
@@ -473,3 +475,15 @@ def test_weights_are_rounded_as_onnxruntime_does(tmp_path):
         scale = stored[f"w{number}_scale"].reshape(-1, 1, 1, 1)
         expected = weights[f"w{number}"] - stored[f"w{number}_quantized"] * scale
         np.testing.assert_allclose(rounding_error(weights[f"w{number}"]), expected, atol=1e-6)
+
+
+def test_a_file_of_empty_messages_is_refused_before_it_fills_the_memory(tmp_path):
+    """Ten megabytes of them took a gigabyte, in the process itself, before the graph was tried in another."""
+    (tmp_path / "a.onnx").write_bytes(b"\x0a\x00" * 500_000)
+    tracemalloc.start()
+    with pytest.raises(
+        ValueError, match=r"a.onnx: not a readable ONNX model \(a message has more than 200,000 fields\)"
+    ):
+        check_onnx(tmp_path / "a.onnx", (tmp_path / "a.onnx").read_bytes())
+    assert tracemalloc.get_traced_memory()[1] < 60_000_000
+    tracemalloc.stop()

@@ -5,6 +5,7 @@ import json
 import os
 import re
 import resource
+import shutil
 import socket
 import subprocess
 import sys
@@ -116,6 +117,15 @@ def test_each_shard_becomes_a_file_with_a_row_for_each_key(model_files, tars, pi
     assert again.returncode == 0, again.stderr
     assert "6 shards were done before" in again.stderr
     assert time.perf_counter() - seconds < 60
+    (tmp_path / "out" / "00003.parquet").unlink()  # it was taken for done, and its captions were nowhere
+    third = run(model_files, braces(tars), "--output", tmp_path / "out", "--num_best", "2", *SHORT)
+    assert "captioned 12 pictures of 1 shard" in third.stderr
+    assert rows_of(tmp_path / "out") == rows
+    (tmp_path / "others").mkdir()
+    shutil.copy(tars / "00002.tar", tmp_path / "others" / "00004.tar")  # another of this name was taken for it
+    other = run(model_files, tmp_path / "others" / "00004.tar", "--output", tmp_path / "out", "--num_best", "2", *SHORT)
+    assert (other.returncode, other.stderr.count("\n")) == (2, 1)
+    assert re.search(r"00004_stats.json: of another 00004.tar, whose \w+ was .*; give another --output", other.stderr)
     for flags, message in (
         (["--num_best", "1"], "captioned with num_best 2, now it is 1; give another --output"),
         (["--model_path", model_files.onnx, "--num_best", "2"], "captioned by another model (pictograms_int8)"),

@@ -1,7 +1,9 @@
 """The cache gives back what was computed, notices every kind of change, and neither trusts damage nor grows."""
 
+import contextlib
 import os
 import shutil
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,6 +14,7 @@ from PIL import Image
 
 from captioning.data import images
 from captioning.data.sequences import Captions
+from captioning.files import lock_now
 from captioning.runtime import Machine
 from captioning.training import features
 from captioning.training.features import MappedViews, cached, compute_views, describe_views, fingerprint, head_views
@@ -397,3 +400,61 @@ def test_an_error_while_computing_leaves_no_file(tmp_path):
     with pytest.raises(AssertionError):
         cached(tmp_path, KEY, never)
     assert not list(tmp_path.iterdir())
+
+
+def test_locks_and_what_is_being_written_make_no_room(tmp_path):
+    """They belong to trainings beside this one."""
+    for name in ("b.lock", ".c.a1b2c3d4.unfinished.safetensors"):
+        (tmp_path / name).write_bytes(bytes(5000))
+    with open(tmp_path / ".c.a1b2c3d4.unfinished.safetensors", "rb") as held:
+        assert lock_now(held.fileno())
+        cached(tmp_path, KEY, tensors, max_bytes=8000)
+        names = {path.name for path in tmp_path.iterdir()}
+        assert {"b.lock", ".c.a1b2c3d4.unfinished.safetensors"} <= names
+
+
+def test_parts_that_another_run_removes_meanwhile_stay_readable(pictures, monkeypatch):
+    """The training ended with FileNotFoundError after all its pictures had been encoded."""
+    monkeypatch.setattr(features, "MAX_VIEWS_BYTES", 0)
+    monkeypatch.setattr(features, "PART_BYTES", 1600)
+    machine, original = Machine(CPU.device, batch_size=2), features.cached
+
+    def cached_beside_another(folder, key, compute, max_bytes):
+        for path in Path(folder).glob("*.safetensors"):
+            path.unlink()
+        return original(folder, key, compute, max_bytes)
+
+    expected = compute_views(torch.nn.Flatten(), pictures, [EvalTransform(8)], machine, 0, "x")[1]
+    expected = torch.cat(expected.split(99))
+    monkeypatch.setattr(features, "cached", cached_beside_another)
+    kept, found = compute_views(torch.nn.Flatten(), pictures, [EvalTransform(8)], machine, 0, "x")
+    assert torch.equal(found[torch.arange(len(kept)), torch.zeros(len(kept), dtype=torch.long)], expected[:, 0])
+    assert torch.equal(torch.cat(found.split(99)), expected)
+
+
+def test_the_share_of_unreadable_pictures_is_that_of_all_parts(pictures, monkeypatch):
+    """A part of one picture that cannot be read ended a training of thousands."""
+    monkeypatch.setattr(features, "MAX_VIEWS_BYTES", 0)
+    monkeypatch.setattr(features, "PART_BYTES", 1600)
+    paths = [*pictures[:4], *pictures[5:], pictures[4]]
+    machine = Machine(CPU.device, batch_size=2)
+    kept, found = compute_views(torch.nn.Flatten(), paths, [EvalTransform(8)], machine, 0, "train images")
+    assert len(kept) == len(found) == 10
+    assert [len(part) for part in found.parts] == [2, 2, 2, 2, 2, 0]
+    monkeypatch.setattr(images, "UNREADABLE_SHARE", 0.1)
+    for path in (paths[0], paths[2]):
+        path.write_bytes(b"no picture")
+    with pytest.raises(
+        ValueError, match=r"^train images: 3 of 11 images cannot be read, at most 10% may be$|^images: "
+    ):
+        compute_views(torch.nn.Flatten(), paths, [EvalTransform(8)], machine, 0, "train images")
+
+
+def test_a_folder_that_cannot_be_written_costs_the_file_alone(tmp_path, monkeypatch, capsys):
+    def refuse(*arguments, **settings):
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(features, "hold_lock", contextlib.contextmanager(lambda *a, **s: (yield refuse())))
+    monkeypatch.setattr(features, "save_file", refuse)
+    assert_equal(cached(tmp_path, KEY, tensors), tensors())
+    assert ": not stored (Read-only file system)\n" in capsys.readouterr().out
