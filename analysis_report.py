@@ -440,6 +440,8 @@ def main(config):
     fewest, most = comparison.FEWEST_MODELS, comparison.MOST_MODELS
     if compared and not fewest <= len(compared) <= most:
         raise ValueError(f"compare: got {counted(len(compared), 'model')}, allowed are {fewest} to {most}")
+    if compared and config["java_metrics"]:
+        raise ValueError("java_metrics: got True, but a comparison has no METEOR and SPICE; leave it out")
     if config["primary"] not in tables.METRICS:
         raise ValueError(f"primary: got {config['primary']!r}, allowed are {', '.join(tables.METRICS)}")
     if config["imagenet_weights"]:

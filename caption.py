@@ -450,8 +450,16 @@ def pictures_below(folder):
             yield os.path.join(folder, entry.name)
 
 
+BEAM_SETTINGS = ("beam_size", "length_penalty", "consensus", "diversity")
+SAMPLE_SETTINGS = ("temperature", "top_k", "top_p", "seed")
+
+
 def decoding_options(config, decoding):
     """Return the SearchOptions or, with `sample`, the SamplingOptions of a CONFIG; decoding: the model's own."""
+    idle, reader = (BEAM_SETTINGS, "beam search") if config["sample"] else (SAMPLE_SETTINGS, "--sample")
+    for name in idle:
+        if config[name] != CONFIG[name]:
+            raise ValueError(f"--{name}: got {config[name]}, but {reader} alone reads it; leave it out")
     if not config["sample"]:
         names = (*SETTINGS, "num_best", "groups", "diversity")
         return search_options.search_options(decoding, **{name: config[name] for name in names})

@@ -626,3 +626,20 @@ def test_a_device_that_is_not_there_costs_no_download(model_files, tmp_path, mon
     with pytest.raises(ValueError, match="and is dropped"):
         Captioner.load(path)
     assert not Path(path).is_file()
+
+
+@pytest.mark.parametrize(
+    ("flags", "line"),
+    [
+        (["--temperature", "0.3"], "error: --temperature: got 0.3, but --sample alone reads it; leave it out"),
+        (["--seed", "7"], "error: --seed: got 7, but --sample alone reads it; leave it out"),
+        (
+            ["--sample", "3", "--diversity", "1"],
+            "error: --diversity: got 1.0, but beam search alone reads it; leave it out",
+        ),
+    ],
+)
+def test_settings_that_nothing_reads_are_refused(flags, line):
+    """A user who asked for a temperature got beam search without a word."""
+    result = run("a.jpg", *flags)
+    assert (result.returncode, result.stderr.strip()) == (2, line)

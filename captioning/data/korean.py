@@ -16,6 +16,7 @@ _PARTICLES = {
     **dict.fromkeys(_CONSONANT.split(), "consonant"),
 }
 _LONGEST = max(map(len, _PARTICLES))
+_PLURAL = "들"
 
 # Common words that look like a word of one syllable with a particle, and are none.
 _TEXT = """
@@ -29,9 +30,13 @@ _TEXT = """
 죄인 주로 주의 주인 죽도 지도 진로 차도 차이 채도 철도 초과 추가 치과 타는 태도 통로
 파도 파이 팔다 포도 피로 하나 하는 하루 하의 하인 학과 할인 합의 해도 호의 화가 확인
 회로 회의 효과 휴가
+검은 굵은 까만 낮은 노란 늦은 맑은 바다 밝은 붉은 사는 소다 얇은 얕은 옅은 우는 자는 좁은
+주는 지는 짙은 짧은 차는 추는 치는 파는 파란 피는
 """
 _WHOLE = frozenset(_TEXT.split())
-_NUMERAL = re.compile("(?:한|두|세|네|다섯|여섯|일곱|여덟|아홉|열|몇|여러|\\d+)\\Z")
+_TENS = "열|스물|서른|마흔|쉰|예순|일흔|여든|아흔"
+_ONES = "한두|두세|두서너|서너|너댓|대여섯|한|두|세|네|다섯|여섯|일곱|여덟|아홉"
+_NUMERAL = re.compile(rf"(?:(?:{_TENS})?(?:{_ONES})|{_TENS}|스무|몇|몇몇|여러|수십|\d+)\Z")
 
 
 def has_final(word):
@@ -59,24 +64,30 @@ def particle(word, pair):
 def stems(word):
     """Return what is left of a word without each particle, or two, that it may end in; the longest first.
 
-    A particle counts only if it has the form that the sound before it asks for: 판다가 and 곰이, not 판다이 or 곰가.
-    Common words that only look so, such as 파도 (wave) beside 파 (leek) and its particle 도, have none.
+    The plural's 들 may stand before them: 사람들에게는. A particle counts only if it has the form that the sound
+    before it asks for: 판다가 and 곰이, not 판다이 or 곰가. Common words that only look so, such as 파도 (wave) beside
+    파 (leek) and its particle 도, have none, and are what is left of 파도는.
     """
     if word in _WHOLE or not _is_syllable(word[-1:]):
         return ()
     found = []
-    for end in range(len(word) - 1, max(0, len(word) - 2 * _LONGEST) - 1, -1):
-        if end and (
-            _fits(word[:end], word[end:])
-            or any(
-                _fits(word[:end], word[end:middle])
-                and word[middle:] in _AFTER_ANOTHER.split()
-                and _fits(word[:middle], word[middle:])
-                for middle in range(end + 1, len(word))
-            )
-        ):
+    for end in range(len(word) - 1, max(1, len(word) - 3 * _LONGEST) - 1, -1):
+        is_plural = bool(found) and found[-1] == word[: end + 1] and word[end] == _PLURAL
+        if is_plural or _ends_in_particles(word, end):
             found.append(word[:end])
+            if word[:end] in _WHOLE:
+                break
     return tuple(found)
+
+
+def _ends_in_particles(word, end):
+    """True if what stands from `end` on is one particle, or two."""
+    return _fits(word[:end], word[end:]) or any(
+        _fits(word[:end], word[end:middle])
+        and word[middle:] in _AFTER_ANOTHER.split()
+        and _fits(word[:middle], word[middle:])
+        for middle in range(end + 1, len(word))
+    )
 
 
 def is_counter(word, before):

@@ -86,6 +86,7 @@ def clean(caption):
     if text.isascii():
         return text
     text = unicodedata.normalize("NFC", text)  # an accent of its own and one inside its letter are one word
+    text = text.replace("i\u0307", "i")  # Turkish: the small letter of \u0130 has its dot already
     rare, signs = _signs()
     if rare.search(text):
         text = unicodedata.normalize("NFC", text.translate(signs))

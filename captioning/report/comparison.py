@@ -101,8 +101,14 @@ def compare_models(scored, subjects, primary):
 
 
 def distinct(names):
-    """Return names of models; those that occur more than once get a number."""
-    return [f"{name} ({place})" if names.count(name) > 1 else name for place, name in enumerate(names, 1)]
+    """Return names of models, no two of them alike; those that occur more than once get a number."""
+    found = []
+    for place, name in enumerate(names, 1):
+        shown = name
+        while (shown in found or shown in names) and names.count(name) > 1:
+            shown = f"{shown} ({place})"
+        found.append(shown)
+    return found
 
 
 def score_table(scored, subjects, names):

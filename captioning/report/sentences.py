@@ -8,6 +8,7 @@ neither ranked nor judged.
 import numpy as np
 
 from captioning.cli import counted
+from captioning.data.class_names import spoken_names
 from captioning.evaluation import FEWEST_FOR_CIDER
 from captioning.familiarity import UNLIKE
 from captioning.report.tables import (
@@ -174,7 +175,8 @@ def class_reservations(tables, subject):
     images, classes, notes = tables["images"], tables["classes"], []
     labels = {example.label for example in subject.dataset.splits[subject.split]}
     trained = Grounder(subject.classes)
-    unseen = sorted(label for label in labels - {""} if not trained.label(label))
+    spoken = spoken_names(sorted(labels - {""}))
+    unseen = sorted(label for label in spoken if not (trained.label(label) or trained.label(spoken[label])))
     absent = sorted(set(subject.dataset.classes) - labels)
     without = int((images["class"] == "").sum())
     if without:

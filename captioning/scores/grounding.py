@@ -74,6 +74,7 @@ class Grounder:
     classes: names as the data has them, `tennis_court` and `carpenter_s_kit` as well as "tennis court"; ids before
              them, as in 001.lotus, need not be said
     aliases: class -> further words that name it
+    others:  further classes, of a model for example
 
     Names and captions are compared word by word, split by one tokenizer; case, underscores, hyphens and the way
     that Unicode spells a letter make no difference. The last word may be singular or plural on either side.
@@ -84,9 +85,10 @@ class Grounder:
     class.
     """
 
-    def __init__(self, classes, aliases=None):
-        names = [(name, name) for name in classes]
-        names += [(plain, name) for name, plain in spoken_names(classes).items() if plain != name]
+    def __init__(self, classes, aliases=None, others=()):
+        names = [(name, name) for name in (*classes, *others)]
+        for group in (classes, others):  # apart, so that what others are called changes no name of the classes
+            names += [(plain, name) for name, plain in spoken_names(group).items() if plain != name]
         spelt = {name_words(name): name for name in classes}  # however a table spells it: Panda, tennis court
         for name, words in (aliases or {}).items():
             label = name if name in classes else spelt.get(name_words(name))
@@ -170,8 +172,10 @@ def build_grounders(labels, trained_classes, aliases):
         return None, None
     # Where the two spell a class differently ("Tennis court", tennis_court), the data's spelling counts.
     known = Grounder(classes, aliases)
-    classes += {name_words(name): name for name in trained_classes if not known.label(name)}.values()
-    return Grounder(classes, aliases), Grounder(classes) if aliases else None
+    spoken = spoken_names(trained_classes)
+    new = [name for name in trained_classes if not (known.label(name) or known.label(spoken[name]))]
+    others = list({name_words(name): name for name in new}.values())
+    return Grounder(classes, aliases, others), Grounder(classes, others=others) if aliases else None
 
 
 def naming_share(examples, grounder):

@@ -76,3 +76,40 @@ def test_names_of_several_words_and_of_other_letters():
     grounder = Grounder(["경고 표지", "SUV", "t-shirt"])
     assert grounder.find("빨간 경고 표지가 있다") == ["경고 표지"]
     assert grounder.find("SUV가 t-shirt를") == ["SUV", "t-shirt"]
+
+
+@pytest.mark.parametrize(
+    ("label", "caption"),
+    [
+        ("건물", "건물들로 둘러싸인 공원"),
+        ("사람", "사람들에게 둘러싸인 차"),
+        ("나무", "나무들에 둘러싸인 집"),
+        ("사람", "사람들처럼"),
+        ("판다", "판다들에게는"),
+        ("파도", "파도는 높다"),
+    ],
+)
+def test_the_plural_may_have_any_particle(label, caption):
+    """Everyday words of aerial captions named nothing."""
+    assert Grounder([label]).find(caption) == [label]
+
+
+@pytest.mark.parametrize(
+    ("classes", "caption", "named"),
+    [
+        (["파", "하늘"], "파란 하늘", ["하늘"]),  # blue, not leek
+        (["노", "꽃"], "노란 꽃", ["꽃"]),
+        (["검", "고양이"], "검은 고양이", ["고양이"]),
+        (["차", "소년"], "공을 차는 소년", ["소년"]),  # kicking, not car
+        (["바"], "바다 위의 배", []),
+        (["파"], "파도는 높다", []),  # a listed word with a particle of its own
+        (["차"], "차도의 사람", []),
+        (["종"], "종이의 색", []),
+        (["길"], "길이는 길다", []),
+        (["개", "별"], "열두 개의 별", ["별"]),
+        (["개", "사과"], "두세 개의 사과", ["사과"]),
+        (["개", "사과"], "스무 개의 사과", ["사과"]),
+    ],
+)
+def test_what_only_looks_like_a_name_comes_before_no_class(classes, caption, named):
+    assert Grounder(classes).find(caption) == named

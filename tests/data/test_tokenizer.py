@@ -166,3 +166,9 @@ def test_ucm_captions_give_the_tokens_that_the_data_set_publishes(shared_dir):
     for image in images:
         for sentence in image["sentences"]:
             assert tokenize(sentence["raw"]) == sentence["tokens"]
+
+
+def test_turkish_has_one_small_letter_for_the_one_with_a_dot():
+    """The first word of a sentence was another than inside it."""
+    assert tokenize("İnek") == tokenize("inek") == ["inek"]
+    assert tokenize("DİYARBAKIR") == ["diyarbakir"]

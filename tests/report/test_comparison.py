@@ -73,3 +73,14 @@ def test_ten_models_of_a_thousand_images_take_seconds():
     assert time.process_time() - began < 60, "it takes about 5 s"
     assert len(table) == 45 * 7
     assert table["p"].min() >= 2 / (bootstrap.draws_for(45) + 1)
+
+
+@pytest.mark.parametrize(
+    "names", [["a", "a", "a (1)"], ["a (1)", "a", "a"], ["a", "b"], ["a", "a", "a (1)", "a (1) (1)"]]
+)
+def test_no_two_models_have_the_same_name(names):
+    """A second download is called a (1): the report ended in an error of pandas."""
+    assert len(set(comparison.distinct(names))) == len(names)
+    assert [name for name in comparison.distinct(names) if names.count(name) == 1] == [
+        name for name in names if names.count(name) == 1
+    ]

@@ -11,6 +11,7 @@ from captioning.data.class_names import spoken_names
 from captioning.scores.grounding import (
     CASES,
     Grounder,
+    build_grounders,
     caption_classifier,
     classification_scores,
     confusion,
@@ -276,3 +277,11 @@ def test_captions_that_hardly_ever_name_their_class_are_said(tmp_path):
     without = [Example(tmp_path, ["a farm"], "", "train")]
     assert naming_warning(naming_share(without, Grounder([])), tmp_path) == ""
     assert naming_warning(naming_share([], Grounder([])), tmp_path) == ""
+
+
+def test_the_classes_of_a_model_change_no_name_of_the_datas():
+    """1_star was said as star only as long as the model had no other 60 classes: accuracy 0, also of the references."""
+    data, trained = ["1_star", "2_moon", "3_sun"], ["star", "anchor", "ice cream"]
+    grounder, _ = build_grounders(data, trained, {})
+    assert grounder.find("a white star and an anchor") == ["1_star", "anchor"]
+    assert grounder.label("star") == "1_star"
