@@ -548,7 +548,7 @@ def caption_files(config):
                 counts["unlike"] += caption.unlike
         if not counts:
             raise ValueError("no pictures given")
-        if not counts["captioned"] + counts["before"]:
+        if counts["skipped"] == counts.total():
             raise ValueError(f"none of {counts['skipped']} pictures could be read")
     told = f"captioned {cli.counted(counts['captioned'], 'picture')}"
     told += f", skipped {counts['skipped']} that cannot be read" if counts["skipped"] else ""

@@ -32,6 +32,7 @@ import json
 import os
 import random
 import re
+import unicodedata
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -61,7 +62,7 @@ from captioning.deploy.downloads import SHIPPED, SUFFIXES
 from captioning.files import check_folder, replace_file, replace_folder
 from captioning.metadata import MAX_IMAGE_SIZE
 from captioning.progress import Progress
-from captioning.scores.grounding import Grounder, naming_share
+from captioning.scores.grounding import Grounder, name_words, naming_share
 from captioning.untrusted import csv_writer, write_table
 
 CONFIG = {
@@ -295,14 +296,15 @@ def write_photographs(chosen, output, captions_of, sizes, gathering, num_workers
                 origin |= class_folders.place_photos(photos, class_folder[group[1]], numbers, folder)
         names = sorted(origin, key=lambda name: (SPLITS.index(name.partition("/")[0]), name))
         write_captions(folder / "captions.csv", captions_of(folder, {name: origin[name] for name in names}))
-        write_aliases(folder / "aliases.csv", load_aliases(chosen.source), class_folder)
+        write_aliases(folder / "aliases.csv", chosen.aliases, class_folder)
         return write_preview(folder), gathered
 
 
 def name_class_folders(labels):
     """Return class -> the name of its folder, see spelling.folder_names; say which differ."""
     found = folder_names(set(labels))
-    if changed := [(label, name) for label, name in sorted(found.items()) if name != label]:
+    pairs = [(unicodedata.normalize("NFC", label), name) for label, name in sorted(found.items())]
+    if changed := [(label, name) for label, name in pairs if name != label]:
         label, name = changed[0]
         more = f", and {len(changed) - 1:,} more alike" if len(changed) > 1 else ""
         print(f"note: class {label!r} is called {name!r}, a name that every disk can hold{more}")
@@ -310,8 +312,10 @@ def name_class_folders(labels):
 
 
 def write_aliases(path, aliases, class_folder):
-    """Write aliases.csv from class -> words, if there are any for the classes of the dataset."""
-    rows = [(class_folder[label], word) for label, words in aliases.items() if label in class_folder for word in words]
+    """Write aliases.csv from class, however it is spelt, -> words, if there are any for the classes of the dataset."""
+    spelt = {name_words(label): name for label, name in class_folder.items()}
+    known = [(spelt[name_words(label)], words) for label, words in aliases.items() if name_words(label) in spelt]
+    rows = [(name, word) for name, words in known for word in words]
     if rows:
         with open(path, "w", newline="", encoding="utf-8") as file:
             csv_writer(file).writerows([("class", "alias"), *rows])
@@ -394,6 +398,7 @@ class Chosen:
     groups:   (split, class) -> names, "" = not known; in the order of the splits, so that of copies the one in train
               stays
     silent:   how many photographs have no caption; others: Counter of the endings of files that are not read
+    aliases:  class -> further words that name it
     """
 
     source: Path
@@ -401,22 +406,23 @@ class Chosen:
     groups: dict
     silent: int
     others: Counter
+    aliases: dict
 
 
 def choose_photos(source, captions, classes):
     """Return the Chosen photographs of a source; captions: CaptionSource; classes: as CONFIG has them."""
-    examples, silent, others = list_examples(source, captions, classes)
+    examples, silent, others, aliases = list_examples(source, captions, classes)
     folder = captions.pictures_folder(source)
     named = {os.path.relpath(example.image, folder): example for example in examples}
     groups = defaultdict(list)
     for name, example in named.items():
         groups[example.split, example.label].append(name)
     groups = {group: groups[group] for split in ("", *SPLITS) for group in sorted(groups) if group[0] == split}
-    return Chosen(source, named, groups, silent, others)
+    return Chosen(source, named, groups, silent, others, aliases)
 
 
 def list_examples(source, captions, classes):
-    """Return (Examples of `source` to choose from, photos there that have no caption, Counter of other endings)."""
+    """Return what Chosen has of a source: (Examples to choose from, silent, others, aliases)."""
     captions.check(source)
     if captions.captioner or captions.template:
         examples, others = class_folders.list_photos(source)
@@ -429,12 +435,14 @@ def list_examples(source, captions, classes):
         examples = captions.read(source)
         silent = len({folder / name for name in names} - {example.image for example in examples})
     labels = sorted({example.label for example in examples} - {""})
+    aliases = load_aliases(source) if labels else {}
+    Grounder(labels, aliases)  # refuses those of unknown classes before anything is read
     if not labels and (captions.template or classes.strip()):
         raise ValueError(f"{source}: has no folders of classes, which --caption_template and --classes need")
     if not captions.template and not classes.strip():
-        return examples, silent, others  # those outside of the folders of classes, too
+        return examples, silent, others, aliases  # those outside of the folders of classes, too
     chosen = class_folders.choose_classes(labels, classes)
-    return [example for example in examples if example.label in chosen], silent, others
+    return [example for example in examples if example.label in chosen], silent, others, aliases
 
 
 def prepare_photographs(source, output, classes, captions, sizes, gathering, num_workers):
@@ -486,6 +494,7 @@ def prepare_shards(source, output, number, seed, **settings):
     The images are copied as they are, the train images in a random order. Raises ValueError if a shard were empty.
     """
     dataset = load_dataset(source, "train", **settings)
+    Grounder(dataset.classes, dataset.aliases)  # refuses aliases of unknown classes
     train = list(dataset.splits["train"])
     if number > len(train):
         raise ValueError(f"--shards: got {number}, the train split has {cli.counted(len(train), 'image')}")

@@ -600,6 +600,9 @@ def test_a_text_file_is_that_of_one_picture(model_files, pictures, tmp_path):
     result = run(tmp_path, "--model_path", model_files.int8, "--format", "txt", "--existing", "overwrite")
     assert "a.png: shares a.txt with a.jpg; skipped" in result.stderr
     assert "captioned 1 picture, skipped 1 without a text file of their own" in result.stderr
+    result = run(tmp_path / "a.png", "--model_path", model_files.int8, "--format", "txt")
+    assert result.returncode == 0
+    assert "captioned 0 pictures, skipped 1 without a text file of their own" in result.stderr
 
 
 def test_no_batch_is_refused(captioner, pictures):

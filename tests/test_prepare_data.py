@@ -830,3 +830,19 @@ def test_an_audit_takes_a_dataset_without_a_test_split(tmp_path, monkeypatch):
 def test_a_shard_may_have_brackets_in_its_name(tmp_path):
     write_shard(tmp_path / "set[1]" / "00000.tar", [("1", {"jpg": b"\xff\xd8", "txt": b"a cat"})])
     assert find_shards([str(tmp_path / "set[1]" / "00000.tar")]) == [tmp_path / "set[1]" / "00000.tar"]
+
+
+def test_aliases_are_read_before_any_picture_and_keep_their_class_however_it_is_spelt(tmp_path, monkeypatch):
+    source = write_source(tmp_path / "source", ("Tennis court", "park"))
+    write_rows(source / "captions.csv", source)
+    (source / "aliases.csv").write_text("class,alias\ntennis_court,court\n")
+    prepare(source, tmp_path / "out")
+    assert load_aliases(tmp_path / "out") == {"Tennis court": ["court"]}
+    monkeypatch.setattr(class_folders, "gather_photos", None)
+    for row, told in (
+        ("tennis_curt,court", "got 'tennis_curt', which is not a class"),
+        ("park,", "empty class or alias"),
+    ):
+        (source / "aliases.csv").write_text(f"class,alias\n{row}\n")
+        with pytest.raises(ValueError, match=told):
+            prepare(source, tmp_path / "other")

@@ -68,7 +68,7 @@ def load_image(source, smallest_side=0, max_pixels=MAX_PIXELS, *, smallest_area=
                 raise ValueError(f"{sides}, one side may be at most {REFUSED_ASPECT:,} times the other")
             check_buffers(image)
             if image.format == "TIFF" and image.mode == "I":
-                raise ValueError("pixels of 32 bits, or of 16 with a sign; save it with 8 or 16 bits")
+                image = without_sign(image)
             side = smallest_side or FULL_SIDE
             if smallest_area:
                 side = math.ceil(math.sqrt(smallest_area * min(image.size) / max(image.size)))
@@ -84,6 +84,17 @@ def load_image(source, smallest_side=0, max_pixels=MAX_PIXELS, *, smallest_area=
             reason = f"its content is none of {', '.join(FORMATS)}"
         name = source if isinstance(source, str) or hasattr(source, "__fspath__") else "the picture"
         raise ValueError(f"{name}: not a readable image ({' '.join(str(reason).split())})") from None
+
+
+def without_sign(image):
+    """Return a picture of 32 bits, or of 16 with a sign, as one of 8 or 16 bits, by the numbers that it holds.
+
+    Raises ValueError if they are of neither.
+    """
+    low, high = image.getextrema()
+    if low < 0 or high > 65535:
+        raise ValueError(f"pixels from {low} to {high}; save it with 8 or 16 bits")
+    return Image.fromarray(np.asarray(image).astype(np.uint8)) if high <= 255 else image
 
 
 def check_buffers(image):

@@ -30,10 +30,11 @@ _TEXT = """
 죄인 주로 주의 주인 죽도 지도 진로 차도 차이 채도 철도 초과 추가 치과 타는 태도 통로
 파도 파이 팔다 포도 피로 하나 하는 하루 하의 하인 학과 할인 합의 해도 호의 화가 확인
 회로 회의 효과 휴가
-검은 굵은 까만 낮은 노란 늦은 맑은 바다 밝은 붉은 사는 소다 얇은 얕은 옅은 우는 자는 좁은
-주는 지는 짙은 짧은 차는 추는 치는 파는 파란 피는
+검은 굵은 까만 낮은 노란 늦은 맑은 바다 밝은 붉은 사는 얇은 얕은 옅은 우는 좁은 주는 지는
+짙은 짧은 추는 치는 파란 피는
 """
 _WHOLE = frozenset(_TEXT.split())
+_VERBS = ("차는", "파는")  # kicking, digging; or the car and the leek as the topic
 _TENS = "열|스물|서른|마흔|쉰|예순|일흔|여든|아흔"
 _ONES = "한두|두세|두서너|서너|너댓|대여섯|한|두|세|네|다섯|여섯|일곱|여덟|아홉"
 _NUMERAL = re.compile(rf"(?:(?:{_TENS})?(?:{_ONES})|{_TENS}|스무|몇|몇몇|여러|수십|\d+)\Z")
@@ -88,6 +89,11 @@ def _ends_in_particles(word, end):
         and _fits(word[:middle], word[middle:])
         for middle in range(end + 1, len(word))
     )
+
+
+def is_verb(word, before):
+    """True if a word is a verb behind its object: 공을 차는 (kicking a ball), and not 차는 (the car)."""
+    return word in _VERBS and len(before) > 1 and before.endswith(("을", "를"))
 
 
 def is_counter(word, before):

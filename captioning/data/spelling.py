@@ -23,11 +23,12 @@ def normalised(name):
 def folder_names(labels):
     """Return label -> the name of its folder, for class names from anywhere: "" stays "".
 
-    A label that is no name of a folder on some disk, as a/b or ../a, has _ for what cannot stand there; no two have
-    the same name, nor names that differ in their spelling alone.
+    A label that is no name of a folder on some disk, as a/b or ../a, has _ for what cannot stand there. Names are
+    composed (NFC), as they are when folders are read; no two differ in their case alone.
     """
     found, taken = {}, set()
-    for label in sorted(labels, key=lambda label: (_UNSAFE.search(label) is not None, label)):
+    composed = {label: unicodedata.normalize("NFC", label) for label in labels}
+    for label in sorted(set(composed.values()), key=lambda label: (_UNSAFE.search(label) is not None, label)):
         name = _UNSAFE.sub("_", label)
         name = name.encode()[:MAX_BYTES].decode(errors="ignore")
         if _RESERVED.fullmatch(name):
@@ -36,4 +37,4 @@ def folder_names(labels):
             name += "_"
         taken.add(folded(name))
         found[label] = name
-    return found
+    return {label: found[one] for label, one in composed.items()}

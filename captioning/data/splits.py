@@ -81,26 +81,27 @@ def split_lists(folder):
 def read_split_lists(folder, names):
     """Read which of `names` are in which split, from lists of names beside the captions.
 
-    names:   of images, as the caption file spells them; a list may spell them otherwise, name other folders before
-             them, and leave out the file's ending
+    names:   of images, as the caption file spells them; a list may spell them otherwise, name more folders before them,
+             or fewer, and leave out the file's ending
     returns: (name -> split, [(list, line number, name) of listed images that have no caption]); ({}, []) = no lists
     Raises ValueError if an image is in two splits, and if no list names any image.
     """
-    spellings = {}  # of a name in a list -> the names that it may mean
+    if not (lists := split_lists(folder)):
+        return {}, []
+    spellings = {}  # file's name, with its ending and without -> [(a spelling of the whole name, the name)]
     for name in names:
         whole = folded(name)
-        base = whole.rpartition("/")[2]
-        for spelling in {whole, base, posixpath.splitext(whole)[0], posixpath.splitext(base)[0]}:
-            spellings.setdefault(spelling, []).append(name)
+        for spelling in {whole, posixpath.splitext(whole)[0]}:
+            spellings.setdefault(posixpath.basename(spelling), []).append((spelling, name))
     splits, silent = {}, []
-    for path in split_lists(folder):
+    for path in lists:
+        if folded(path.stem) in spellings:  # the text beside a picture called train.jpg
+            continue
         split = SPLIT_NAMES[_SPLIT_LIST.fullmatch(path.name.lower())[1]]
         for number, line in enumerate(read_lines(path), 1):
             if not (listed := line.strip()):
                 continue
-            whole = folded(listed)
-            meant = spellings.get(whole) or spellings.get(whole.rpartition("/")[2], [])
-            name = listed if listed in names else meant[0] if len(meant) == 1 else ""
+            name = listed if listed in names else meant_name(folded(listed), spellings)
             if name and splits.setdefault(name, split) != split:
                 raise ValueError(f"{path}: line {number}: {name} is in the {splits[name]} split, too")
             if not name:
@@ -110,6 +111,18 @@ def read_split_lists(folder, names):
         told = f"{listed!r:.80} names no captioned image, and neither does any other line of a list"
         raise ValueError(f"{path}: line {number}: {told}")
     return splits, silent
+
+
+def meant_name(listed, spellings):
+    """Return the name that a line of a list means, folded: the one whose path ends as its does; "" = none, or several.
+
+    spellings: as in read_split_lists
+    """
+    found = spellings.get(posixpath.basename(listed), ())
+    exact = [name for spelling, name in found if spelling == listed]
+    ends = [name for one, name in found if one.endswith(f"/{listed}") or listed.endswith(f"/{one}")]
+    meant = exact or ends
+    return meant[0] if len(meant) == 1 else ""
 
 
 def split_sizes(number):

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from captioning.data.class_names import spoken_names
-from captioning.data.korean import is_counter, stems
+from captioning.data.korean import is_counter, is_verb, stems
 from captioning.data.tokenizer import tokenize
 
 SELDOM_NAMED = 0.1  # of the captions; below it, class names are hardly what the captions are about
@@ -147,7 +147,7 @@ class Grounder:
     def class_of(self, words, start, stop):
         """The class that words[start:stop] name, the last of them with or without particles; "" if none."""
         *others, last = words[start:stop]
-        if start and is_counter(last, words[start - 1]):
+        if start and (is_counter(last, words[start - 1]) or is_verb(last, words[start - 1])):
             return ""
         forms = (last, *stems(last))
         return next((label for form in forms if (label := self._classes.get((*others, form)))), "")

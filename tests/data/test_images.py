@@ -169,11 +169,14 @@ def test_a_jpeg_of_several_pictures_has_the_bounds_of_one(photo, tmp_path):
         load_image(tmp_path / "a.jpg")
 
 
-@pytest.mark.parametrize("kind", [np.int16, np.int32])
-def test_pixels_with_a_sign_are_refused(photo, tmp_path, kind):
+@pytest.mark.parametrize(("kind", "factor"), [(np.int16, 1), (np.int32, 1), (np.int32, 257)])
+def test_pixels_with_a_sign_are_taken_by_their_numbers(photo, tmp_path, kind, factor):
     """They were taken for 16 bits without one: black, or white, and captioned."""
-    Image.fromarray(np.asarray(photo.convert("L")).astype(kind)).save(tmp_path / "a.tif")
-    with pytest.raises(ValueError, match=r"a.tif: not a readable image \(pixels of 32 bits, or of 16 with a sign"):
+    gray = photo.convert("L")
+    Image.fromarray(np.asarray(gray).astype(kind) * kind(factor)).save(tmp_path / "a.tif")
+    assert difference(load_image(tmp_path / "a.tif"), gray.convert("RGB")) == 0
+    Image.fromarray(np.asarray(gray).astype(kind) - kind(300)).save(tmp_path / "a.tif")
+    with pytest.raises(ValueError, match=r"a.tif: not a readable image \(pixels from -\d+ to -?\d+; save"):
         load_image(tmp_path / "a.tif")
 
 

@@ -104,6 +104,8 @@ def test_the_plural_may_have_any_particle(label, caption):
         (["바"], "바다 위의 배", []),
         (["파"], "파도는 높다", []),  # a listed word with a particle of its own
         (["차"], "차도의 사람", []),
+        (["차"], "빨간 차는 주차장에 있다", ["차"]),  # the car, as the topic
+        (["소"], "이것은 소다", ["소"]),
         (["종"], "종이의 색", []),
         (["길"], "길이는 길다", []),
         (["개", "별"], "열두 개의 별", ["별"]),

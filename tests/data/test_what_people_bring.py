@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import unicodedata
 
 import pytest
 
@@ -409,3 +410,27 @@ def test_names_of_folders_are_names_on_every_disk():
         assert name == name.strip(" .")
         assert name.upper() not in ("CON", "NUL.TXT")
     assert len(folder_names(["고" * 300])["고" * 300].encode()) <= 200
+
+
+def test_a_listed_picture_without_captions_is_not_another_of_its_file_name(tmp_path, capsys):
+    """dog/1.jpg in val.txt put cat/1.jpg, which is in no list, into val."""
+    place(tmp_path, *(f"cat/{number}.jpg" for number in range(1, 30)))
+    write(tmp_path / "captions.csv", "image,caption\n" + "".join(f"cat/{n}.jpg,a cat\n" for n in range(1, 30)))
+    write(tmp_path / "train.txt", "".join(f"cat/{number}.jpg\n" for number in range(2, 20)))
+    write(tmp_path / "val.txt", "".join(f"cat/{number}.jpg\n" for number in range(20, 30)) + "dog/1.jpg\n")
+    found = {e.image.name: e.split for e in load_examples(tmp_path)}
+    assert "1.jpg" not in found
+    assert "no caption for dog/1.jpg; left out" in capsys.readouterr().out
+
+
+def test_the_text_beside_a_picture_is_no_list_of_a_split(tmp_path):
+    place(tmp_path, "train.jpg", "car.jpg", "bus.jpg")
+    write(tmp_path / "captions.csv", "image,caption\ntrain.jpg,a train\ncar.jpg,a car\nbus.jpg,a bus\n")
+    write(tmp_path / "train.txt", "a train in town\n")
+    assert len(load_examples(tmp_path)) == 3
+
+
+def test_names_of_folders_are_composed():
+    """macOS decomposes Hangul: the class in shards was another than in folders."""
+    spelt = unicodedata.normalize("NFD", "고양이")
+    assert folder_names([spelt, "고양이"]) == {spelt: "고양이", "고양이": "고양이"}
