@@ -361,7 +361,8 @@ def head_views(head, views, run):
         return {"views": through(views[rows.start : rows.stop] if in_memory else views.rows(rows.start, rows.stop))}
 
     theirs = 0 if in_memory else sum(part.nbytes for part in views.parts)  # which stay beside them, for a resumed run
-    parts, files = stored_in_parts(key, part_sizes(len(views), row_bytes), compute, num_bytes + theirs)
+    sizes = part_sizes(len(views), max(row_bytes, theirs // max(1, len(views))))  # a part and its inputs are in memory
+    parts, files = stored_in_parts(key, sizes, compute, num_bytes + theirs)
     return MappedViews(key, [part["views"] for part in parts], files)
 
 

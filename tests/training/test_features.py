@@ -224,6 +224,8 @@ def test_features_larger_than_memory_are_read_from_several_files(pictures, monke
         assert torch.equal(torch.cat(mapped.split(3)), whole)
         assert torch.equal(torch.cat(mapped[:, 0].split(64)), whole[:, 0])
         torch.testing.assert_close(torch.cat(head_views(head, mapped, run).split(64)), expected)
+        inputs = [len(part) * mapped.parts[0][0].nbytes for part in head_views(head, mapped, run).parts]
+        assert max(inputs) <= features.PART_BYTES, "of a head with small outputs the inputs would fill the memory"
     captions = Captions([[[1, 4, 2], [1, 5, 5, 2]]] * len(kept))
     for by_caption in (True, False):
         of_one, of_parts = (
