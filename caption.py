@@ -452,14 +452,20 @@ def pictures_below(folder):
 
 BEAM_SETTINGS = ("beam_size", "length_penalty", "consensus", "diversity")
 SAMPLE_SETTINGS = ("temperature", "top_k", "top_p", "seed")
+SHARD_SETTINGS = ("num_processes", "engine")
+IMAGE_SETTINGS = ("num_workers", "num_threads")
+
+
+def check_idle(config, names, reader):
+    """Raise ValueError if one of the settings, which `reader` alone reads, is not its default."""
+    for name in names:
+        if config[name] != CONFIG[name]:
+            raise ValueError(f"--{name}: got {config[name]}, but {reader} alone reads it; leave it out")
 
 
 def decoding_options(config, decoding):
     """Return the SearchOptions or, with `sample`, the SamplingOptions of a CONFIG; decoding: the model's own."""
-    idle, reader = (BEAM_SETTINGS, "beam search") if config["sample"] else (SAMPLE_SETTINGS, "--sample")
-    for name in idle:
-        if config[name] != CONFIG[name]:
-            raise ValueError(f"--{name}: got {config[name]}, but {reader} alone reads it; leave it out")
+    check_idle(config, *((BEAM_SETTINGS, "beam search") if config["sample"] else (SAMPLE_SETTINGS, "--sample")))
     if not config["sample"]:
         names = (*SETTINGS, "num_best", "groups", "diversity")
         return search_options.search_options(decoding, **{name: config[name] for name in names})
@@ -571,7 +577,11 @@ def main(config):
         most = config["num_shards"] - 1
         raise ValueError(f"--shard_index: got {config['shard_index']}, allowed is 0 to {most}: --num_shards less 1")
     decoding_options(config, {})  # what is impossible is refused before the model is read
-    if config["format"] == "parquet":
+    of_shards = config["format"] == "parquet"
+    check_idle(config, *((IMAGE_SETTINGS, "a run on pictures") if of_shards else (SHARD_SETTINGS, "--format parquet")))
+    if config["format"] == "text":
+        check_idle(config, ["existing"], "--format jsonl, csv or txt")
+    if of_shards:
         caption_tars(config)
         return
     if config["images"] == ["-"] and (sys.stdin is None or sys.stdin.isatty()):

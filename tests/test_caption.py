@@ -640,6 +640,16 @@ def test_a_device_that_is_not_there_costs_no_download(model_files, tmp_path, mon
             ["--sample", "3", "--diversity", "1"],
             "error: --diversity: got 1.0, but beam search alone reads it; leave it out",
         ),
+        (["--engine", "ray"], "error: --engine: got ray, but --format parquet alone reads it; leave it out"),
+        (["--num_processes", "3"], "error: --num_processes: got 3, but --format parquet alone reads it; leave it out"),
+        (
+            ["--format", "parquet", "--num_threads", "1"],
+            "error: --num_threads: got 1, but a run on pictures alone reads it; leave it out",
+        ),
+        (
+            ["--existing", "overwrite"],
+            "error: --existing: got overwrite, but --format jsonl, csv or txt alone reads it; leave it out",
+        ),
     ],
 )
 def test_settings_that_nothing_reads_are_refused(flags, line):
