@@ -157,17 +157,13 @@ def sayable_words(vocabulary, dataset):
 
 
 def score_captions(captioned, tokens):
-    """Return (the Scored of each model, the Grounder of their classes; None = no captioned image has a class).
-
-    captioned: what one or two models say about the same images
-    """
-    dataset = captioned[0].subject.dataset
-    # A caption may name any class of the data, not only those of the split.
-    trained = dict.fromkeys(name for one in captioned for name in one.subject.classes)
-    grounders = build_grounders(dataset.classes, list(trained), dataset.aliases)
-    if not any(prediction.example.label for prediction in captioned[0].predictions):
+    """Return (the Scored of a model's captions, the Grounder of its classes; None = no captioned image has a class)."""
+    dataset = captioned.subject.dataset
+    # A caption may name any class of the data or of the model, not only those of the split.
+    grounders = build_grounders(dataset.classes, captioned.subject.classes, dataset.aliases)
+    if not any(prediction.example.label for prediction in captioned.predictions):
         grounders = None, None
-    return [score(one.predictions, *grounders, tokens) for one in captioned], grounders[0]
+    return score(captioned.predictions, *grounders, tokens), grounders[0]
 
 
 # ---- tell ------------------------------------------------------------------------------------------------
@@ -310,9 +306,12 @@ def encode_pooled(network, transform, machine, paths, bar):
 # ---- write -----------------------------------------------------------------------------------------------
 
 
+REPORT_FILES = sections.FILES | comparison.COMPARISON_FILES  # either kind takes the place of the other
+
+
 def write_report(folder, title, report, scored):
     """Write the report's files; those that are there are replaced when all the new ones are complete."""
-    with replace_folder(folder, sections.FILES) as new:
+    with replace_folder(folder, REPORT_FILES) as new:
         write_tables(new, report.tables)
         began = time.monotonic()
         draw_figures(new, title, report, scored)
@@ -363,7 +362,7 @@ def draw_figures(folder, title, report, scored):
 
 def write_comparison(folder, compared, came_from):
     """Write the files of a comparison.Comparison, as write_report does those of a report."""
-    with replace_folder(folder, comparison.COMPARISON_FILES) as new:
+    with replace_folder(folder, REPORT_FILES) as new:
         built = {"comparison": compared.scores, "pairs": compared.pairs}
         for name, table in (built | {"images": compared.images}).items():
             write_table(new / f"{name}.csv", table, index=False, float_format="%.6f")
@@ -395,7 +394,7 @@ def print_summary(summary):
 def report_on(captioned, folder, config):
     """Score one model's captions, tell what the scores say, and write it."""
     tokens = Tokens(captioned.captioner.vocabulary.unit)
-    (scored,), grounder = score_captions([captioned], tokens)
+    scored, grounder = score_captions(captioned, tokens)
     report = tell(captioned, scored, grounder, tokens, config)
     write_report(folder, captioned.subject.title, report, scored)
     print_summary(report.tables["summary"])
@@ -414,7 +413,8 @@ def compare(captioned, folder, config):
     unit = "characters" if any(one["unit"] == "characters" for one in tokenizers) else "words"
     names = [tokenizer_recipe(tokenizer, unit) for tokenizer in tokenizers]
     subjects = [replace(one.subject, tokenizer=name) for one, name in zip(captioned, names, strict=True)]
-    scored, _ = score_captions(captioned, Tokens(unit))
+    tokens = Tokens(unit)
+    scored = [score_captions(one, tokens)[0] for one in captioned]
     compared = comparison.compare_models(scored, subjects, config["primary"])
     models = [model for one in captioned for model in one.models]
     seconds = {"captioning": sum(one.seconds for one in captioned), "comparison": time.monotonic() - began}

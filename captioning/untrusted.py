@@ -83,14 +83,16 @@ def markdown_cell(text):
 
 def markdown_line(line):
     """Return a line of Markdown with names of strangers in it: code and links to files beside it stay, no others."""
-    parts = []
+    return "".join(part if kind else markdown_cell(part) for part, kind in markdown_parts(line))
+
+
+def markdown_parts(line):
+    """Yield the parts of a line of Markdown: (part, "link" to a file beside it | "code" | "" = text of anyone)."""
     for place, part in enumerate(_OWN_LINK.split(line)):
         if place % 3 == 1:
-            parts.append(part)
+            yield part, "link"
         elif place % 3 == 0:
-            pieces = _CODE.split(part)
-            parts += [piece if odd % 2 else markdown_cell(piece) for odd, piece in enumerate(pieces)]
-    return "".join(parts)
+            yield from ((piece, "code" if odd % 2 else "") for odd, piece in enumerate(_CODE.split(part)))
 
 
 def _without_html(text):

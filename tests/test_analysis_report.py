@@ -354,6 +354,39 @@ def test_comparing_several_checkpoints(tiny, capsys):
     assert "corrected for 6 pairs" in (folder / "report.md").read_text(encoding="utf-8")
 
 
+def test_a_comparison_and_a_report_take_each_others_place(tiny):
+    """The confusion matrix of an earlier report stood beside the comparison of others."""
+    path = "checkpoints/mobile.safetensors"
+    kinds = {"report": {"model_path": path}, "comparison": {"compare": [path, path]}}
+    left = {}
+    for kind in ("report", "comparison", "report"):
+        analysis_report.main({"report": {**tiny, "output": "both", **kinds[kind]}})
+        left[kind] = {path.name for path in Path("both").iterdir()}
+    assert left["comparison"] == set(comparison.COMPARISON_FILES)
+    assert left["report"].isdisjoint(set(comparison.COMPARISON_FILES) - set(sections.FILES))
+
+
+def test_a_comparison_scores_each_model_as_its_own_report_does(tiny):
+    """A model's accuracy fell when it stood beside one that knows a class "red cat"."""
+    network, vocabulary, checkpoint = model_script.load_captioner("checkpoints/mobile.safetensors")
+    weights = {name: torch.zeros_like(tensor) for name, tensor in network.state_dict().items()}
+    for place, word in enumerate(("red", "cat", "a")):  # says "red", as "red cat" needs more than a bias
+        weights["decoder.output.bias"][vocabulary.stoi[word]] = 9 - 3 * place
+    checkpoint.weights, checkpoint.classes = weights, ["red"]
+    save_checkpoint("checkpoints/one.safetensors", checkpoint)
+    checkpoint.classes = ["red red"]
+    save_checkpoint("checkpoints/two.safetensors", checkpoint)
+    Path("data/tiny/aliases.csv").write_text("class,alias\ncat,red\n")
+    paths = [f"checkpoints/{name}.safetensors" for name in ("one", "two")]
+    settings = {**tiny, "beam_size": 1, "min_len": 2}
+    analysis_report.main({"report": {**settings, "model_path": paths[0]}})
+    analysis_report.main({"report": {**settings, "compare": paths}})
+    alone = pd.read_csv("reports/one/summary.csv").drop_duplicates("metric").set_index("metric")
+    beside = pd.read_csv("reports/one_vs_two/comparison.csv").set_index(["model", "metric"]).loc["one"]
+    for metric in beside.index:
+        assert tuple(beside.loc[metric, ["value", "recipe"]]) == tuple(alone.loc[metric, ["value", "recipe"]])
+
+
 def test_script_takes_aliases_and_foreign_classes(tiny):
     Path("data/tiny/aliases.csv").write_text("class,alias\ndog,hound\n")
     analysis_report.main({"report": tiny})

@@ -13,7 +13,7 @@ import pandas as pd
 from captioning.cli import counted
 from captioning.report.document import Facts, Figure, Section, Table, Text
 from captioning.report.provenance import provenance_rows
-from captioning.report.sentences import between
+from captioning.report.sentences import between, split_reservations
 from captioning.report.tables import CLASS_METRICS, METRICS, image_table, listed, recipe_writer
 from captioning.scores import bootstrap
 from captioning.scores.variety import sameness
@@ -96,7 +96,12 @@ def compare_models(scored, subjects, primary):
         scores=score_table(scored, subjects, names),
         pairs=pairs,
         images=all_captions(images, names),
-        lines=[*alike, *verdicts(pairs, label), *disagreement(images, names)],
+        lines=[
+            *alike,
+            *verdicts(pairs, label),
+            *disagreement(images, names),
+            *split_reservations(subject, scored[0]),
+        ],
     )
 
 
@@ -115,9 +120,7 @@ def score_table(scored, subjects, names):
     """The scores of each model: model, metric, value, low, high, recipe."""
     rows = []
     for name, side, subject in zip(names, scored, subjects, strict=True):
-        recipe_of = recipe_writer(
-            side.references, subject.options, subject.tokenizer, has_aliases=bool(side.said_by_name)
-        )
+        recipe_of = recipe_writer(side, subject)
         count = dict.fromkeys(CLASS_METRICS, len(side.labelled))
         estimates = bootstrap.estimate_scores(side.counts)
         rows += [
@@ -174,7 +177,7 @@ def verdicts(pairs, label):
     pairs: pair_table; label: the primary score as printed
     """
     rows = pairs[pairs["metric"] == label]
-    lines, better = [], []
+    lines, better, untold = [], [], 0
     for row in rows.itertuples(index=False):
         numbers = (
             f"{row.first_value:.4f} and {row.second_value:.4f}, difference {row.difference:+.4f} "
@@ -184,6 +187,7 @@ def verdicts(pairs, label):
             lines.append(f"{row.first} and {row.second}: no difference, both have {row.first_value:.4f}.")
         elif np.isnan(row.low):
             lines.append(f"{row.first} and {row.second}: no verdict, no draw changes the difference: {numbers}.")
+            untold += 1
         elif row.p_holm < SIGNIFICANT:
             winner, loser = (row.first, row.second) if row.difference > 0 else (row.second, row.first)
             better.append(f"{winner} is better than {loser}")
@@ -194,8 +198,11 @@ def verdicts(pairs, label):
         whole = f"{'; '.join(better)} in {label}."
     elif (rows["difference"] == 0).all() and rows["low"].isna().all():
         whole = f"no difference: {'both' if len(rows) == 1 else 'all'} models have the same {label} on these images."
+    elif untold == len(rows):
+        whole = f"none in {label}: no draw from the images of each class changes the difference."
     else:
-        whole = f"no significant difference in {label} on these images."
+        rest = f"; {counted(untold, 'pair')} without a verdict" if untold else ""
+        whole = f"no significant difference in {label} on these images{rest}."
     return [f"Verdict: {whole}", *lines]
 
 

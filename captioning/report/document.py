@@ -19,7 +19,7 @@ import pandas as pd
 from captioning.data.images import load_image
 from captioning.markup import markdown_table
 from captioning.report.columns import column_of
-from captioning.untrusted import markdown_cell, markdown_line
+from captioning.untrusted import markdown_cell, markdown_line, markdown_parts
 
 THUMBNAIL = 192  # pixels of a gallery's pictures
 JPEG_QUALITY = 80
@@ -241,9 +241,9 @@ def matrix_parts(frame):
 
 
 def code_split(line):
-    """Split a line at Markdown's `code`: (text, True if it is code) pairs; a [name](link) is its name."""
-    line = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", line)
-    return [(part, place % 2 == 1) for place, part in enumerate(line.split("`")) if part]
+    """Split a line at Markdown's `code`: (text, True if it is code) pairs; a link to a file is the file's name."""
+    shown = {"": str, "code": lambda part: part[1:-1], "link": lambda part: part.split("`")[1]}
+    return [(shown[kind](part), bool(kind)) for part, kind in markdown_parts(line) if part]
 
 
 def thumbnail(path):

@@ -9,6 +9,7 @@ HEAD = r"""% Needs \usepackage{longtable}, and \usepackage[utf8]{inputenc} with 
 % Class names beyond Latin letters need XeLaTeX or LuaLaTeX and a font that has them."""
 RULES = [{"selector": name, "props": ":hline;"} for name in ("toprule", "midrule", "bottomrule")]
 CLASS_SCORES = ["bleu4", "cider_d", "accuracy", "f1"]
+SIGNS = {one: f"\\{one}" for one in "&%$#_{}"} | {"^": r"\textasciicircum{}", "~": r"\textasciitilde{}", "\\": " "}
 
 
 def latex_text(title, tables):
@@ -53,7 +54,13 @@ def frame_latex(frame, name, caption, label, environment=None):
         shown[column] = [on_one_line(str(text)) for text in shown[column]]
     shown.columns = [column_of(name, column).name for column in frame.columns]
     shown.columns = [f"{head}{' ' * place}" for place, head in enumerate(shown.columns)]  # a Styler wants them distinct
-    style = shown.style.format(precision=3, escape="latex", na_rep="--").format_index(escape="latex", axis="columns")
-    caption = caption.translate({ord(one): f"\\{one}" for one in "&%$#_{}"} | {ord("\\"): " "})
+    style = shown.style.format({shown.columns[0]: begin_row}, precision=3, escape="latex", na_rep="--")
+    style = style.format_index(escape="latex", axis="columns")
+    caption = caption.translate(str.maketrans(SIGNS))
     style = style.hide(axis="index").set_table_styles(RULES)
     return style.to_latex(column_format=formats, caption=caption, label=label, environment=environment)
+
+
+def begin_row(cell):
+    """Return the first cell of a row; the end of the row before it would take a [ or a * for its own argument."""
+    return f"{{}}{cell}" if str(cell).startswith(("[", "*")) else cell

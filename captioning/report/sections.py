@@ -12,6 +12,7 @@ from captioning.report.columns import column_of
 from captioning.report.document import Facts, Figure, Gallery, Matrix, Section, Table, Text
 from captioning.report.provenance import provenance_rows
 from captioning.report.tables import FEWEST_IN_CLASS, extremes, judged_classes
+from captioning.scores.bootstrap import DIGITS
 from captioning.scores.grounding import NONE
 
 GALLERY_IMAGES = 10  # of the best, and of the worst captions
@@ -249,14 +250,14 @@ def gallery_blocks(galleries):
 
 def extreme_blocks(extreme, averages, classes):
     """Return the tables of the best and the worst classes with their averages, or why there are none."""
-    scores = judged_classes(classes)["bleu4"].round(9)
+    scores = judged_classes(classes)["bleu4"].round(DIGITS)
     blocks = []
     for group, word in (("top", "Best"), ("bottom", "Worst")):
         rows = extreme[extreme["group"] == group].drop(columns="group")
         if len(rows):
             ties = "; equal BLEU-4 is one rank" if rows["rank"].duplicated().any() else ""
-            last = rows["bleu4"].round(9).iloc[-1]
-            if left_out := int((scores == last).sum() - (rows["bleu4"].round(9) == last).sum()):
+            last = rows["bleu4"].round(DIGITS).iloc[-1]
+            if left_out := int((scores == last).sum() - (rows["bleu4"].round(DIGITS) == last).sum()):
                 are = "is" if left_out == 1 else "are"
                 ties += f"; {counted(left_out, 'more class')} with that of the last {are} left out"
             average = averages[averages["group"] == group].to_dict("records")[0]

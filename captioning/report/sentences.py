@@ -5,6 +5,8 @@ not significant, and one without an interval gets no verdict. Classes of fewer t
 neither ranked nor judged.
 """
 
+from collections import Counter
+
 import numpy as np
 
 from captioning.cli import counted
@@ -26,7 +28,7 @@ from captioning.report.tables import (
     rank_classes,
     relative_path,
 )
-from captioning.scores.bootstrap import estimate_correlation
+from captioning.scores.bootstrap import DIGITS, estimate_correlation, estimate_mean
 from captioning.scores.grounding import NONE, Grounder
 from captioning.scores.variety import one_for_all, sameness
 
@@ -35,7 +37,6 @@ HIGH_BLEU = 0.5  # share of the whole split's BLEU-4 above which captions of a c
 ANY_BLEU = 0.05  # a lower BLEU-4 is never said to be good
 RELIABLE = 0.7  # least area under the ROC curve at which the confidence separates correct captions from wrong ones
 CAN_NAME = 0.5  # least share of the references, or of the classifier's answers, that name a class that can be named
-SAME_NUMBER = 0.005  # means that differ by less are called equal
 
 
 def between(low, high, digits=3):
@@ -101,7 +102,7 @@ def class_range(classes):
     ranked = rank_classes(judged_classes(classes))
     if len(ranked) < 2:
         return []
-    scores = ranked["bleu4"].round(9)
+    scores = ranked["bleu4"].round(DIGITS)
     if scores.min() == scores.max():
         return [f"All {len(ranked):,} classes have the same BLEU-4 ({scores.max():.3f}): none is best or worst."]
     said = []
@@ -142,25 +143,10 @@ def reservations(tables, subject, scored, skipped=None):
 
     skipped: name in JAVA_METRICS that was asked for -> why there is no such score
     """
-    dataset = subject.dataset
-    examples = dataset.splits[subject.split]
-    read = {example.image for example in scored.examples}
-    unreadable = [relative_path(e.image, dataset.root) for e in examples if e.image not in read]
+    images, notes = tables["images"], split_reservations(subject, scored)
     known = known_words(scored, subject.vocabulary)
-    images, notes = tables["images"], []
-    if unreadable:
-        notes.append(f"Left out, not readable: {counted(len(unreadable), 'image')} ({listed(unreadable)}).")
     if known < FEW_WORDS:
         notes.append(f"{1 - known:.1%} of the references' words are not in the model's vocabulary.")
-    if alike := one_for_all([" ".join(tokens) for group in scored.references for tokens in group], subject.split):
-        notes.append(f"{alike}.")
-    if len(images) < FEWEST_FOR_CIDER:
-        notes.append(
-            f"CIDEr-D is unreliable here: its document frequencies come from the split, which has only "
-            f"{counted(len(images), 'image')}."
-        )
-    if len(images) == 1:
-        notes.append("One image has no spread: an interval from a single image says nothing.")
     empty = int((images["caption"] == "").sum())
     if empty:
         notes.append(f"{counted(empty, 'caption')} of {len(images):,} {'is' if empty == 1 else 'are'} empty.")
@@ -170,27 +156,47 @@ def reservations(tables, subject, scored, skipped=None):
     return notes + class_reservations(tables, subject)
 
 
+def split_reservations(subject, scored):
+    """Return what the images and their references limit, whatever the model, a sentence each."""
+    dataset, number, notes = subject.dataset, len(scored.examples), []
+    read = {example.image for example in scored.examples}
+    unreadable = [relative_path(e.image, dataset.root) for e in dataset.splits[subject.split] if e.image not in read]
+    if unreadable:
+        notes.append(f"Left out, not readable: {counted(len(unreadable), 'image')} ({listed(unreadable)}).")
+    if alike := one_for_all([" ".join(tokens) for group in scored.references for tokens in group], subject.split):
+        notes.append(f"{alike}.")
+    if number < FEWEST_FOR_CIDER:
+        notes.append(
+            f"CIDEr-D is unreliable here: its document frequencies come from the split, which has only "
+            f"{counted(number, 'image')}."
+        )
+    if number == 1:
+        notes.append("One image has no spread: an interval from a single image says nothing.")
+    if not scored.has_classes:
+        return notes
+    sizes = Counter(scored.labels)
+    if without := sizes.pop("", 0):
+        notes.append(f"{counted(without, 'image')} without a class: counted in the caption scores alone.")
+    if single := sum(size == 1 for size in sizes.values()):
+        notes.append(
+            f"{counted(single, 'class')} with one image: such a class has no interval, and neither have macro "
+            "precision, recall and F1."
+        )
+    return notes
+
+
 def class_reservations(tables, subject):
     """Return what limits the numbers about classes, a sentence each."""
-    images, classes, notes = tables["images"], tables["classes"], []
+    classes, notes = tables["classes"], []
     labels = {example.label for example in subject.dataset.splits[subject.split]}
     trained = Grounder(subject.classes)
     spoken = spoken_names(sorted(labels - {""}))
     unseen = sorted(label for label in spoken if not (trained.label(label) or trained.label(spoken[label])))
     absent = sorted(set(subject.dataset.classes) - labels)
-    without = int((images["class"] == "").sum())
-    if without:
-        notes.append(f"{counted(without, 'image')} without a class: counted in the caption scores alone.")
-    if unseen:
+    if unseen and subject.classes:  # of a model that was trained without classes nothing is known
         notes.append(f"The checkpoint never saw {counted(len(unseen), 'class')} of the data: {listed(unseen)}.")
     if absent:
         notes.append(f"The split has no image of {counted(len(absent), 'class')} of the data: {listed(absent)}.")
-    single = int((classes["count"] == 1).sum())
-    if single:
-        notes.append(
-            f"{counted(single, 'class')} with one image: such a class has no interval, and neither have macro "
-            "precision, recall and F1."
-        )
     number = len(judged_classes(classes))
     if few := len(classes) - number:
         notes.append(
@@ -334,8 +340,11 @@ def price_sentence(right, wrong, low, high):
     )
 
 
-def diagnoses(tables):
-    """Return a sentence for each row of the diagnosis table: what is named instead, and which part is at fault."""
+def diagnoses(tables, taught=None):
+    """Return a sentence for each row of the diagnosis table: what is named instead, and which part is at fault.
+
+    taught: the classes of train's images; None = there is no train split
+    """
     split_bleu, lines = score_of(tables)["BLEU-4"].value, []
     for row in tables["diagnosis"].itertuples(index=False):
         instead = row.named_instead.replace(NONE, "no class")
@@ -345,8 +354,10 @@ def diagnoses(tables):
             f"predictions name instead: {instead}."
         )
         if row.accuracy < RARELY and row.bleu4 >= max(ANY_BLEU, HIGH_BLEU * split_bleu):
-            line += " Its captions score well without naming it: BLEU-4 does not measure this mistake."
-        lines.append(f"{line} {fault(row)}".rstrip())
+            share = row.bleu4 / split_bleu
+            line += f" That is {share:.0%} of the split's: BLEU-4 does not measure this mistake."
+        lacking = taught is not None and row[0] not in taught
+        lines.append(f"{line} {'Train has no image of it.' if lacking else fault(row)}".rstrip())
     return lines
 
 
@@ -376,10 +387,11 @@ def fault(row):
 # ---- references, language, confidence --------------------------------------------------------------------
 
 
-def reference_effect(table):
-    """Return how the scores depend on the number of references."""
+def reference_effect(table, most):
+    """Return how the scores depend on the number of references; most: of one image."""
     if len(table) < 2:
-        return ["Every image is scored against one reference, so the effect of their number is unknown."]
+        who = "Every image has one reference" if most == 1 else "Some images have one reference, others more"
+        return [f"{who}, so the effect of their number is unknown."]
     first, last = table.iloc[0], table.iloc[-1]
     fewer = table.iloc[-2]
     return [
@@ -456,12 +468,13 @@ def confidence_findings(images, calibration):
             f"The confidence {verdict} correct captions from wrong ones: the correct one has the higher confidence in "
             f"{area:.0%} of the pairs (area under the ROC curve)."
         )
-    mean = float(np.average(calibration["confidence"], weights=calibration["images"]))
-    accuracy = float(np.average(calibration["accuracy"], weights=calibration["images"]))
-    side = "right" if abs(mean - accuracy) < SAME_NUMBER else "too low" if mean < accuracy else "too high"
+    confidence = images.loc[images["class"] != "", "confidence"].to_numpy()
+    gap = estimate_mean(confidence - right)
+    verdict = told(gap.low, gap.high, "it is too high on average", "it is too low on average", "no significant gap")
     facts.append(
-        f"As a probability of naming the class the confidence is {side} on average: mean confidence {mean:.3f}, "
-        f"accuracy {accuracy:.3f}, expected calibration error {calibration_error(calibration):.3f}."
+        f"As a probability of naming the class the confidence is {confidence.mean():.3f} in the mean, the accuracy "
+        f"{right.mean():.3f}, the gap {gap.value:.3f} ({between(gap.low, gap.high)}): {verdict}. The expected "
+        f"calibration error is {calibration_error(calibration):.3f}."
     )
     return facts
 
@@ -482,8 +495,8 @@ def build_texts(tables, subject, scored, *, skipped, about_yardsticks, about_mem
         "notes": [*reservations(tables, subject, scored, skipped), *(about_data or [])],
         "yardsticks": about_yardsticks,
         "bleu": bleu_and_accuracy(tables) if classed else [],
-        "diagnoses": diagnoses(tables) if classed else [],
-        "references": reference_effect(tables["references"]),
+        "diagnoses": diagnoses(tables, subject.taught) if classed else [],
+        "references": reference_effect(tables["references"], max(map(len, scored.references))),
         "language": language_findings(tables["language"]),
         "memory": memory_findings(tables.get("memory"), about_memory),
         "confidence": confidence_findings(tables["images"], tables["calibration"]),

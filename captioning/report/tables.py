@@ -72,6 +72,12 @@ class Subject:
         """The report's title."""
         return f"{self.run} on {self.dataset.name}, {self.split} split"
 
+    @property
+    def taught(self):
+        """The set of the classes of train's images; None = the data has no train split."""
+        train = self.dataset.splits.get("train")
+        return {example.label for example in train} if train else None
+
 
 def build_tables(scored, subject, *, trained=frozenset(), probed=None, yardsticks=(), java=None):
     """Return the DataFrames of the report by name; without classes those about captions alone.
@@ -81,9 +87,7 @@ def build_tables(scored, subject, *, trained=frozenset(), probed=None, yardstick
     yardsticks: rows of yardstick_table
     java:       name in JAVA_METRICS -> value
     """
-    recipe_of = recipe_writer(
-        scored.references, subject.options, subject.tokenizer, has_aliases=bool(scored.said_by_name)
-    )
+    recipe_of = recipe_writer(scored, subject)
     images = image_table(scored, subject.dataset.root)
     tables = {
         "images": images,
@@ -97,7 +101,9 @@ def build_tables(scored, subject, *, trained=frozenset(), probed=None, yardstick
     values, drawn = bootstrap.draw_class_scores(scored.counts)
     classes = class_table(scored, values, drawn)
     if probed:
-        classes["probe"] = classes["class"].map(class_accuracy(scored.labels, probed))
+        right, taught = class_accuracy(scored.labels, probed), subject.taught
+        right = {name: share for name, share in right.items() if taught is None or name in taught}
+        classes["probe"] = classes["class"].map(right)
     matrix = confusion(*true_and_said(scored))
     judged = judged_classes(classes)
     extremes = extreme_classes(judged)
@@ -117,18 +123,20 @@ def build_tables(scored, subject, *, trained=frozenset(), probed=None, yardstick
     }
 
 
-def recipe_writer(references, options, tokenizer, *, has_aliases):
+def recipe_writer(scored, subject):
     """Return a function (metric, number of images, aliases "yes" or "no") -> what a score of it depends on.
 
-    references:  for each image a list; options: the SearchOptions; tokenizer: as recipes name it
-    has_aliases: whether the data have some, which class metrics depend on
+    Class metrics depend on aliases, where the data have some, and on the classes that the model alone knows.
     """
-    fewest, most = min(map(len, references)), max(map(len, references))
-    number = f"{most}" if fewest == most else f"{fewest}-{most}"
+    sizes = set(map(len, scored.references))
+    number = "-".join(map(str, sorted({min(sizes), max(sizes)})))
 
     def recipe_of(metric, count, aliases="yes"):
-        text = recipe(metric, references=number, options=options, count=count, tokenizer=tokenizer)
-        return f"{text}|aliases:{aliases}" if has_aliases and metric in CLASS_METRICS else text
+        text = recipe(metric, references=number, options=subject.options, count=count, tokenizer=subject.tokenizer)
+        if metric in CLASS_METRICS:
+            text += f"|others:{scored.num_others}" if scored.num_others else ""
+            text += f"|aliases:{aliases}" if scored.said_by_name else ""
+        return text
 
     return recipe_of
 
@@ -260,6 +268,9 @@ def reference_agreement(references, groups):
     return agreement
 
 
+MOST_STARTS = 10  # of reference_table; bounds its time where an image has thousands of references
+
+
 def take(group, start, number):
     """Return `number` of the entries of a list from `start` on, going on at its beginning after its end."""
     return [group[(start + step) % len(group)] for step in range(number)]
@@ -267,7 +278,9 @@ def take(group, start, number):
 
 def rank_classes(classes):
     """Return the class table, best BLEU-4 first; ties go by the mean sentence BLEU-4, then by name."""
-    return classes.sort_values(["bleu4", "sentence_bleu4", "class"], ascending=[False, False, True])
+    columns = ["bleu4", "sentence_bleu4", "class"]
+    order = classes[columns].round(bootstrap.DIGITS).sort_values(columns, ascending=[False, False, True])
+    return classes.loc[order.index]
 
 
 def judged_classes(classes):
@@ -283,7 +296,7 @@ def extremes(values, most):
     No place and no value is on both sides: where they would share a value it stays where it is the extreme one. Values
     that are all alike have no extremes.
     """
-    values = np.round(np.asarray(values, float), 9)
+    values = np.round(np.asarray(values, float), bootstrap.DIGITS)
     size = min(most, len(values) // 2)
     best, worst = list(range(size)), list(range(len(values) - 1, len(values) - 1 - size, -1))
     if size and values[size - 1] == values[-size]:
@@ -305,7 +318,8 @@ def extreme_classes(classes, most=MOST_EXTREME):
     rows = []
     for name, group, ascending in groups:
         group = group[CLASS_COLUMNS]
-        group.insert(0, "rank", group["bleu4"].round(9).rank(method="min", ascending=ascending).astype(int))
+        rank = group["bleu4"].round(bootstrap.DIGITS).rank(method="min", ascending=ascending)
+        group.insert(0, "rank", rank.astype(int))
         group.insert(0, "group", name)
         rows.append(group)
     return pd.concat(rows, ignore_index=True)
@@ -517,18 +531,20 @@ def reference_table(hypotheses, references):
     """The scores with fewer references: references, bleu4, cider_d, reference_bleu4, reference_cider_d.
 
     The `reference_` columns score a reference against others of its image. Every number is the mean over which
-    references are taken, up to as many as the image with the fewest has.
+    references are taken, up to as many as the image with the fewest has; of images with more, MOST_STARTS of them are
+    the first in turn.
     """
-    fewest, rows, images = min(map(len, references)), [], np.arange(len(references))
+    fewest, most = min(map(len, references)), min(MOST_STARTS, max(map(len, references)))
+    rows, images = [], np.arange(len(references))
     for number in range(1, fewest + 1):
         scores = defaultdict(list)
-        for start in range(fewest if number < fewest else 1):
+        for start in range(most if number < most else 1):
             chosen = [take(group, start, number) for group in references]
             cider = CiderD(chosen)
             scores["bleu4"].append(corpus_bleu(hypotheses, chosen)[3])
             scores["cider_d"].append(cider.score(hypotheses, images).mean())
             if number < fewest:
-                others = [group[start - 1] for group in references]
+                others = [group[(start - 1) % len(group)] for group in references]
                 scores["reference_bleu4"].append(corpus_bleu(others, chosen)[3])
                 scores["reference_cider_d"].append(cider.score(others, images).mean())
         rows.append({"references": number} | {name: float(np.mean(values)) for name, values in scores.items()})

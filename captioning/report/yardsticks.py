@@ -157,7 +157,7 @@ def yardstick_rows(scored, probed, trained_labels):
     each = [label for label, group in zip(true, groups, strict=True) for _ in group]
     owner = [image for image, group in enumerate(groups) for _ in group]
     flat = [name for group in groups for name in group]
-    rows.append(("reference captions", each, flat, owner, "the ceiling: what the captions allow"))
+    rows.append(("reference captions", each, flat, owner, "how often people's captions name it first"))
     if probed:
         names = [probed[row] for row in labelled]
         rows.append(("plain classifier", true, names, None, "logistic regression on the encoder's pooled features"))

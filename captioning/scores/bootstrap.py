@@ -30,7 +30,8 @@ DRAWS = 1000
 LEVEL = 0.95  # share of the draws that an interval holds
 FINER = 10  # steps of p below the level of a test with Holm's correction
 BLOCK = 1 << 22  # weights at a time: 32 MB, however many images there are
-NO_WIDTH = 1e-9  # a narrower interval is one of draws that differ by rounding alone
+DIGITS = 8  # scores that agree in so many decimals are equal: a perfect BLEU-4 is 1 less up to 1e-9, by its length
+NO_WIDTH = 10.0**-DIGITS  # a narrower interval is one of draws that differ by rounding alone
 MACRO = ("precision", "recall", "f1")  # plain means over the classes
 
 
@@ -268,7 +269,7 @@ def estimate_gap(values, first):
 
 def rank_correlation(x, y):
     """Spearman's rank correlation of (..., n) with (..., n) along the last axis; NaN where one side is constant."""
-    x, y = (rankdata(side, axis=-1) for side in np.broadcast_arrays(x, y))
+    x, y = (rankdata(np.round(side, DIGITS), axis=-1) for side in np.broadcast_arrays(x, y))
     x, y = (side - side.mean(axis=-1, keepdims=True) for side in (x, y))
     scale = np.sqrt((x**2).sum(axis=-1) * (y**2).sum(axis=-1))
     return np.divide((x * y).sum(axis=-1), scale, out=np.full(scale.shape, np.nan), where=scale > 0)
@@ -357,11 +358,12 @@ def difference_of(values, drawn):
     """
     first, second = map(float, values)
     value, drawn = first - second, drawn[:, 0] - drawn[:, 1]
+    value = value if abs(value) >= NO_WIDTH else 0.0
     low, high = interval(value, drawn)
     if np.isnan(drawn).any():
         p = np.nan
     elif np.isnan(low):
-        p = 1.0 if abs(value) < NO_WIDTH else np.nan
+        p = np.nan if value else 1.0
     else:
         moved = drawn + (value - np.median(drawn))
         p = min(1.0, 2 * (min((moved <= 0).sum(), (moved >= 0).sum()) + 1) / (len(drawn) + 1))

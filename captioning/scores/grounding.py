@@ -97,6 +97,7 @@ class Grounder:
                 raise ValueError(f"aliases.csv: got {name!r}, which is not a class (nearest: {near or 'none'})")
             names += [(alias, label) for alias in words]
 
+        self.num_others = len(others)
         self._classes = {}  # words of a name -> its class
         for name, label in names:
             words = name_words(name)

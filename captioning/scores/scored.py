@@ -17,6 +17,7 @@ class Scored:
     mentions:           Mentions of each caption
     reference_mentions: Mentions of each reference of each image
     said_by_name:       the class that each caption names first without the help of aliases; [] where there are none
+    num_others:         how many classes beyond the data's a caption may name, those that the model knows
     counts:             what the scores are made of
     """
 
@@ -27,6 +28,7 @@ class Scored:
     mentions: list
     reference_mentions: list
     said_by_name: list
+    num_others: int
     counts: Counts
 
     @property
@@ -79,5 +81,13 @@ def score(predictions, grounder=None, name_grounder=None, tokens=None):
     classes = sorted({*(labels or ()), *(said or ())} - {""})
     counts = count(hypotheses, references, classes, labels, said)
     return Scored(
-        predictions, hypotheses, references, bool(grounder), mentions, reference_mentions, said_by_name, counts
+        predictions,
+        hypotheses,
+        references,
+        has_classes=bool(grounder),
+        mentions=mentions,
+        reference_mentions=reference_mentions,
+        said_by_name=said_by_name,
+        num_others=grounder.num_others if grounder else 0,
+        counts=counts,
     )

@@ -1,12 +1,15 @@
 """The comparison of models: its verdicts, their correction, and its tables."""
 
 import time
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-from studies import HAND_MADE, repeated, study
+from studies import HAND_MADE, predict, repeated, study
 
+from captioning.data.annotations import Example
 from captioning.report import comparison
 from captioning.scores import bootstrap
 
@@ -34,8 +37,32 @@ def test_verdicts_claim_what_the_corrected_p_allows(row, verdict):
 def test_a_difference_without_an_interval_gets_no_verdict():
     row = pair(np.nan, np.nan, np.nan, difference=0.2)
     whole, line = comparison.verdicts(pd.DataFrame([row]), "CIDEr-D")
-    assert "no significant difference" in whole
+    assert whole == "Verdict: none in CIDEr-D: no draw from the images of each class changes the difference."
     assert "no verdict" in line
+    whole, *_ = comparison.verdicts(pd.DataFrame([row, pair(-0.1, 0.3, 0.4)]), "CIDEr-D")
+    assert whole == "Verdict: no significant difference in CIDEr-D on these images; 1 pair without a verdict."
+
+
+def test_perfect_captions_of_different_length_do_not_differ():
+    """BLEU-4 is 1 less some 1e-11 by the captions' length: "no verdict, difference -0.0000"."""
+    texts = [("a cat on a mat", "a cat on a mat with a dog in it"), ("one dog here now", "the dog sat in the sun")]
+    sides = [
+        study([predict("cat", pair[side], *pair, name=f"{n}.jpg") for n, pair in enumerate(texts)]) for side in (0, 1)
+    ]
+    compared = comparison.compare_models([s.scored for s in sides], [s.subject for s in sides], "bleu4")
+    assert compared.lines[0].startswith("Verdict: no difference: both models have the same BLEU-4")
+    assert compared.lines[1].endswith("no difference, both have 1.0000.")
+
+
+def test_a_comparison_tells_what_limits_it():
+    """Only the report on one model named the pictures that could not be read."""
+    studied = study(HAND_MADE)
+    missing = Example(Path("data/val/cat/broken.jpg"), ["a cat"], "cat", "val")
+    dataset = replace(studied.subject.dataset, splits={"val": [*(p.example for p in HAND_MADE), missing]})
+    subject = replace(studied.subject, dataset=dataset)
+    compared = comparison.compare_models([studied.scored] * 2, [subject] * 2, "cider_d")
+    assert "Left out, not readable: 1 image (val/cat/broken.jpg)." in compared.lines
+    assert any(line.startswith("CIDEr-D is unreliable here") for line in compared.lines)
 
 
 def test_three_models_have_three_pairs_and_one_is_found_better():

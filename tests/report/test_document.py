@@ -81,6 +81,13 @@ def test_code_in_a_sentence_is_told_from_its_words():
     ]
 
 
+@pytest.mark.parametrize("name", ["[click](http://x)", "|pipe*`"])
+def test_a_name_in_a_sentence_is_shown_as_it_is(name):
+    """The name of a class lost its link or its backtick, and what followed it became code."""
+    sentence = f"The best class is {name} (0.9), the worst x."
+    assert code_split(sentence) == [(sentence, False)]
+
+
 class Sources(HTMLParser):
     """Collects what a page would fetch, and its text."""
 

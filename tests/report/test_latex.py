@@ -49,6 +49,18 @@ def test_signs_of_latex_are_escaped():
     assert not re.search(r"(?<!\\)[_#$]", re.sub(r"(?m)^%.*$", "", text))
 
 
+def test_the_end_of_a_row_takes_no_name_for_its_argument():
+    """\\\\ followed by [1cm] adds space, followed by * it forbids a page break."""
+    names = ["[1cm]x", "*star", "plain"]
+    text = text_of([predict(name, "x y", "x y", name=f"{n}.jpg") for n in range(5) for name in names], classes=names)
+    assert [row[0] for row in rows(text, "tab:classes")[-3:]] == ["{}*star", "{}[1cm]x", "plain"]
+
+
+def test_signs_in_a_title():
+    text = latex_text("m on a^b~c\\d, val split", study(repeated(HAND_MADE)).tables)
+    assert r"Scores of m on a\textasciicircum{}b\textasciitilde{}c d, val split" in text
+
+
 def test_without_classes_there_is_one_table():
     text = text_of([predict("", p.caption, *p.example.captions) for p in HAND_MADE], classes=())
     assert "tab:scores" in text

@@ -1,5 +1,6 @@
 """The sentences of a report say what its tables hold, and no more than the intervals support."""
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -90,6 +91,49 @@ def test_reservations_name_what_is_missing():
         assert part in text
     assert "The split has no image of 1 class of the data: owl." in text
     assert not any("\n" in note for note in notes)
+
+
+def test_a_class_that_train_lacks_is_no_fault_of_the_encoder():
+    tables = build(CANNON, classes=("cannon", "dog"))
+    (line,) = sentences.diagnoses(tables, {"dog"})
+    assert line.endswith("Train has no image of it.")
+
+
+def test_nothing_is_known_of_what_a_model_without_classes_saw():
+    """photos, which learned from Flickr8k's dogs, "never saw" a dog."""
+    studied = study(repeated(HAND_MADE))
+    unknown = replace(studied.subject, classes=[])
+    assert not any("never saw" in note for note in studied._replace(subject=unknown).notes())
+    other = replace(studied.subject, classes=["cat"])
+    assert any("never saw 1 class of the data: dog" in note for note in studied._replace(subject=other).notes())
+
+
+@pytest.mark.parametrize(
+    ("extra", "sentence"),
+    [
+        ([], "Every image has one reference, so the effect of their number is unknown."),
+        (["a cat"], "Some images have one reference, others more, so the effect of their number is unknown."),
+    ],
+)
+def test_one_reference_is_said_of_images_that_have_one(extra, sentence):
+    predictions = [predict("cat", "a cat on a mat", "a cat on a mat", *extra), predict("dog", "a dog", "a dog here")]
+    assert study(predictions).texts()["references"] == [sentence]
+
+
+def test_a_confidence_is_too_high_where_its_interval_says_so():
+    """Five of six captions right and a confidence of 0.846 were "too high on average"."""
+
+    def confidence_of(right, wrong):
+        words = ["cat"] * right + ["dog"] * wrong
+        examples = [Example(Path(f"{n}.jpg"), ["a red cat"], "cat", "val") for n in range(len(words))]
+        pairs = zip(examples, words, strict=True)
+        made = [Prediction(example, f"a red {word} here", 5 * math.log(0.846)) for example, word in pairs]
+        return study(made).texts()["confidence"][-1]
+
+    assert "the gap 0.013" in confidence_of(5, 1)
+    assert "no significant gap" in confidence_of(5, 1)
+    assert "it is too high on average" in confidence_of(10, 30)
+    assert "no verdict" in confidence_of(6, 0)
 
 
 def test_a_difference_that_no_draw_changes_is_no_significant_one():

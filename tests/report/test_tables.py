@@ -1,9 +1,12 @@
 """The tables of a report against hand-worked numbers."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
+import pandas as pd
 import pytest
+from scipy.stats import spearmanr
 from studies import CANNON, HAND_MADE, build, many_classes, predict, study
 
 from captioning.data.annotations import Example
@@ -11,7 +14,8 @@ from captioning.evaluation import Prediction
 from captioning.report import sentences
 from captioning.report import tables as report
 from captioning.scores.grounding import build_grounders
-from captioning.scores.metrics import corpus_bleu
+from captioning.scores.metrics import cider_d, corpus_bleu
+from captioning.scores.scored import score
 
 
 def test_class_table_is_the_hand_worked_one():
@@ -199,6 +203,49 @@ def test_yardsticks_stand_beside_the_captions():
     assert rows["images"].tolist() == [4, 4, 4]
     classes = build(HAND_MADE, probed=["cat", "cat", "dog", "cat"])["classes"]
     assert classes["probe"].tolist() == [1.0, 0.5]
+
+
+def test_a_class_that_train_lacks_has_no_probe():
+    """A classifier cannot answer what it never learned: its 0 was taken for the encoder's fault."""
+    studied = study(HAND_MADE, probed=["cat", "cat", "cat", "cat"])
+    splits = studied.subject.dataset.splits | {"train": [HAND_MADE[0].example]}
+    subject = replace(studied.subject, dataset=replace(studied.subject.dataset, splits=splits))
+    classes = report.build_tables(studied.scored, subject, probed=["cat"] * 4, yardsticks=[])["classes"]
+    assert classes.set_index("class")["probe"].dropna().to_dict() == {"cat": 1.0}
+
+
+def test_scores_that_differ_by_rounding_alone_are_ties():
+    """A perfect BLEU-4 is 1 less some 1e-11, by the length of the captions: such classes were ranked by it."""
+    names = [f"c{n}" for n in range(6)]
+    bleu = [1 - 4e-11, 1 - 5e-11, 1 - 2e-11, 1 - 6e-11, 0.5, 0.4]
+    accuracy = [0.1, 0.9, 0.3, 0.8, 0.2, 0.1]
+    table = pd.DataFrame({"class": names, "bleu4": bleu, "accuracy": accuracy, "sentence_bleu4": [0.9] * 6})
+    (row,) = report.relation_table(table).itertuples()
+    assert row.rho == pytest.approx(spearmanr([1, 1, 1, 1, 0.5, 0.4], accuracy).statistic)
+    assert report.rank_classes(table)["class"].tolist() == names, "ties go by name"
+
+
+def test_with_references_of_different_number_each_is_the_first_in_turn():
+    """Where an image had one reference, only the first ones of the others counted."""
+    hypotheses = [["a", "cat", "on", "a", "mat"], ["a", "dog", "in", "the", "sun"]]
+    references = [[["a", "cat", "on", "a", "mat"]], [["a", "dog", "in", "the", "sun"], ["one", "big", "dog", "sat"]]]
+    (row,) = report.reference_table(hypotheses, references).itertuples()
+    chosen = [[references[0], [reference]] for reference in references[1]]
+    assert row.bleu4 == pytest.approx(sum(corpus_bleu(hypotheses, one)[3] for one in chosen) / 2)
+    assert row.cider_d == pytest.approx(sum(cider_d(hypotheses, one)[0] for one in chosen) / 2)
+
+
+def test_a_recipe_tells_of_the_classes_that_the_model_alone_knows():
+    """ "a race car" names no car for a model that knows race cars."""
+    predictions = [predict("car", "a race car", "a car"), predict("cat", "a cat", "a cat")]
+    recipes = []
+    for known in ([], ["race car"]):
+        scored = score(predictions, *build_grounders(["car", "cat"], known, {}))
+        summary = report.summary_table(scored, report.recipe_writer(scored, study(predictions).subject))
+        recipes.append(summary.set_index("metric").loc["average accuracy", ["value", "recipe"]].tolist())
+    (alone, plain), (both, told) = recipes
+    assert (alone, both) == (1, 0.5)
+    assert told == f"{plain}|others:1"
 
 
 def test_fewer_references_give_lower_scores_and_all_the_scores_of_the_summary():
