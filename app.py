@@ -37,7 +37,7 @@ from captioning.data.names import IMAGE_SUFFIXES
 from captioning.deploy.downloads import SHIPPED
 from captioning.page import picker, results
 from captioning.page.gate import Gate
-from captioning.page.labels import TEXT, language_of
+from captioning.page.labels import GRADIO, TEXT, language_of
 from captioning.page.service import CONTROLS, OWN_PENALTY, Service, paths_of
 from captioning.page.uploads import Uploads, upload_folder
 from captioning.page.worker import Worker
@@ -86,7 +86,7 @@ NUM_CLASSES = 12  # of a model, that are named where it is chosen
 
 # Runs in the browser: what a screen reader should know.
 ON_LOAD = """() => {
-  document.documentElement.lang = navigator.language.toLowerCase().startsWith('ko') ? 'ko' : 'en';
+  document.documentElement.lang = navigator.language.toLowerCase().split('-')[0] === 'ko' ? 'ko' : 'en';
   const tidy = () => {  // what Gradio says in English alone
     for (const one of document.querySelectorAll('input[aria-label]'))
       one.ariaLabel = one.ariaLabel.replace(/^(number input|range slider) for /, '');
@@ -215,7 +215,7 @@ def build_page(service, queue_size):
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read at import: nobody is told that the page was opened
     import gradio as gr
 
-    label = gr.I18n(**TEXT)
+    label = gr.I18n(**{language: words | GRADIO[language] for language, words in TEXT.items()})
     models = service.models
     first = next(iter(models))
 

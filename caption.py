@@ -274,9 +274,13 @@ class Captioner:
         paths = model_paths(source)
         models = []
         for path in paths:
+            if path.suffix == ".pte":
+                raise ValueError(f"{path}: no script reads ExecuTorch programs; allowed are .safetensors and .onnx")
+            if path.suffix == ".onnx" and len(paths) > 1:
+                raise ValueError(f"{path}: several models caption as one if all are .safetensors")
             with loading(path):
-                alone = len(paths) == 1 and path.suffix == ".onnx"
-                models.append(OnnxModel(path, num_threads) if alone else TorchModel.load(path, device))
+                is_onnx = path.suffix == ".onnx"
+                models.append(OnnxModel(path, num_threads) if is_onnx else TorchModel.load(path, device))
         try:
             return cls(models[0] if len(models) == 1 else Ensemble(models))
         except ValueError as error:

@@ -91,6 +91,16 @@ def test_what_cannot_be_read_is_a_sentence_without_a_path(service, captioner, pi
     assert "2. 0" in page or "2. " in page
 
 
+def test_an_upload_that_is_no_longer_kept_is_told_so(service, pictures, tmp_path):
+    """A good picture that the server had removed was "not a picture that can be read"."""
+    service = Service(service.worker, service.examples, tmp_path, BOUNDS)
+    paths = [f"{tmp_path}/old.jpg", "/etc/old.jpg"]  # of a file elsewhere nobody learns whether it is there
+    gone, elsewhere = service.answer(paths, "model", SETTINGS)
+    assert gone == {"image": "old.jpg", "error": TEXT["en"]["gone"]}
+    assert elsewhere["error"] == TEXT["en"]["unreadable"].format(megapixels=1)
+    assert TEXT["ko"]["gone"] in service.show(paths[:1], "model", SETTINGS, "ko")
+
+
 def test_too_many_and_no_pictures_are_sentences(service, pictures):
     page = service.show(pictures, "model", SETTINGS, "en")
     assert page.count("<article>") == 3
@@ -336,6 +346,9 @@ def test_no_picture_of_the_server_is_captioned_for_a_request_that_names_it(addre
         ([[], "photos", "5"], "beam_size: got '5', allowed is 1 to 10"),
         ([[], "photos", 1_000_000], "beam_size: got 1000000"),
         ([[], "photos", True], "beam_size: got True"),
+        ([[], "photos", 2.5], "beam_size: got 2.5, allowed is 1 to 10, whole numbers"),
+        ([[], "photos", 5, 3, 2.7], "max_len: got 2.7, allowed is 2 to 60, whole numbers"),
+        ([[], "photos", 5, 3, 30, -0.5], "length_penalty: got -0.5, allowed is 0 to 2, or -1 for the model's own"),
         ([[], "photos", 5, 3, 1_000_000], "max_len: got 1000000"),
         ([[], "photos", 5, 3, {"a": "\x1b[31m"}], "max_len: got"),
         ([[], "photos", 5, 3, 30, 1e999], "length_penalty: got inf"),
@@ -400,6 +413,14 @@ def wait_for(condition, seconds=60):
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.05)
+
+
+@pytest.mark.parametrize("path", ["call/caption/zzz", "queue/data?session_hash=a"])
+def test_a_stream_that_is_refused_is_whole_and_fills_no_log(address, running, path):
+    printed = len(running.lines)
+    answer = httpx.get(f"{address}/gradio_api/{path}", timeout=60)  # raised: the peer closed the connection
+    assert "error" in answer.text or answer.status_code == 404
+    assert running.lines[printed:] == []
 
 
 def test_only_what_the_page_needs_is_answered(address):
@@ -602,7 +623,7 @@ def test_in_a_browser(browser, address, shipped, pictures, tmp_path, width, heig
     chooser.send_keys(f"{tmp_path / 'notes.txt'}\n{tmp_path / 'fake.png'}")
     found = cards(driver, caption.text, second, text["unreadable"].format(megapixels=1))
     assert "fake.png" in found[2].text
-    wait_for(lambda: f"{text['not_uploaded']} notes.txt" in driver.find_element("tag name", "body").text)
+    wait_for(lambda: f"{text['no_picture']} notes.txt" in driver.find_element("tag name", "body").text)
     assert violations(driver) == []
 
     settings = driver.find_element("css selector", "button.label-wrap")
@@ -636,6 +657,56 @@ def test_in_a_browser(browser, address, shipped, pictures, tmp_path, width, heig
     assert not [
         line for line in driver.get_log("browser") if line["level"] == "SEVERE" and "127.0.0.1" in line["message"]
     ]
+
+
+HOLD_UPLOADS = """
+const [status] = arguments, fetch = window.fetch, hold = new Promise((done) => { window.release = done; });
+window.fetch = async (...call) => {
+  const address = String(call[0]?.url ?? call[0]);
+  if (!address.includes('/upload') || address.includes('progress')) return fetch(...call);
+  if (status) return new Response('{"detail": "no"}', {status});
+  if (!window.held) { window.held = true; await hold; }
+  return fetch(...call);
+};
+"""
+
+
+def test_uploads_that_cross_lose_nothing(browser, address, shipped, pictures, tmp_path):
+    """The slower of two uploads took the place of the other, and Clear was undone by what came after it."""
+    text, status = TEXT["en"], ".picker-status"
+    driver = browser(1280, 900, "en-US")
+    chooser = open_page(driver, address, text)
+    driver.execute_script("arguments[0].click()", find(driver, "#model input[type=radio]", 3)[2])  # pictograms
+    driver.execute_script(HOLD_UPLOADS)
+    chooser.send_keys(str(CAT))
+    wait_for(lambda: driver.execute_script("return window.held"))
+    chooser.send_keys(pictures[0])
+    cat, first = shipped(CAT)[0].text, shipped(pictures[0])[0].text
+    cards(driver, first)
+    assert text["uploading"] in driver.find_element("css selector", status).text, "one is still coming"
+    driver.execute_script("window.release()")
+    cards(driver, first, cat)
+    wait_for(lambda: driver.find_element("css selector", status).text == "")
+
+    driver.execute_script("window.held = false")
+    driver.execute_script(HOLD_UPLOADS)
+    chooser.send_keys(str(CAT))
+    wait_for(lambda: driver.execute_script("return window.held"))
+    driver.execute_script("arguments[0].click()", driver.find_element("css selector", "#clear"))
+    wait_for(lambda: text["empty"] in driver.find_element("tag name", "body").text)
+    driver.execute_script("window.release()")
+    cards(driver, cat)  # what was cleared does not come back
+
+
+@pytest.mark.parametrize(("status", "reason"), [(507, "no_room"), (413, "too_large"), (500, "cut_off")])
+def test_why_an_upload_was_refused(browser, address, status, reason):
+    """Each was "no picture, too large, or cut off"."""
+    driver = browser(1280, 900, "en-US")
+    chooser = open_page(driver, address, TEXT["en"])
+    driver.execute_script(HOLD_UPLOADS, status)
+    chooser.send_keys(str(CAT))
+    sentence = f"{TEXT['en'][reason]} {Path(CAT).name}"
+    wait_for(lambda: driver.find_element("css selector", ".picker-status").text == sentence)
 
 
 TOP_OF_CAPTION = "return document.querySelector('#captions h3').getBoundingClientRect().top"

@@ -71,7 +71,9 @@ class Gate:
         except TimeoutError:
             await answer.refuse(408, f"The upload took longer than {UPLOAD_SECONDS} s.")
         except Exception as error:
-            if type(error).__name__ != "ClientDisconnect":  # starlette's: nobody waits for an answer
+            # starlette's: nobody waits for an answer, or a stream of events began before its request was found wrong.
+            told = getattr(error.__cause__, "status_code", 500) < 500
+            if type(error).__name__ != "ClientDisconnect" and not told:
                 reason = f"{type(error).__name__}: {one_line(error, 200)}"
                 print(f"warning: {scope['method']} {scope['path'][:100]!r}: {reason!r}", file=sys.stderr)
             await answer.refuse(500, "This request cannot be answered.")
@@ -130,7 +132,7 @@ class Answer:
     """Sends one answer, with the headers that every answer has."""
 
     def __init__(self, send, policy):
-        self.send_on, self.started = send, False
+        self.send_on, self.started, self.sized = send, False, False
         headers = HEADERS | ({"content-security-policy": policy} if policy else {})
         self.headers = [(name.encode(), value.encode()) for name, value in headers.items()]
 
@@ -138,12 +140,15 @@ class Answer:
         """Pass a message of the page on."""
         if message["type"] == "http.response.start":
             self.started = True
+            self.sized = any(name.lower() == b"content-length" for name, _ in message.get("headers", ()))
             message = {**message, "headers": [*message.get("headers", ()), *self.headers]}
         await self.send_on(message)
 
     async def refuse(self, status, sentence):
-        """Answer with one sentence; not if the page has begun to answer."""
+        """Answer with one sentence; of an answer that has begun, end it."""
         if self.started:
+            if not self.sized:
+                await self.send_on({"type": "http.response.body", "body": b""})
             return
         body = json.dumps({"detail": validation(sentence) if status == INVALID else sentence}).encode()
         kind = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]

@@ -1,5 +1,7 @@
 """What the page says, in English and Korean."""
 
+import re
+
 TEXT = {
     "en": {
         "title": "# Image captioning: MobileNetV2 + LSTM",
@@ -12,7 +14,10 @@ TEXT = {
         "pick": "Choose or photograph pictures",
         "pick_info": "or drop or paste them",
         "uploading": "Uploading ...",
-        "not_uploaded": "Not uploaded (no picture, too large, or cut off):",
+        "no_picture": "No picture:",
+        "too_large": "Too large:",
+        "no_room": "There is no room for it now, try again in a minute:",
+        "cut_off": "The upload was cut off, try again:",
         "examples": "Or try one of these:",
         "coffee": "coffee",
         "photographer": "photographer",
@@ -49,6 +54,7 @@ TEXT = {
         "looked": "Where the model looked for each word: the brighter, the more.",
         "unreadable": "This file is not a picture that can be read. JPEG, PNG, GIF, BMP, WebP and TIFF are, "
         "up to {megapixels:g} megapixels.",
+        "gone": "This picture is no longer kept here. Please add it again.",
         "too_many": "At most {count} pictures at once: the others were left out.",
         "too_long": "This took longer than {seconds:g} seconds and was stopped. Try fewer or smaller pictures.",
         "failed": "These pictures could not be captioned. Please try again.",
@@ -64,7 +70,10 @@ TEXT = {
         "pick": "사진을 고르거나 찍기",
         "pick_info": "또는 여기에 끌어다 놓거나 붙여 넣기",
         "uploading": "올리는 중 ...",
-        "not_uploaded": "올리지 못함 (사진이 아니거나, 너무 크거나, 끊김):",
+        "no_picture": "사진이 아님:",
+        "too_large": "너무 큼:",
+        "no_room": "지금은 자리가 없으니 1분 뒤에 다시 올려 주세요:",
+        "cut_off": "올리는 중에 끊겼으니 다시 올려 주세요:",
         "examples": "예시 사진으로 해 보기:",
         "coffee": "커피",
         "photographer": "사진사",
@@ -99,6 +108,7 @@ TEXT = {
         "looked": "단어마다 모델이 본 곳: 밝을수록 더 많이 보았습니다.",
         "unreadable": "읽을 수 있는 사진이 아닙니다. {megapixels:g}메가픽셀 이하의 JPEG, PNG, GIF, BMP, WebP, TIFF만 "
         "읽을 수 있습니다.",
+        "gone": "이 사진은 더 이상 보관되어 있지 않습니다. 다시 올려 주세요.",
         "too_many": "한 번에 {count}장까지만 됩니다. 나머지는 제외했습니다.",
         "too_long": "{seconds:g}초가 넘어 멈추었습니다. 더 적거나 작은 사진으로 해 보세요.",
         "failed": "이 사진들의 캡션을 만들지 못했습니다. 다시 시도해 주세요.",
@@ -106,10 +116,17 @@ TEXT = {
 }
 
 
+# What Gradio 6.31 says to screen readers, but has no words for: they would hear the name of the label.
+GRADIO = {
+    "en": {"common.complete": "Done", "common.progress": "Progress"},
+    "ko": {"common.complete": "완료", "common.progress": "진행"},
+}
+
+
 def language_of(accept_language):
-    """Return "ko" where a browser's Accept-Language asks for Korean before English, else "en"."""
-    for part in (accept_language or "").lower().split(","):
-        language = part.strip()[:2]
-        if language in TEXT:
-            return language
-    return "en"
+    """Return "ko" where Korean is the first language of a browser's Accept-Language, else "en".
+
+    Only the first counts, since that is what the browser tells Gradio's own labels and the page's scripts.
+    """
+    first = re.split("[-,;]", (accept_language or "").strip().lower())[0]
+    return first if first in TEXT else "en"

@@ -19,11 +19,17 @@ CSS = """
 .picker-status:empty {display: none}
 .picker-status {margin: .4rem 0 0}
 """
-WORDS = ("pick", "pick_info", "uploading", "not_uploaded")
+REFUSED = ("no_picture", "too_large", "no_room", "cut_off")  # why a file is not uploaded
+WORDS = ("pick", "pick_info", "uploading", *REFUSED)
 SCRIPT = """
-const words = WORDS[navigator.language.toLowerCase().startsWith('ko') ? 'ko' : 'en'];
+const words = WORDS[navigator.language.toLowerCase().split('-')[0]] ?? WORDS.en;
+const reasons = {413: 'too_large', 507: 'no_room'};  // by the status of the answer
+let coming = 0, refused = {};  // files that are being uploaded; names of those that are not, by the reason
 const label = () => element.querySelector('.picker');
-const say = (sentence) => { element.querySelector('.picker-status').textContent = sentence; };
+const say = () => {
+  const told = Object.entries(refused).map(([reason, names]) => words[reason] + ' ' + names.join(', '));
+  element.querySelector('.picker-status').textContent = [...(coming ? [words.uploading] : []), ...told].join(' ');
+};
 const draw = () => {
   element.querySelector('strong').textContent = words.pick;
   element.querySelector('.picker span').textContent = words.pick_info;
@@ -31,20 +37,26 @@ const draw = () => {
 draw();
 async function add(files) {
   if (!files.length) return;  // text was pasted
-  const list = JSON.parse(props.value || '[]'), refused = [];
-  say(words.uploading);
+  if (!coming) refused = {};
+  coming += files.length;
+  say();
+  const arrived = [];
   for (const file of files) {
     try {
-      if (!file.type.startsWith('image/')) throw new TypeError(file.type);
-      list.push({path: (await upload(file)).path});
-    } catch {
-      refused.push(file.name);
+      if (!file.type.startsWith('image/')) throw new TypeError('no_picture');
+      arrived.push({path: (await upload(file)).path});
+    } catch (error) {
+      const status = /HTTP (\\d+)/.exec(error.message)?.[1];
+      const reason = error.message === 'no_picture' ? 'no_picture' : reasons[status] ?? 'cut_off';
+      (refused[reason] ??= []).push(file.name);
     }
+    coming -= 1;
   }
-  props.value = JSON.stringify(list);
+  // What the field holds now: while these came, others may have been added, or all cleared.
+  if (arrived.length) props.value = JSON.stringify([...JSON.parse(props.value || '[]'), ...arrived]);
   draw();
-  say(refused.length ? words.not_uploaded + ' ' + refused.join(', ') : '');
-  if (refused.length < files.length) trigger('change');
+  say();
+  if (arrived.length) trigger('change');
 }
 element.addEventListener('change', (event) => {
   if (event.target.type !== 'file') return;
@@ -61,7 +73,8 @@ for (const kind of ['dragenter', 'dragover', 'dragleave', 'drop'])
 document.addEventListener('paste', (event) => add([...event.clipboardData.files]));
 watch('value', () => {
   draw();
-  if (props.value === '[]') say('');  // cleared
+  if (props.value === '[]') refused = {};  // cleared
+  say();
 });
 """
 

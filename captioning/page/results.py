@@ -159,8 +159,9 @@ def confidence(record, text):
 
 def downloads(captioned, text):
     """Return the HTML of links to all captions as the files that caption.py writes."""
-    objects = write(captioned, "jsonl").splitlines()
-    files = {"csv": write(captioned, "csv"), "json": "[\n" + ",\n".join(objects) + "\n]\n"}
+    objects = write(captioned, "jsonl").rstrip("\n").split("\n")  # a name may hold the other ends of lines
+    byte_order_mark = "\ufeff"  # without it Excel takes Korean for another encoding
+    files = {"csv": byte_order_mark + write(captioned, "csv"), "json": "[\n" + ",\n".join(objects) + "\n]\n"}
     links = [
         f'<a class="download" download="captions.{kind}" href="{data_address(f"text/{kind}", content.encode())}">'
         f"{kind.upper()}</a>"

@@ -57,7 +57,9 @@ class Service:
         max_pixels, seconds = int(self.bounds["max_megapixels"] * 1e6), self.bounds["max_seconds"]
         found = self.worker(model, safe, settings, max_pixels, seconds=seconds)
         names = [Path(path).name[:MAX_NAME] for path in paths]
-        return [{"name": name, **(one or {"problem": "unreadable"})} for name, one in zip(names, found, strict=True)]
+        gone = [bool(path) and not Path(path).exists() for path in safe]  # uploads are not kept for ever
+        problems = [{"problem": "gone" if absent else "unreadable"} for absent in gone]
+        return [{"name": name, **(one or problem)} for name, one, problem in zip(names, found, problems, strict=True)]
 
     def show(self, paths, model, settings, language):
         """Return the HTML of the captions of picture files, in words of a language of TEXT."""
@@ -72,10 +74,7 @@ class Service:
         except (RuntimeError, ValueError) as error:
             warn(error)
             return results.failure(text["failed"], text)
-        for one in found:
-            if "problem" in one:
-                one["problem"] = text[one["problem"]].format(megapixels=self.bounds["max_megapixels"])
-        return results.show(found, text, len(paths) - len(found))
+        return results.show([self.told(one, text) for one in found], text, len(paths) - len(found))
 
     def answer(self, paths, model, settings):
         """Return for each picture file what caption.py writes as JSON, or {"image", "error"}.
@@ -93,8 +92,13 @@ class Service:
         except (RuntimeError, ValueError) as error:
             warn(error)
             raise ValueError(text["failed"]) from None
-        sentence = text["unreadable"].format(megapixels=self.bounds["max_megapixels"])
-        return [to_object(one) if "records" in one else {"image": one["name"], "error": sentence} for one in found]
+        return [to_object(self.told(one, text)) for one in found]
+
+    def told(self, result, text):
+        """Return one of the results of `find` with its problem as a sentence."""
+        if "problem" not in result:
+            return result
+        return result | {"problem": text[result["problem"]].format(megapixels=self.bounds["max_megapixels"])}
 
     def check_call(self, body, inputs):
         """Complete a call of the server. Raises ValueError, one sentence, if no function can answer it.
@@ -129,8 +133,7 @@ class Service:
             if not isinstance(value, str) or value not in self.models:
                 raise ValueError(f"model: got {cut(value)}, allowed are {', '.join(self.models)}")
         elif name in CONTROLS:
-            least, most, _ = CONTROLS[name]
-            check_number(name, value, OWN_PENALTY if name == "length_penalty" else least, most)
+            check_control(name, value)
         return value
 
 
@@ -152,15 +155,22 @@ def paths_of(pictures):
 
 
 def to_object(result):
-    """Return the object of a picture's captions, as caption.py writes it as JSON."""
+    """Return the object of a picture's captions, as caption.py writes it as JSON, or {"image", "error"}."""
+    if "problem" in result:
+        return {"image": result["name"], "error": result["problem"]}
     best, *others = result["records"]
     return {"image": result["name"], **best, "alternatives": others}
 
 
-def check_number(name, value, least, most):
-    """Raise ValueError unless a value is a number between the limits."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
-        raise ValueError(f"{name}: got {cut(value)}, allowed is {least} to {most}")
+def check_control(name, value):
+    """Raise ValueError, one sentence, unless a control of CONTROLS can have this value."""
+    least, most, step = CONTROLS[name]
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if name == "length_penalty" and is_number and value == OWN_PENALTY:
+        return
+    if not (is_number and least <= value <= most and (step != 1 or value == int(value))):
+        others = ", whole numbers" if step == 1 else f", or {OWN_PENALTY} for the model's own"
+        raise ValueError(f"{name}: got {cut(value)}, allowed is {least} to {most}{others}")
 
 
 def cut(value):

@@ -35,7 +35,15 @@ def test_both_languages_say_the_same_things():
 
 @pytest.mark.parametrize(
     ("header", "language"),
-    [("ko-KR,ko;q=0.9,en;q=0.8", "ko"), ("en-US,en;q=0.9,ko;q=0.8", "en"), ("fr,ko;q=0.5", "ko"), (None, "en")],
+    [
+        ("ko-KR,ko;q=0.9,en;q=0.8", "ko"),
+        ("en-US,en;q=0.9,ko;q=0.8", "en"),
+        ("fr-FR,fr;q=0.9,ko;q=0.8", "en"),
+        ("kok-IN", "en"),
+        ("KO", "ko"),
+        ("ko;q=1", "ko"),
+        (None, "en"),
+    ],
 )
 def test_the_language_is_the_browsers(header, language):
     assert language_of(header) == language
@@ -72,7 +80,7 @@ def test_all_captions_can_be_downloaded():
     other = RECORD | {"caption": "a dog, perhaps"}
     unreadable = {"name": "b.txt", "problem": "not a picture"}
     files = downloaded(results.show([result("a.jpg", other), unreadable, result('"c".jpg')], TEXT["ko"]))
-    rows = list(csv.DictReader(io.StringIO(files["captions.csv"])))
+    rows = list(csv.DictReader(io.StringIO(files["captions.csv"].removeprefix("\ufeff"))))
     assert [(row["image"], row["rank"], row["caption"]) for row in rows] == [
         ("a.jpg", "1", "a cat"),
         ("a.jpg", "2", "a dog, perhaps"),
@@ -80,8 +88,15 @@ def test_all_captions_can_be_downloaded():
     ]
     records = json.loads(files["captions.json"])
     assert [record["image"] for record in records] == ["a.jpg", '"c".jpg']
+    assert files["captions.csv"].startswith("\ufeff"), "else Excel garbles Korean names"
     assert records[0]["alternatives"] == [other]
     assert not downloaded(results.show([unreadable], TEXT["ko"]))
+
+
+@pytest.mark.parametrize("sign", ["\u2028", "\u0085", "\x0b"])
+def test_a_name_with_an_odd_end_of_line_breaks_no_download(sign):
+    files = downloaded(results.show([result(f"a{sign}b.jpg"), result("c.jpg")], TEXT["en"]))
+    assert [record["image"] for record in json.loads(files["captions.json"])] == [f"a{sign}b.jpg", "c.jpg"]
 
 
 def test_words_and_names_are_no_html():
