@@ -40,7 +40,7 @@ import numpy as np
 
 from captioning import cli
 from captioning.data.images import MAX_PIXELS, read_image, to_pixels
-from captioning.data.names import IMAGE_SUFFIXES, OTHER_PICTURES, is_image_name
+from captioning.data.names import IMAGE_SUFFIXES, OTHER_PICTURES, is_image_name, listed, other_ending
 from captioning.data.tars import find_shards, is_shards
 from captioning.data.tokenizer import WORDS, tokenizer_name
 from captioning.deploy.downloads import fetch_model, loading
@@ -420,11 +420,14 @@ def find_images(names):
             # Windows puts a mark before the first line of a text.
             yield from (line for line in (line.removeprefix("\ufeff").rstrip() for line in sys.stdin) if line)
         elif path.is_dir():
-            paths = pictures_below(path)
+            others = Counter()
+            paths = pictures_below(path, others)
             first = next(paths, None)
             if not first:
                 raise ValueError(f"{name}: no picture in this folder (looked for {', '.join(IMAGE_SUFFIXES)})")
             yield from itertools.chain([first], paths)
+            if others:
+                print(f"warning: {name}: {listed(others)}, other kinds of files; skipped", file=sys.stderr)
         elif glob.has_magic(name) and not path.exists():
             paths = sorted(glob.glob(name, recursive=True))
             if not paths:
@@ -434,8 +437,11 @@ def find_images(names):
             yield name
 
 
-def pictures_below(folder):
-    """Yield the paths of the pictures below a folder, sorted; what cannot be listed is named on standard error."""
+def pictures_below(folder, others):
+    """Yield the paths of the pictures below a folder, sorted; what cannot be listed is named on standard error.
+
+    others: Counter, to which the endings of other files are added, but for texts
+    """
     try:
         with os.scandir(folder) as entries:
             found = sorted(entries, key=attrgetter("name"))
@@ -449,9 +455,11 @@ def pictures_below(folder):
             print(f"warning: {cli.message(error)}; skipped", file=sys.stderr)
             continue
         if is_folder:
-            yield from pictures_below(os.path.join(folder, entry.name))
+            yield from pictures_below(os.path.join(folder, entry.name), others)
         elif is_file and is_image_name(entry.name):  # a pipe would be waited for
             yield os.path.join(folder, entry.name)
+        elif is_file and (ending := other_ending(entry.name)):
+            others[ending] += 1
 
 
 BEAM_SETTINGS = ("beam_size", "length_penalty", "consensus", "diversity")

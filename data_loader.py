@@ -30,7 +30,7 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 from torchvision.transforms import v2
 
 from captioning import cli, plots
-from captioning.data.annotations import load_dataset, picture_settings
+from captioning.data.annotations import data_flags, load_dataset, picture_settings
 from captioning.data.images import load_image
 from captioning.data.sequences import PAD_ID, Captions, Paths
 from captioning.evaluation import ImageDataset, encode_together, stack_batches
@@ -613,7 +613,7 @@ def main(config):
     config = cli.settings_of(config, "data")
     path = Path("graphs/batch.png")
     plots.check_figure(path)
-    vocabulary = load_vocabulary(config["vocab_path"])
+    vocabulary = load_vocabulary(config["vocab_path"], data_flags(config))
     examples = load_dataset(config["data_dir"], "train", **picture_settings(config)).splits["train"]
     weights = MODEL["encoder_weights"]
     native_size = native_image_size(weights)

@@ -25,7 +25,6 @@ if __name__ == "__main__":
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import nn
@@ -35,7 +34,7 @@ from torch.overrides import TorchFunctionMode
 from captioning import cli
 from captioning.checkpoint import load_checkpoint, load_state_dict, load_weights
 from captioning.data.tokenizer import tokenizer_name
-from captioning.deploy.downloads import fetch_model, loading
+from captioning.deploy.downloads import fetch_model, find_file, loading
 from captioning.files import check_folder, replace_file
 from captioning.mobilenet import FEATURE_DIM, mobilenet_v2
 from captioning.runtime import pick_device
@@ -499,9 +498,11 @@ def native_image_size(source):
 
     source: as in load_encoder_weights
     """
-    path = Path(source)
-    if source == "imagenet" or path.suffix in (".pth", ".pt"):
+    if source == "imagenet" or source.endswith((".pth", ".pt")):
         return IMAGENET_SIZE
+    if source == "none" or "://" in source:
+        return 0
+    path = find_file(source)
     return load_checkpoint(path).transform["image_size"] if path.suffix == ".safetensors" and path.is_file() else 0
 
 

@@ -54,7 +54,7 @@ from captioning.data.annotations import (
 )
 from captioning.data.class_names import spoken_names
 from captioning.data.images import load_image
-from captioning.data.names import check_links
+from captioning.data.names import NO_ENDING, check_links, listed
 from captioning.data.spelling import folder_names
 from captioning.data.splits import SPLITS, split_sizes
 from captioning.data.tars import is_shards, read_picture, write_shard
@@ -364,6 +364,9 @@ class CaptionSource:
             told = ADVICE_ON_FILES.get(source.suffix.lower(), "with --captions it is the folder of the pictures")
             raise ValueError(f"--source: {source} is a file; {told}")
         by_model = bool(self.captioner or self.template)
+        if self.pictures.get("images_dir") and (self.path or by_model):
+            told = f"got {self.pictures['images_dir']}, but with --captions, --captioner and --caption_template"
+            raise ValueError(f"--images_dir: {told} the pictures are those of --source; leave it out")
         if bool(self.path) and by_model:
             raise ValueError(f"{source}: captions come from a CSV, or from a captioner or template; give one of them")
         if self.template and "{class}" not in self.template:
@@ -397,7 +400,8 @@ class Chosen:
     examples: name -> Example; its captions are empty where a model or a template will write them
     groups:   (split, class) -> names, "" = not known; in the order of the splits, so that of copies the one in train
               stays
-    silent:   how many photographs have no caption; others: Counter of the endings of files that are not read
+    silent:   how many photographs have no caption; outside: how many lie in no folder of a class, where one is needed
+    others:   Counter of the endings of files that are not read
     aliases:  class -> further words that name it
     """
 
@@ -405,24 +409,25 @@ class Chosen:
     examples: dict
     groups: dict
     silent: int
+    outside: int
     others: Counter
     aliases: dict
 
 
 def choose_photos(source, captions, classes):
     """Return the Chosen photographs of a source; captions: CaptionSource; classes: as CONFIG has them."""
-    examples, silent, others, aliases = list_examples(source, captions, classes)
+    examples, silent, outside, others, aliases = list_examples(source, captions, classes)
     folder = captions.pictures_folder(source)
     named = {os.path.relpath(example.image, folder): example for example in examples}
     groups = defaultdict(list)
     for name, example in named.items():
         groups[example.split, example.label].append(name)
     groups = {group: groups[group] for split in ("", *SPLITS) for group in sorted(groups) if group[0] == split}
-    return Chosen(source, named, groups, silent, others, aliases)
+    return Chosen(source, named, groups, silent, outside, others, aliases)
 
 
 def list_examples(source, captions, classes):
-    """Return what Chosen has of a source: (Examples to choose from, silent, others, aliases)."""
+    """Return what Chosen has of a source: (Examples to choose from, silent, outside, others, aliases)."""
     captions.check(source)
     if captions.captioner or captions.template:
         examples, others = class_folders.list_photos(source)
@@ -434,15 +439,17 @@ def list_examples(source, captions, classes):
         names, others = class_folders.list_files(folder)
         examples = captions.read(source)
         silent = len({folder / name for name in names} - {example.image for example in examples})
+        named = sum(not example.image.suffix for example in examples)  # captions name them, so they are read
+        others = +Counter(others | {NO_ENDING: others[NO_ENDING] - named})
     labels = sorted({example.label for example in examples} - {""})
     aliases = load_aliases(source) if labels else {}
     Grounder(labels, aliases)  # refuses those of unknown classes before anything is read
     if not labels and (captions.template or classes.strip()):
         raise ValueError(f"{source}: has no folders of classes, which --caption_template and --classes need")
     if not captions.template and not classes.strip():
-        return examples, silent, others, aliases  # those outside of the folders of classes, too
-    chosen = class_folders.choose_classes(labels, classes)
-    return [example for example in examples if example.label in chosen], silent, others, aliases
+        return examples, silent, 0, others, aliases  # those outside of the folders of classes, too
+    chosen, outside = class_folders.choose_classes(labels, classes), sum(not example.label for example in examples)
+    return [example for example in examples if example.label in chosen], silent, outside, others, aliases
 
 
 def prepare_photographs(source, output, classes, captions, sizes, gathering, num_workers):
@@ -474,16 +481,23 @@ def prepare_photographs(source, output, classes, captions, sizes, gathering, num
     for line in gathered.unreadable[:5]:
         print(f"warning: {line}; dropped")
     if chosen.others:
-        print(f"not read         {class_folders.listed(chosen.others)}: other kinds of files; convert pictures to JPEG")
+        print(f"not read         {listed(chosen.others)}: other kinds of files; make pictures JPEG, ending in .jpg")
     if chosen.silent:
         print(f"without caption  {cli.counted(chosen.silent, 'image')}, skipped")
+    if chosen.outside:
+        print(f"without class    {cli.counted(chosen.outside, 'image')} in no folder of a class, skipped")
     print(
         f"looked at        {cli.counted(gathered.looked_at, 'image')}; "
         f"dropped {len(gathered.unreadable):,} unreadable, {gathered.exact:,} exact copies, "
         f"{gathered.near:,} near copies"
     )
+    dropped = len(gathered.unreadable) + gathered.exact + gathered.near
+    if left := len(given) - dropped - len(examples):
+        print(f"not used         {cli.counted(left, 'image')}: more than --per_class, --train, --val, --test ask for")
     if empty := [split for split in SPLITS if not any(example.split == split for example in examples)]:
-        reason = f"{source} has none" if has_splits else "a class of one or two images has none to spare"
+        reason = "a class of one or two images has none to spare"
+        if has_splits or sizes.per_class:
+            reason = f"{source} has none" if has_splits else f"--per_class {sizes.per_class} leaves none"
         print(f"note: there is no image for {' and '.join(empty)}; {reason}")
     return examples
 

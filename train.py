@@ -397,17 +397,19 @@ def fill_settings(settings, data, train, num_blocks, has_classes, saved):
     print(f"recipe {settings['recipe']}, {shown}: {values or 'all settings are given'}")
 
 
-def check_coverage(vocabulary, examples, data_dir):
+def check_coverage(vocabulary, examples, data):
     """Return the Counter of the train captions' lengths in words.
 
+    data: data_loader.CONFIG
     Raises ValueError if the vocabulary knows too few words of the train examples to be made for them.
     """
     counts, lengths = count_words(CaptionTexts(examples), vocabulary.unit)
     known = coverage(counts, vocabulary)
     if known < LEAST_COVERAGE:
+        advice = cli.command("vocab.py", {"vocab_path": data["vocab_path"], **data_flags(data), "min_count": 1})
         raise ValueError(
-            f"data.vocab_path: the vocabulary knows {known:.0%} of the words of {data_dir}; "
-            f"build its own: python vocab.py --data_dir {data_dir}"
+            f"data.vocab_path: {data['vocab_path']} knows {known:.0%} of the words of {data['data_dir']}; build one of "
+            f"all their words: {advice}"
         )
     return lengths
 
@@ -541,11 +543,11 @@ def train(run, start, config):
     seed_everything(settings["seed"])
 
     # Data and model
-    vocabulary = load_vocabulary(data["vocab_path"])
+    vocabulary = load_vocabulary(data["vocab_path"], data_flags(data))
     dataset = load_dataset(data["data_dir"], "train", "val", **picture_settings(data))
     if len(dataset.splits["train"]) < 2:  # BatchNorm has no statistics of one
         raise ValueError(f"{data['data_dir']}: its train split has 1 image, training needs 2 or more")
-    lengths = check_coverage(vocabulary, dataset.splits["train"], data["data_dir"])
+    lengths = check_coverage(vocabulary, dataset.splits["train"], data)
     classes = train_classes(dataset)
     resumed = load_run(last_path(run)) if settings["resume"] or may_go_on(run) else {}
     num_blocks = find_encoder(model_config["encoder"]).num_blocks

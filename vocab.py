@@ -218,8 +218,10 @@ def save_vocabulary(path, vocabulary, counts, min_count):
         temporary.write_bytes(pickle.dumps(content))
 
 
-def load_vocabulary(path):
+def load_vocabulary(path, data=None):
     """Read a Vocabulary written by `save_vocabulary`.
+
+    data: the flags of the dataset that it is for, to be advised with
 
     Raises ValueError if the file is missing, asks for any code (a pickle can), or is not a vocabulary. Instructions
     that `save_vocabulary` does not write are refused: a few hundred bytes of them can take all the memory there is.
@@ -228,7 +230,8 @@ def load_vocabulary(path):
     if path.is_dir():
         raise ValueError(f"vocab_path: got {str(path)!r}, a folder; the name of a file is needed")
     if not path.is_file():
-        raise ValueError(f"{path}: no such vocabulary; `python vocab.py --vocab_path {path}` builds one")
+        advice = cli.command("vocab.py", {**(data or {}), "vocab_path": path})
+        raise ValueError(f"{path}: no such vocabulary; `{advice}` builds one")
     if path.stat().st_size > MAX_FILE_BYTES:
         raise ValueError(f"{path}: {path.stat().st_size} bytes, a vocabulary has at most {MAX_FILE_BYTES}")
     try:

@@ -631,6 +631,30 @@ def test_a_device_that_is_not_there_costs_no_download(model_files, tmp_path, mon
     assert not Path(path).is_file()
 
 
+def test_kinds_of_files_that_are_not_read_are_counted(pictures, tmp_path):
+    """A folder of HEIC pictures with one JPEG was "captioned 1 picture", without a word on the others."""
+    (tmp_path / "p/deep").mkdir(parents=True)
+    shutil.copy(pictures[0], tmp_path / "p/1.png")
+    for name in ("a.heic", "deep/b.HEIC", "IMG_1", "notes.txt", ".hidden"):
+        (tmp_path / "p" / name).write_bytes(b"?")
+    result = run(str(tmp_path / "p"), "--model_path", "pictograms")
+    assert result.returncode == 0
+    assert f"warning: {tmp_path / 'p'}: 2 .heic, 1 without an ending, other kinds of files; skipped" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("files", "line"),
+    [
+        ("a.pte", r"a.pte: no script reads ExecuTorch programs; allowed are .safetensors and .onnx$"),
+        ("photos,checkpoints/photos_int8.onnx", r"photos_int8.onnx: several models caption as one if all"),
+    ],
+)
+def test_files_that_are_no_model_for_it_are_told_so(files, line):
+    """They were "not a readable safetensors file"."""
+    with pytest.raises(ValueError, match=line):
+        Captioner.load(files)
+
+
 @pytest.mark.parametrize(
     ("flags", "line"),
     [

@@ -392,9 +392,19 @@ def test_a_size_that_is_not_known_is_not_claimed(examples, tmp_path, monkeypatch
 
 
 @pytest.mark.parametrize(
-    ("source", "size"), [("imagenet", 224), ("none", 0), ("a.pth", 224), ("absent.safetensors", 0)]
+    ("source", "size"),
+    [
+        ("imagenet", 224),
+        ("none", 0),
+        ("a.pth", 224),
+        ("absent.safetensors", 0),
+        ("https://127.0.0.1:9/a.safetensors", 0),
+        ("checkpoints/pictograms.safetensors", 64),  # the shipped file, from wherever the script runs
+        ("photos", 224),
+    ],
 )
-def test_native_image_size_fetches_nothing(source, size):
+def test_native_image_size_fetches_nothing(source, size, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     assert model.native_image_size(source) == size
 
 

@@ -347,12 +347,17 @@ def test_output_that_holds_something_else_is_left_alone(source, captions, tmp_pa
     inside.mkdir()
     (inside / "captions.csv").write_bytes(captions.read_bytes())
     (tmp_path / "file").touch()
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "0.jpg").touch()
     before = digests(tmp_path)
     for output, rows, message in (
         (source, captions, r"the output would replace .*source, which is read"),
         (tmp_path, captions, r"the output would replace .*source, which is read"),
         (inside, inside / "captions.csv", r"the output would replace .*captions.csv, which is read"),
-        (source / "cat", captions, r"holds 0.jpg, which is no part of a dataset"),
+        (source / "cat", captions, r"the output would lie inside .*source, which is read; give another --output"),
+        (source / "new/out", captions, r"the output would lie inside .*source, which is read; give another --output"),
+        (other, captions, r"holds 0.jpg, which is no part of a dataset"),
         (tmp_path / "file", captions, r"file: is a file; give another --output"),
     ):
         with pytest.raises(ValueError, match=message):

@@ -7,6 +7,7 @@ import math
 import os
 import re
 import runpy
+import shlex
 import shutil
 import subprocess
 import sys
@@ -797,9 +798,15 @@ def test_a_vocabulary_of_other_data_is_refused(folder):
         (other / name).write_bytes(picture)
     rows = "train/x/1.jpg,zebras graze quietly\ntrain/x/2.jpg,zebras run\nval/x/1.jpg,zebras graze\n"
     (other / "captions.csv").write_text(f"image,caption\n{rows}", encoding="utf-8")
-    result = run("train.py", *TINY, "--data.data_dir", "other", cwd=folder, code=2)
-    assert "the vocabulary knows 0% of the words of other" in result.stderr
-    assert "python vocab.py --data_dir other" in result.stderr
+    shutil.copy(folder / "vocab.pkl", folder / "v 2.pkl")
+    flags = [{"data": "other", "vocab.pkl": "v 2.pkl"}.get(flag, flag) for flag in TINY]
+    result = run("train.py", *flags, cwd=folder, code=2)
+    assert "knows 0% of the words of other" in result.stderr
+    # It advised `vocab.py --data_dir other`, which wrote another file and left out the words again.
+    advice = result.stderr.rstrip().rpartition("python ")[2]
+    assert "--min_count 1" in advice
+    run(*shlex.split(advice), cwd=folder)
+    run("train.py", *flags, "--train.epochs", "1", "--train.wandb", "off", "--train.run", "zebras", cwd=folder)
 
 
 def test_a_few_unreadable_images_are_skipped_and_many_stop_the_run(folder):

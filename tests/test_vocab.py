@@ -229,3 +229,10 @@ def test_captions_longer_than_a_model_says_are_warned_of():
     assert length_warning(lengths, max_len=200).startswith("30%")
     assert length_warning(lengths, max_len=201) == ""
     assert length_warning(count_words(["a red cup"])[1]) == ""
+
+
+def test_a_vocabulary_that_is_missing_is_built_of_the_data_that_it_is_for(tmp_path):
+    """The advice built that of data/pictograms, and broke at a blank in a name."""
+    told = r"no such vocabulary; `python vocab.py --data_dir '.*my data' --vocab_path '.*v 1.pkl'` builds one$"
+    with pytest.raises(ValueError, match=told):
+        load_vocabulary(tmp_path / "v 1.pkl", {"data_dir": tmp_path / "my data"})

@@ -541,13 +541,13 @@ def as_examples(located, root, path, omissions):
         if split and not entry.split:
             split_folders.add(image[: image.index("/", start)])
         example = Example(Path(image), entry.captions, label, entry.split or split)
-        if image in examples:
-            first, second = wheres[image], entry.where
-            if examples[image].split != example.split:
-                first, second = examples[image].split, example.split
-            both = f"one in {first or 'no split'}, one in {second or 'no split'}"
-            raise ValueError(f"{path}: {image} has two entries ({both}); allowed is one for each image")
-        examples[image], wheres[image] = example, entry.where
+        if before := examples.get(image):  # a table that spells its name in two ways
+            for what, one, other in (("split", before.split, example.split), ("class", before.label, example.label)):
+                if one != other:
+                    raise ValueError(f"{path}: {entry.where}: {image} has {what} {other!r} here and {one!r} in "
+                                     f"{wheres[image]}")  # fmt: skip
+            example = replace(example, captions=[*before.captions, *example.captions])
+        examples[image], wheres[image] = example, wheres.get(image, entry.where)
     if any(example.split for example in examples.values()):
         omissions.total["splits"] += len(examples)
         for image in [image for image, example in examples.items() if not example.split]:

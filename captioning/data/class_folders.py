@@ -22,7 +22,7 @@ from captioning.cli import one_line
 from captioning.data.annotations import Example
 from captioning.data.copies import CopyGroups, describe_picture, process_map
 from captioning.data.images import load_image
-from captioning.data.names import IMAGE_SUFFIXES, is_image_name, list_tree
+from captioning.data.names import is_image_name, list_tree, listed, other_ending
 from captioning.data.places import read_folders
 from captioning.data.splits import SPLITS
 from captioning.files import resolved
@@ -30,7 +30,6 @@ from captioning.progress import Progress
 
 JPEG_QUALITY = 92
 ORIENTATION = 0x0112  # EXIF tag; 1 = as stored
-TEXTS = (".txt", ".caption", ".csv", ".tsv", ".json", ".jsonl", ".xml", ".md", ".html", ".token", ".db", ".ini")
 WRITTEN = {*SPLITS, "captions.csv", "aliases.csv", "preview.png"}  # what a dataset folder of this project holds
 
 
@@ -79,19 +78,6 @@ def list_photos(source):
     places = read_folders(names, source)
     photos = [Example(source / name, [], label, split) for name, (split, label) in zip(names, places, strict=True)]
     return photos, others
-
-
-def other_ending(name):
-    """Return the ending of a file that is no image, as .heic or .jpg.1; "" = an image, or a text beside the images."""
-    stem, ending = os.path.splitext(name.lower())
-    if is_image_name(os.path.basename(name)) or ending in ("", *TEXTS):
-        return ""
-    return os.path.splitext(stem)[1] * stem.endswith(IMAGE_SUFFIXES) + ending
-
-
-def listed(endings):
-    """Return "2 .heic, 1 .avif" of a Counter of endings."""
-    return ", ".join(f"{number:,} {ending}" for ending, number in endings.most_common())
 
 
 def choose_classes(available, wanted):
@@ -244,6 +230,8 @@ def check_replaceable(path, inputs):
     for source in map(resolved, inputs):
         if path == source or path in source.parents:
             raise ValueError(f"{path}: the output would replace {source}, which is read; give another --output")
+        if source in path.parents:  # the next time its pictures would be taken for further ones of the source
+            raise ValueError(f"{path}: the output would lie inside {source}, which is read; give another --output")
     if not path.exists():
         return
     if not path.is_dir():

@@ -41,6 +41,27 @@ def is_image_name(name):
     return name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith(".")
 
 
+TEXTS = (".txt", ".caption", ".csv", ".tsv", ".json", ".jsonl", ".xml", ".md", ".html", ".token", ".db", ".ini")
+NO_ENDING = "without an ending"
+
+
+def other_ending(name):
+    """Return the ending of a file that is no image, as .heic or .jpg.1, or NO_ENDING.
+
+    "" = an image, a hidden file, or a text such as stands beside images.
+    """
+    name = os.path.basename(name)
+    stem, ending = os.path.splitext(name.lower())
+    if is_image_name(name) or name.startswith(".") or ending in TEXTS:
+        return ""
+    return os.path.splitext(stem)[1] * stem.endswith(IMAGE_SUFFIXES) + ending or NO_ENDING
+
+
+def listed(endings):
+    """Return "2 .heic, 1 without an ending" of a Counter of endings."""
+    return ", ".join(f"{number:,} {ending}" for ending, number in endings.most_common())
+
+
 def list_tree(root):
     """Yield (path relative to `root`, "" = itself, sorted names of its files) of a folder and those below it.
 

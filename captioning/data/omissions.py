@@ -55,8 +55,10 @@ class Omissions:
                 noun = {"endings": "pictures", "splits": "images"}.get(kind, kind)
                 count = f"{len(lines):,} of {self.total[kind]:,} {noun}"
                 if len(lines) > most or len(lines) == self.total[kind]:
-                    hint = f"; {'; '.join(advice)}" if kind == "pictures" and advice else ""
-                    raise ValueError(f"{lines[0]} ({count}{hint})")
+                    hints = list(advice) if kind == "pictures" else []
+                    if len(lines) > most:
+                        hints = [f"at most {int(most):,} may be left out", *hints]
+                    raise ValueError(f"{'; '.join([f'{lines[0]} ({count}', *hints])})")
                 print(f"warning: {lines[0]}; left out ({count})")
 
 

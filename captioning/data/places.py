@@ -16,7 +16,7 @@ def read_folders(paths, what):
 
     Folders that all share are passed over, unless one is the only one left and may be a class. Then comes a split if
     all paths begin with one, then the class: of several levels the innermost, where its names are each in one folder
-    of the level above (this is said), else the outermost.
+    of the level above, else the outermost. Which it is is said.
     Raises ValueError if some paths begin with one of several splits and others do not, and for a folder's name that is
     not UTF-8.
     """
@@ -35,8 +35,9 @@ def read_folders(paths, what):
     if all(len(part) == 1 and part[0].lower() in _PICTURES for part in parts):
         return [(split, "") for split in splits]
     level = class_level(parts)
-    if level and any(len(part) > 1 for part in parts):
-        print(f"note: {what}: the classes are the innermost folders, as {'/'.join(parts[0])}")
+    if deep := next((part for part in parts if len(part) > 1), None):
+        which = "innermost" if level else "outermost"
+        print(f"note: {what}: the classes are the {which} folders, as {deep[level]} of {'/'.join(deep)}")
     return [(split, part[level] if part else "") for split, part in zip(splits, parts, strict=True)]
 
 

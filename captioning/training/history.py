@@ -88,7 +88,10 @@ def check_identity(resumed, identity, path):
         raise ValueError(f"{path}: has a setting {what}, which this version does not know")
     for what, here in identity.items():
         if saved.get(what, here) != here:
-            was, now = (f"{len(value)} words" if what == "vocabulary" else value for value in (saved[what], here))
+            was, now = (
+                f"{len(value)} words" if what == "vocabulary" else "none" if value == "" else value
+                for value in (saved[what], here)
+            )
             start = str(path).replace("_last.pt", ".safetensors")
             # The learning rate follows a cosine over the epochs that were planned.
             hint = f"; to train on, start another --train.run with --train.init {start}" if "epochs" in what else ""

@@ -375,7 +375,7 @@ def test_missing_pictures_are_counted_and_can_be_done_without(tmp_path, capsys):
     kaggle_flickr8k(tmp_path)
     (tmp_path / "Images/3.jpg").unlink()
     (tmp_path / "Images/5.jpg").unlink()
-    message = r"line 5: names 3.jpg, .* \(2 of 10 pictures; images_dir names .*; allow_missing goes on without"
+    message = r"line 5: names 3.jpg, .* \(2 of 10 pictures; at most 0 .*; images_dir .*; allow_missing goes on without"
     with pytest.raises(ValueError, match=message) as caught:
         load_examples(tmp_path)
     assert "\n" not in str(caught.value)
@@ -495,6 +495,49 @@ def test_classes_are_the_folders_that_tell_pictures_apart(tmp_path, paths, label
     flat(tmp_path, *paths)
     write(tmp_path / "captions.csv", "image,caption", *(f"{path},a thing" for path in paths))
     assert [example.label for example in load_examples(tmp_path)] == labels
+
+
+def test_what_is_left_out_is_told(tmp_path, monkeypatch, capsys):
+    """Photographs in no folder of a class, files without an ending, and those beyond the numbers asked for."""
+    flat(tmp_path / "s", *(f"cat/{n}.jpg" for n in range(8)), *(f"dog/{n}.jpg" for n in range(10, 18)))
+    flat(tmp_path / "s", "loose.jpg", "loose2.jpg")
+    (tmp_path / "s/cat/0.jpg").rename(tmp_path / "s/cat/IMG_17")
+    flat(tmp_path / "s", "cat/0.jpg")
+    examples = prepare(tmp_path / "s", tmp_path / "out", monkeypatch, caption_template="a {class}", per_class=2)
+    said = capsys.readouterr().out
+    assert len(examples) == 4
+    assert "not read         1 without an ending" in said
+    assert "without class    2 images in no folder of a class, skipped" in said
+    assert "not used         12 images: more than" in said
+    assert "no image for test; --per_class 2 leaves none" in said, "each class has 8 images"
+
+    write(tmp_path / "c.csv", "image,caption", "cat/IMG_17,a cat", *(f"cat/{n}.jpg,a cat" for n in (1, 2, 3)))
+    examples = prepare(tmp_path / "s", tmp_path / "named", monkeypatch, captions=str(tmp_path / "c.csv"))
+    assert len(examples) == 4
+    assert "not read" not in capsys.readouterr().out, "a table names the file, so it is read"
+
+
+@pytest.mark.parametrize("setting", [{"captions": "c.csv"}, {"captioner": "photos"}, {"caption_template": "a {class}"}])
+def test_a_folder_of_pictures_beside_a_source_of_pictures_is_refused(tmp_path, monkeypatch, setting):
+    flat(tmp_path / "s/cat", "0.jpg")
+    write(tmp_path / "c.csv", "image,caption", "cat/0.jpg,a cat")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match="^--images_dir: got elsewhere, but .* those of --source; leave it out$"):
+        prepare(tmp_path / "s", tmp_path / "out", monkeypatch, images_dir="elsewhere", **setting)
+
+
+def test_folders_of_uneven_depth_say_which_are_the_classes(tmp_path, capsys):
+    flat(tmp_path, "cat/1.jpg", "animals/dog/1.jpg")
+    write(tmp_path / "captions.csv", "image,caption", "cat/1.jpg,x", "animals/dog/1.jpg,y")
+    assert {example.label for example in load_examples(tmp_path)} == {"cat", "animals"}
+    assert "the classes are the outermost folders, as animals of animals/dog" in capsys.readouterr().out
+
+
+def test_too_many_omissions_say_how_many_are_allowed(tmp_path):
+    flat(tmp_path)
+    write(tmp_path / "captions.csv", "image,caption", *rows(NUMBERS), "1.jpg,", "2.jpg,")
+    with pytest.raises(ValueError, match=r"empty caption '' \(2 of 12 captions; at most 1 may be left out\)$"):
+        load_examples(tmp_path)
 
 
 def test_two_photographs_make_a_dataset_and_its_gap_is_said(tmp_path, monkeypatch, capsys):
