@@ -1,5 +1,5 @@
 # make demo   from nothing to a captioned picture; make demo-ko in Korean
-# make test   what continuous integration runs
+# make test   the tests; continuous integration runs them and make lint
 # make app    the page on the shipped models
 # make space  a Hugging Face Space in exports/space, as it stands
 # make int8   the files that these two need, made anew from the shipped checkpoints

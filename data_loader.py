@@ -497,7 +497,7 @@ class StageData:
     """What a stage reads.
 
     batches:    CachedBatches or ImageBatches of the train split
-    encode:     (model, `inputs` of a batch) -> (B, E) embeddings
+    encode:     (model, `inputs` of a batch) -> (B, E) embeddings, for attention (B, P, E)
     captions:   Captions of the images that `index` of a batch points into; labels: (N,) long, their classes
     val_inputs: cached inputs of the validation split (N, ...); None = its image files
     """
@@ -572,7 +572,7 @@ class TrainingData:
         self.labels = torch.from_numpy(self.train_set.labels).long()[kept]
 
     def val_embeddings(self, stage_data, model):
-        """Return the embeddings (N, E) of the validation images, and the examples they belong to."""
+        """Return the embeddings (N, E) or (N, P, E) of the validation images, and the examples they belong to."""
         if stage_data.val_inputs is None:
             return self.embed_val_files(model)
         return self.run(partial(stage_data.encode, model), stage_data.val_inputs), self.val_examples

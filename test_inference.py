@@ -7,9 +7,9 @@
     python test_inference.py --attention true    # of a model with --model.decoder attention
 
 Reads   the checkpoint, and the images, captions and classes of `data_dir`
-Writes  reports/<run>/test_inference.png, <run> being the checkpoint's name: under each image its true class,
+Writes  reports/<run>/<split>_inference.png, <run> being the checkpoint's name: under each image its true class,
         the caption, its confidence and one reference. If there is a display, the picture is opened.
-        reports/<run>/test_inference_attention.png: the attention map of each word, with --attention true
+        reports/<run>/<split>_inference_attention.png: the attention map of each word, with --attention true
 
 The confidence is the geometric mean of the probabilities of the caption's tokens. A caption that names the true class
 first gets a check mark, any other a cross and a dashed frame. If the data has fewer classes, all are shown; without

@@ -99,7 +99,7 @@ CONFIG = {
     "init": "",  # checkpoint (path, photos, https://..., hf://...) that the whole model starts from; "" = none
     "seed": 0,  # of initialisation, order, augmentation, dropout and sampling
     "device": "",  # cuda | mps | cpu; "" = the first of these that is available
-    "recipe": "quick",  # quick: stage 1 | full: stages 1, 2 | best: all; it decides what is -1 or 0 below and says so
+    "recipe": "quick",  # quick: stage 1 | full: stages 1, 2 | best: all; it decides what is "by the recipe" below
     # stage 1: train the decoder on a frozen encoder
     "epochs": -1,  # most epochs of stage 1; 0 = skip it; -1 = by the recipe and the number of captions
     "lr": 0.0,  # peak learning rate; 0 = by the recipe

@@ -165,7 +165,7 @@ def encode_together(network, images, rows, machine, bar="", kind=torch.float32):
 
 @torch.inference_mode()
 def decode_embeddings(model, embeddings, vocabulary, options, *, batch_size=128):
-    """Caption image embeddings (N, E): the best caption of each, as SearchOptions say.
+    """Caption image embeddings (N, E) or (N, P, E): the best caption of each, as SearchOptions say.
 
     Of several ranks all call it; each captions its share, in the batches that one rank would make, and all get all.
 
@@ -211,7 +211,7 @@ def attention_maps(model, embeddings, captions, vocabulary):
 def teacher_forced(model, embeddings, tokens, pad_id, batch_size=128):
     """Score reference captions under teacher forcing.
 
-    embeddings: (N, E); tokens: N lists of id tensors (<start> ... <end>), all the captions of each image
+    embeddings: (N, E) or (N, P, E); tokens: N lists of id tensors (<start> ... <end>), all the captions of each image
     returns:    {"loss": mean cross-entropy in nats per token, <end> included; "token_accuracy": 0..1}
 
     Of several ranks all call it; each scores its share, and all get the figures of one rank.

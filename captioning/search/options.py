@@ -1,4 +1,4 @@
-"""What beam search looks for and finds, without torch: both searches share it, decoding.py's and numpy_search.py's."""
+"""What beam search looks for and finds, without torch: both searches share it, beam.py's and numpy_beam.py's."""
 
 import math
 from dataclasses import dataclass, replace
@@ -109,7 +109,8 @@ SETTINGS = {
 def search_options(decoding, **settings):
     """Return the SearchOptions of a model.
 
-    decoding: {name of MODEL_DECIDES: value} of its checkpoint; an older file has {}, and gets the defaults
+    decoding: {name of MODEL_DECIDES: value} of its checkpoint; an older one, and one of few validation images, has {},
+              and gets the defaults
     settings: of SearchOptions; of those that the model decides, -1 or none stands for the model's own
     """
     for name in MODEL_DECIDES:

@@ -42,7 +42,9 @@ class Validation:
         return "val_loss" if self.by_loss else "val_reward" if self.class_reward else "cider_d"
 
     def __call__(self, model, embeddings, examples):
-        """Score captions of image embeddings (N, E). All ranks call it; they share the decoding, and score once.
+        """Score captions of image embeddings (N, E) or (N, P, E).
+
+        All ranks call it; they share the decoding, and score once.
 
         returns: {"val_loss", "token_accuracy", "bleu4", "cider_d", "commonest"}, with classes "class_accuracy", with
                  class_reward "val_reward"; commonest is the share of the caption that is said most often, 0..1
@@ -89,5 +91,5 @@ class Validation:
         return {"length_penalty": chosen.length_penalty, "consensus": chosen.consensus}
 
     def caption(self, model, embeddings):
-        """Return the captions of image embeddings (N, E)."""
+        """Return the captions of image embeddings (N, E) or (N, P, E)."""
         return [text for text, _ in decode_embeddings(model, embeddings, self.vocabulary, self.decoding)]

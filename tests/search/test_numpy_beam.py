@@ -11,7 +11,7 @@ from captioning.search import beam, numpy_beam
 from captioning.search.options import SearchOptions
 
 VOCAB, START, END = 9, 1, 2
-COMMON = {"max_len": 8, "consensus": 0.0}  # tests/test_consensus.py has both searches' consensus
+COMMON = {"max_len": 8, "consensus": 0.0}  # tests/search/test_consensus.py has both searches' consensus
 
 
 class Toy:
