@@ -64,7 +64,7 @@ def write_subset(dataset, size, draw, num_test):
     rows = []
     for split, examples in (("val", chosen[:num_val]), ("train", chosen[num_val : size - num_val]), ("test", test)):
         for number, example in enumerate(examples):
-            name = f"{split}/{example.label or 'all'}/{number:04}{example.image.suffix}"
+            name = "/".join(filter(None, (split, example.label, f"{number:04}{example.image.suffix}")))
             (FOLDER / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(example.image, FOLDER / name)
             rows += [(name, caption) for caption in example.captions]
