@@ -107,6 +107,7 @@ h1 {font-size: 1.5rem !important}
 #examples button {flex-direction: column; gap: .3rem; padding: .4rem}
 #examples button img {width: 4rem; height: 4rem; object-fit: cover; border-radius: .35rem; margin: 0}
 footer {display: none !important}
+:lang(ko) .progress-text {display: none}  /* "queue: 1/2" in English alone; screen readers are told in Korean */
 """
 LOOK = {"primary_hue": "blue", "font": ["system-ui", "sans-serif"], "font_mono": ["monospace"]}  # others are Google's
 COLOURS = {  # Gradio's own are too faint to be read by all
@@ -300,6 +301,11 @@ def build_page(service, queue_size):
     return page, label, inputs
 
 
+def host_of(config):
+    """Return the address to listen on, "" for this machine only."""
+    return config["host"] or os.environ.get("GRADIO_SERVER_NAME", "")
+
+
 def open_port(host, port):
     """Return a TCP port that can be listened on. Raises ValueError if it is taken."""
     ports = [port] if port else range(FIRST_PORT, FIRST_PORT + NUM_PORTS)
@@ -326,7 +332,7 @@ def serve(service, uploads, config):
     max_upload = config["max_upload_mb"] * 2**20
     gate = {"uploads": Uploads(uploads, config["max_uploads_mb"] * 2**20), "max_upload": max_upload, "hosts": hosts}
     gate["check"] = lambda body: service.check_call(body, inputs)
-    host = config["host"] or os.environ.get("GRADIO_SERVER_NAME", "")
+    host = host_of(config)
     _, address, _ = page.launch(
         server_name=host or None,
         server_port=open_port(host, config["port"]),
@@ -351,6 +357,7 @@ def serve(service, uploads, config):
 def main(config):
     """Load the models and serve the page until it is stopped."""
     config = cli.settings_of(config, "app")
+    open_port(host_of(config), config["port"])  # a taken port is told now, not after the models
     models = find_models(config["model_path"])
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))  # so that the folder of uploads goes, too
     with upload_folder() as uploads:

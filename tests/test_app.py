@@ -578,6 +578,11 @@ def cards(driver, *captions):
     return driver.find_elements("css selector", "#captions article")
 
 
+def english(text):
+    """Return the English words of a text."""
+    return set(re.findall("[A-Za-z]{2,}", text))
+
+
 def violations(driver):
     """Return what axe-core finds: (impact, rule, first element)."""
     wait_for(lambda: not driver.find_elements("css selector", ".pending"))  # Gradio dims what is about to change
@@ -653,10 +658,37 @@ def test_in_a_browser(browser, address, shipped, pictures, tmp_path, width, heig
     assert not re.search(r"\b[a-z]+\.[a-z_]+\b", said)  # common.webcam: a label's name instead of the label
     assert text["num_best"] in driver.execute_script(SPOKEN)
     if language == "ko-KR":
-        assert set(re.findall("[A-Za-z]{2,}", said)) <= {"MobileNetV", "LSTM"}
+        assert english(said) <= {"MobileNetV", "LSTM"}
     assert not [
         line for line in driver.get_log("browser") if line["level"] == "SEVERE" and "127.0.0.1" in line["message"]
     ]
+
+
+def test_who_waits_is_told_in_korean(browser, tmp_path, monkeypatch):
+    """Gradio says "queue: 1/1" and "In queue: 1 of 1" while a request waits or is being answered."""
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "uploads"))
+    Image.new("RGB", (64, 64)).save(tmp_path / "slow.jpg")
+    text, config = TEXT["ko"], app.CONFIG | {"max_seconds": 120.0, "examples": "", "port": free_port()}
+    worker = Worker(build_slow, tmp_path)
+    try:
+        page, address = app.serve(Service(worker, [], tmp_path / "uploads", config), tmp_path / "uploads", config)
+        driver = browser(1280, 900, "ko-KR")
+        chooser = open_page(driver, address, text)
+        driver.execute_script(LISTEN)
+        chooser.send_keys(str(tmp_path / "slow.jpg"))
+        wait_for((tmp_path / "waits").exists)
+        find(driver, "#captions .progress-text")
+        other = browser(1280, 900, "ko-KR")
+        chooser = open_page(other, address, text)
+        other.execute_script(LISTEN)
+        chooser.send_keys(str(tmp_path / "slow.jpg"))  # behind the first
+        for one in (driver, other):
+            wait_for(lambda one=one: "순서를 기다리는 중" in "".join(one.execute_script("return window.heard")))
+            said = one.find_element("tag name", "body").text + " ".join(one.execute_script("return window.heard"))
+            assert english(said.replace("slow.jpg", "")) <= {"MobileNetV", "LSTM"}
+        page.close()
+    finally:
+        worker.stop()
 
 
 HOLD_UPLOADS = """
@@ -715,6 +747,17 @@ const [slider, value] = arguments;
 Object.getOwnPropertyDescriptor(HTMLInputElement.prototype, 'value').set.call(slider, value);
 slider.dispatchEvent(new Event('input', {bubbles: true}));
 """
+# What is announced to a screen reader, from now on.
+LISTEN = """
+window.heard = [];
+new MutationObserver((changes) => {
+  for (const {target} of changes) {
+    const live = (target.closest ? target : target.parentElement)?.closest('[aria-live]');
+    if (live) window.heard.push(live.textContent);
+  }
+}).observe(document.body, {childList: true, characterData: true, subtree: true});
+"""
+
 SPOKEN = """
 const names = ['aria-label', 'title', 'alt', 'placeholder'];
 return [...document.body.querySelectorAll(names.map((name) => `[${name}]`).join())]

@@ -116,10 +116,14 @@ TEXT = {
 }
 
 
-# What Gradio 6.31 says to screen readers, but has no words for: they would hear the name of the label.
+# What Gradio 6.31 says to screen readers, but has no words for (they would hear the label's name), or English alone.
 GRADIO = {
     "en": {"common.complete": "Done", "common.progress": "Progress"},
-    "ko": {"common.complete": "완료", "common.progress": "진행"},
+    "ko": {
+        "common.complete": "완료",
+        "common.progress": "진행",
+        "status.queue_position": "순서를 기다리는 중: {size}개 중 {position}번째",
+    },
 }
 
 

@@ -1,6 +1,7 @@
 """The folder of what visitors upload: bounded, swept while the page runs, gone when it ends."""
 
 import contextlib
+import os
 import shutil
 import tempfile
 import threading
@@ -75,8 +76,9 @@ class Uploads:
         threading.Thread(target=self.sweep_for_ever, daemon=True).start()
 
     def files(self):
-        """Return the paths of all files."""
-        return [path for path in self.folder.rglob("*") if path.is_file() and path.name != LOCK]
+        """Return the paths of all files; of a folder that goes meanwhile, those that were seen."""
+        found = [(Path(folder), names) for folder, _, names in os.walk(self.folder)]
+        return [folder / name for folder, names in found for name in names if name != LOCK]
 
     def ages(self):
         """Return (age in seconds, bytes, path) of each upload that is whole, the oldest first."""
@@ -117,8 +119,8 @@ class Uploads:
 
     def remove_cut(self):
         """Remove what is left of uploads that were cut; only while none comes."""
-        for path in self.folder.glob("tmp*"):
-            if path.is_file():
+        for path in self.files():
+            if path.parent == self.folder and path.name.startswith("tmp"):
                 path.unlink(missing_ok=True)
 
     def sweep(self):

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 
@@ -46,6 +47,29 @@ def test_many_tiny_files_are_not_free(tmp_path):
         put(tmp_path, str(number), 1, 0)
     with pytest.raises(FullError), folder.receive(1):
         pass
+
+
+def test_folders_that_go_meanwhile_are_no_error(tmp_path):
+    """The walk of the sweep met a folder that had just gone: its thread ended, and nothing was swept from then on."""
+    folder, over = Uploads(tmp_path, 10**6), threading.Event()
+
+    def come_and_go():
+        while not over.is_set():
+            for number in range(20):
+                (tmp_path / str(number)).mkdir()
+            for number in range(20):
+                (tmp_path / str(number)).rmdir()
+
+    other = threading.Thread(target=come_and_go)
+    other.start()
+    try:
+        for _ in range(500):
+            folder.sweep()
+    finally:
+        over.set()
+        other.join()
+    tmp_path.rmdir()
+    folder.sweep()
 
 
 def test_what_is_cut_goes_but_not_while_another_comes(tmp_path):
