@@ -45,7 +45,7 @@ CONFIG = {
 FIXED = {  # what train.py took for every set before it looked at the number of images
     "train.epochs": 20, "train.lr": 0.001, "train.feature_views": 4, "train.patience": 8, "data.batch_size": 64
 }  # fmt: skip
-SETTINGS = {"chosen": {}, "fixed": FIXED, "init": {"train.init": "photos"}}
+SETTINGS = {"chosen": {}, "fixed": FIXED, "init": {"train.init": "photos"}}  # which brings an encoder
 METRICS = {
     "BLEU-4": "BLEU-4",
     "CIDEr-D": "CIDEr-D",
@@ -85,7 +85,8 @@ def measure(config, changes):
     call("vocab.py", {"data_dir": FOLDER, "min_count": 1, "vocab_path": vocabulary, "graph_path": FOLDER / "v.png"})
     settings = {"data.data_dir": FOLDER, "data.vocab_path": vocabulary, "train.run": "small_sets", "train.wandb": "off"}
     began = time.perf_counter()
-    call("train.py", settings | {"model.encoder_weights": config["encoder_weights"]} | changes)
+    encoder = {} if "train.init" in changes else {"model.encoder_weights": config["encoder_weights"]}
+    call("train.py", settings | encoder | changes)
     seconds = time.perf_counter() - began
     model = "checkpoints/small_sets.safetensors"
     call("analysis_report.py", {"model_path": model, "data_dir": FOLDER, "split": "test", "probe_images": 0})
