@@ -36,6 +36,7 @@ from captioning.complexity import median_seconds
 from captioning.data.annotations import load_dataset, picture_settings
 from captioning.data.images import load_image
 from captioning.data.splits import check_split
+from captioning.data.tokenizer import Tokens
 from captioning.deploy import hub
 from captioning.deploy.downloads import fetch_model, loading
 from captioning.deploy.onnx_export import OPSET, CalibrationImages, export_onnx
@@ -125,9 +126,12 @@ def latencies(paths, images, num_runs):
     return found
 
 
-def score_form(predictions, grounder):
-    """Return {"BLEU-4", "CIDEr-D", "accuracy"} of Predictions; no accuracy without a grounder."""
-    counts = score(predictions, grounder).counts
+def score_form(predictions, grounder, unit):
+    """Return {"BLEU-4", "CIDEr-D", "accuracy"} of Predictions; no accuracy without a grounder.
+
+    unit: words | characters, which the scores count
+    """
+    counts = score(predictions, grounder, tokens=Tokens(unit)).counts
     scores = {name: float(value[0]) for name, value in all_scores(counts, np.ones((1, len(predictions)))).items()}
     found = {"BLEU-4": scores["bleu4"], "CIDEr-D": scores["cider_d"]}
     return found | ({"accuracy": scores["accuracy"]} if grounder else {})
@@ -145,7 +149,7 @@ def build_table(paths, examples, options, grounder, num_runs):
         rows.append(
             {"form": form, "MB": path.stat().st_size / 1e6}
             | {f"ms, {count} thread{'s' * (count > 1)}": ms for count, ms in times[form].items()}
-            | score_form(beam, grounder)
+            | score_form(beam, grounder, captioner.vocabulary.unit)
             | {
                 f"same {name} captions": np.mean(np.array(now) == np.array(first))
                 for name, now, first in zip(("beam", "greedy"), said[form], said[FORMS[0]], strict=True)

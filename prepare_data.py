@@ -40,7 +40,7 @@ from operator import attrgetter
 from pathlib import Path
 
 from captioning import cli, plots
-from captioning.data import audit, class_folders, copies, pictograms
+from captioning.data import audit, class_folders, copies, korean, pictograms
 from captioning.data.annotations import (
     DEFAULT_DATA_DIR,
     NoAnnotationsError,
@@ -123,6 +123,7 @@ TYPES = dict.fromkeys(
 )
 TYPES |= {"allow_missing": bool, "allow_links": bool}
 PREVIEW_IMAGES = 60
+ENGLISH = {"of", "the", "is", "this", "there", "with", "showing", "shows", "photo", "picture", "image", "photograph"}
 CONSONANT_SOUNDS = ("uni", "use", "euro", "one")  # a unicycle, a European
 ADVICE_ON_FILES = {ending: "unpack it" for ending in (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar")}
 PHOTO_KEYS = ("train", "val", "test", "classes", "captions", "images_dir", "captioner", "caption_template")
@@ -242,15 +243,25 @@ def describe_images(describe, folder, names, batch_size):
 def fill_template(template, label):
     """Return the caption of a class: "a photo of a {class}" -> "a photo of an airplane", "a photo of scissors".
 
-    The article before {class} becomes "an" before a vowel, and is left out before a plural. Underscores are blanks.
+    In an English template the article before {class} becomes "an" before a vowel, and is left out before a plural. In
+    a Korean one the particle behind it is the one that the name takes. Underscores are blanks.
     """
     name = label.replace("_", " ").replace("-", " ").strip()
+    template = korean.fit_particles(template, "{class}", name)
+    if not is_english(template):
+        return template.replace("{class}", name)
     head = name.split(" ")[-1].lower()
     plural = head.endswith("s") and not head.endswith(("ss", "us", "is"))
     vowel = name[:1].lower() in "aeiou" and not name.lower().startswith(CONSONANT_SOUNDS)
     article = "" if plural else r"\g<1>n " if vowel else r"\g<1> "
     filled = re.sub(r"\b([Aa])n? (?=\{class\})", article, template)
     return filled.replace("{class}", name)
+
+
+def is_english(template):
+    """True if what stands around {class} is English: `a` and `an` are words of other languages, too."""
+    words = set(re.findall(r"[^\W\d_]+", template.lower().replace("{class}", "")))
+    return words <= {"a", "an"} or bool(words & ENGLISH)
 
 
 def write_captions(path, captions):
@@ -307,15 +318,20 @@ def name_class_folders(labels):
     if changed := [(label, name) for label, name in pairs if name != label]:
         label, name = changed[0]
         more = f", and {len(changed) - 1:,} more alike" if len(changed) > 1 else ""
-        print(f"note: class {label!r} is called {name!r}, a name that every disk can hold{more}")
+        print(f"note: class {label!r} is called {name!r}, a name that every disk can hold{more}; captions may say both")
     return found
 
 
 def write_aliases(path, aliases, class_folder):
-    """Write aliases.csv from class, however it is spelt, -> words, if there are any for the classes of the dataset."""
+    """Write aliases.csv from class, however it is spelt, -> words, if there are any for the classes of the dataset.
+
+    A class whose folder has another name keeps its own as an alias, by which its captions may call it.
+    """
     spelt = {name_words(label): name for label, name in class_folder.items()}
     known = [(spelt[name_words(label)], words) for label, words in aliases.items() if name_words(label) in spelt]
     rows = [(name, word) for name, words in known for word in words]
+    taken = {name_words(text) for text in (*class_folder.values(), *(word for _, word in rows))} | {()}
+    rows += [(name, label) for label, name in class_folder.items() if name_words(label) not in taken]
     if rows:
         with open(path, "w", newline="", encoding="utf-8") as file:
             csv_writer(file).writerows([("class", "alias"), *rows])

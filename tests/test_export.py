@@ -10,6 +10,7 @@ import pytest
 import export
 from caption import Captioner
 from captioning.data.annotations import load_examples
+from captioning.data.examples import Example
 from captioning.evaluation import Prediction
 from captioning.scores.grounding import Grounder
 
@@ -46,10 +47,17 @@ def test_score_is_that_of_the_report(pictograms_dir):
     example = load_examples(pictograms_dir, "test")[0]
     predictions = [Prediction(example, example.captions[0], 0.0)] * 3
     right, wrong = Grounder([example.label]), Grounder(["whale"])
-    assert export.score_form(predictions, right)["BLEU-4"] == pytest.approx(1)
-    assert export.score_form(predictions, right)["accuracy"] == 1
-    assert export.score_form(predictions, wrong)["accuracy"] == 0
-    assert "accuracy" not in export.score_form(predictions, None)
+    assert export.score_form(predictions, right, "words")["BLEU-4"] == pytest.approx(1)
+    assert export.score_form(predictions, right, "words")["accuracy"] == 1
+    assert export.score_form(predictions, wrong, "words")["accuracy"] == 0
+    assert "accuracy" not in export.score_form(predictions, None, "words")
+
+
+def test_score_counts_what_the_model_counts():
+    """In words a Chinese caption is one, and BLEU-4 of a perfect one was 0."""
+    example = Example(Path("1.jpg"), ["一只黑色的猫坐在草地上"], "", "test")
+    prediction = Prediction(example, example.captions[0], 0.0)
+    assert export.score_form([prediction], None, "characters")["BLEU-4"] == pytest.approx(1)
 
 
 def test_markdown_table_is_one():

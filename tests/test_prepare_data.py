@@ -622,6 +622,24 @@ def test_a_template_gets_the_right_article(label, caption):
     assert prepare_data.fill_template("a photo of an {class}", label) == caption
 
 
+@pytest.mark.parametrize(
+    ("template", "label", "caption"),
+    [
+        ("uma foto com a {class}", "abelha", "uma foto com a abelha"),  # "an" is no word of Portuguese
+        ("uma foto com a {class}", "casas", "uma foto com a casas"),
+        ("a {class}", "airplane", "an airplane"),
+        ("A {class}", "airplane", "An airplane"),
+        ("{class}가 있는 사진", "집", "집이 있는 사진"),
+        ("{class}이(가) 있는 사진", "개", "개가 있는 사진"),
+        ("{class}으로 가는 길", "서울", "서울로 가는 길"),
+        ("{class}가방", "집", "집가방"),  # no particle: a bag
+        ("{class}가 있는 사진", "cat", "cat가 있는 사진"),  # nobody knows how a Latin letter is read
+    ],
+)
+def test_a_template_of_another_language(template, label, caption):
+    assert prepare_data.fill_template(template, label) == caption
+
+
 def test_captions_from_a_template_alone_and_before_those_of_a_model(source, tmp_path, model_files):
     alone = prepare(source, tmp_path / "alone", caption_template="a photo of a {class}")
     assert {e.captions[0] for e in alone} == {"a photo of a cat", "a photo of a dog"}
@@ -743,9 +761,10 @@ def test_class_names_from_a_file_are_no_paths(shards, tmp_path, capsys):
     assert {path for path in tmp_path.rglob("*") if "deep" not in path.parts} - before <= {tmp_path / "coco"}
     told = capsys.readouterr().out
     assert (
-        "note: class '../../escaped' is called '__.._escaped', a name that every disk can hold, and 2 more alike"
-        in told
+        "note: class '../../escaped' is called '__.._escaped', a name that every disk can hold, and 2 more alike; "
+        "captions may say both" in told
     )
+    assert found.aliases == {"__.._escaped": names[:1], "Cabinet_shelf": names[1:2], "Cabinet_drawer": names[2:]}
     if not shards:
         assert f"note: there is no image for val and test; {tmp_path / 'coco'} has none" in told
 

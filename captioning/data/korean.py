@@ -17,6 +17,17 @@ _PARTICLES = {
 }
 _LONGEST = max(map(len, _PARTICLES))
 _PLURAL = "들"
+# Forms of particles in a template -> the pair.
+_PAIRS = ("이/가", "은/는", "을/를", "과/와", "이랑/랑", "으로/로")
+_FORMS = {form: pair for pair in _PAIRS for form in pair.split("/")}
+_FORMS |= {
+    "이(가)": "이/가",
+    "은(는)": "은/는",
+    "을(를)": "을/를",
+    "과(와)": "과/와",
+    "와(과)": "과/와",
+    "(으)로": "으로/로",
+}
 
 # Common words that look like a word of one syllable with a particle, and are none.
 _TEXT = """
@@ -59,6 +70,18 @@ def particle(word, pair):
     after_consonant, after_vowel = pair.split("/")
     is_l = (ord(word[-1]) - 0xAC00) % 28 == 8  # ㄹ, after which it is 로
     return word + (after_consonant if has_final(word) and not (is_l and after_consonant == "으로") else after_vowel)
+
+
+def fit_particles(template, place, word):
+    """Return a template whose particles behind `place` are those that a word takes there.
+
+    The template may have a particle in either form or in both: 가, 이 and 이(가) are one.
+    """
+    if not _is_syllable(word[-1:]):
+        return template
+    forms = "|".join(map(re.escape, sorted(_FORMS, key=len, reverse=True)))
+    behind = rf"(?<={re.escape(place)})(?:{forms})(?!\w)"
+    return re.sub(behind, lambda match: particle(word, _FORMS[match[0]])[len(word) :], template)
 
 
 @lru_cache(2**16)

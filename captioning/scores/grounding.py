@@ -4,7 +4,7 @@ import difflib
 import re
 import unicodedata
 from functools import lru_cache
-from itertools import islice
+from itertools import islice, product
 from typing import NamedTuple
 
 import numpy as np
@@ -12,10 +12,12 @@ import pandas as pd
 
 from captioning.data.class_names import spoken_names
 from captioning.data.korean import is_counter, is_verb, stems
+from captioning.data.prefixes import without_prefix
 from captioning.data.tokenizer import tokenize
 
 SELDOM_NAMED = 0.1  # of the captions; below it, class names are hardly what the captions are about
 NAMING_SAMPLE = 2000  # captions that are looked at
+MAX_FORMS = 64  # of the words of a name, with and without prefixes, that are tried
 NONE = "(none)"  # the column of captions that name no class
 
 CASES = {  # how a caption can name its image's class -> as printed
@@ -26,8 +28,8 @@ CASES = {  # how a caption can name its image's class -> as printed
     "none": "no class",
 }
 
-# What typesetters and keyboards write for the apostrophe and the hyphen.
-_SPELLINGS = str.maketrans({"’": "'", "‘": "'", "ʼ": "'", "‐": "-", "‑": "-"})
+# What typesetters and keyboards write for the apostrophe and the hyphen; letters that capitals do not tell apart.
+_SPELLINGS = str.maketrans({"’": "'", "‘": "'", "ʼ": "'", "‐": "-", "‑": "-", "ı": "i", "ß": "ss", "ẞ": "ss"})
 
 # Endings of English nouns whose plural is not made by -s, -es or -ies; "man" serves woman and fireman, too.
 _IRREGULAR = {
@@ -80,7 +82,8 @@ class Grounder:
     that Unicode spells a letter make no difference. The last word may be singular or plural on either side.
     Where names overlap the longest counts: "garden spider" is no "spider". An exact name comes before the
     plural of another. Where a script has no spaces, a word is a character. A Korean name may carry particles:
-    captioning.data.korean tells which.
+    captioning.data.korean tells which; words of Arabic, Hebrew and the Romance languages carry the prefixes of
+    captioning.data.prefixes.
     Raises ValueError for a name without words, a name that stands for two classes, aliases of an unknown
     class.
     """
@@ -146,12 +149,17 @@ class Grounder:
         return Mentions(list(dict.fromkeys(label for _, label in sorted(mentions))), list(dict.fromkeys(nested)))
 
     def class_of(self, words, start, stop):
-        """The class that words[start:stop] name, the last of them with or without particles; "" if none."""
+        """The class that words[start:stop] name, with or without particles and prefixes; "" if none."""
         *others, last = words[start:stop]
+        if last.isascii() and not others and "'" not in last:
+            return self._classes.get((last,), "")  # most words of most captions: nothing can be cut off
         if start and (is_counter(last, words[start - 1]) or is_verb(last, words[start - 1])):
             return ""
-        forms = (last, *stems(last))
-        return next((label for form in forms if (label := self._classes.get((*others, form)))), "")
+        # In Arabic and Hebrew each word of a name may carry the article.
+        forms = product(
+            *[(word, *without_prefix(word)) for word in others], (last, *stems(last), *without_prefix(last))
+        )
+        return next((label for form in islice(forms, MAX_FORMS) if (label := self._classes.get(form))), "")
 
     def label(self, name):
         """The class that these words as a whole are a name of, "" if none."""

@@ -132,6 +132,32 @@ def test_a_letter_may_be_spelt_in_two_ways():
     assert Grounder([composed]).find(f"a {apart}") == [composed]
 
 
+@pytest.mark.parametrize(
+    ("classes", "caption", "named"),
+    [
+        (["YILDIZ", "Ilık Ev"], "mavi bir yıldız ve ılık ev", ["YILDIZ", "Ilık Ev"]),  # I is the capital of ı
+        (["Straße"], "DIE STRASSE", ["Straße"]),
+        (["homme", "eau"], "l'homme au bord de l’eau", ["homme", "eau"]),
+        (["acqua", "isola"], "un'isola nell'acqua", ["isola", "acqua"]),
+        (["clock"], "at five o'clock", []),
+        (["قطة", "كلب"], "القطة والكلب", ["قطة", "كلب"]),
+        (["قطة", "قطة سوداء"], "للقطة السوداء", ["قطة سوداء"]),
+        (["ين"], "مين", []),
+        (["חתול", "בית"], "החתול שבבית והבית", ["חתול", "בית"]),
+        (["ים"], "כוס מים ליד הים", ["ים"]),
+        (["ים"], "כוס מים", []),  # water is no sea
+    ],
+)
+def test_names_with_what_a_language_writes_onto_them(classes, caption, named):
+    assert Grounder(classes).find(caption) == named
+
+
+def test_the_prefixes_of_a_long_name_are_tried_in_bounded_time():
+    name = " ".join(["والقطة"] * 40)
+    assert Grounder([name]).find(name.replace("وال", "ال")) == []
+    assert Grounder([name]).find(name) == [name]
+
+
 def test_names_in_other_alphabets():
     assert Grounder(["우산", "café"]).find("빨간 우산 - CAFÉS") == ["우산", "café"]
 
