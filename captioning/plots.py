@@ -12,19 +12,20 @@ import re
 import unicodedata
 import warnings
 from collections import Counter
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 import matplotlib
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.font_manager import FontProperties, findSystemFonts, fontManager
+from matplotlib.font_manager import FontProperties
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
 from captioning.data.images import highlight
 from captioning.files import check_file, replace_file
+from captioning.fonts import families, find_families, tell_missing
 
 DPI = 120  # pixels per inch of every PNG, unless another number is asked for
 # Okabe and Ito's colours, ordered so that neighbours differ in lightness as well.
@@ -33,44 +34,6 @@ COLORS = [BLUE, ORANGE, BLACK, "#CC79A7", GREEN, "#D55E00"]
 MARKERS = ["o", "s", "^", "D", "v", "P"]
 DASHES = ["-", "--", "-.", ":"]
 HATCHES = ["", "///", "...", "xxx", "\\\\\\", "+++"]
-# matplotlib's own font lacks Hangul, Chinese characters, kana, Devanagari and emoji. They are drawn with those of these
-# fonts that are installed: Noto and Google fonts, then fonts of Linux distributions, of Windows and of macOS.
-FALLBACKS = [
-    *("Noto Sans CJK KR", "Noto Sans CJK SC", "Noto Sans CJK JP", "Noto Sans KR", "Noto Sans SC", "Noto Sans JP"),
-    *("NanumGothic", "WenQuanYi Zen Hei", "IPAGothic", "Malgun Gothic", "Microsoft YaHei", "Yu Gothic"),
-    *("Apple SD Gothic Neo", "PingFang SC", "Hiragino Sans"),
-    *("Noto Sans Devanagari", "Lohit Devanagari", "Nirmala UI", "Kohinoor Devanagari"),
-    *("Noto Sans Thai", "Loma", "Leelawadee UI", "Thonburi", "Noto Sans Arabic", "Noto Emoji", "Symbola"),
-]
-FONT_FILES = re.compile(r"noto|nanum|wqy|ipa|malgun|msyh|yugoth|lohit|nirmala|loma|leelaw|symbola", re.IGNORECASE)
-# Debian's packages of fonts, by the first and the last of the characters that they are installed for.
-FONT_PACKAGES = [
-    ("\uac00", "\ud7a3", "fonts-nanum"),
-    ("\u1100", "\u11ff", "fonts-nanum"),
-    ("\u3130", "\u318f", "fonts-nanum"),
-    ("\u2e80", "\u9fff", "fonts-noto-cjk"),
-    ("\uf900", "\uffee", "fonts-noto-cjk"),
-    ("\u2600", "\u27bf", "fonts-symbola"),
-    ("\U0001f000", "\U0001faff", "fonts-symbola"),
-    ("\U00020000", "\U0003ffff", "fonts-noto-cjk"),
-]
-
-
-@functools.cache
-def installed_fallbacks():
-    """Return those of FALLBACKS that are installed.
-
-    matplotlib keeps a list of fonts from the day that it first ran; what was installed since is added to it here.
-    """
-    known = {font.fname for font in fontManager.ttflist}
-    for path in findSystemFonts():
-        if path not in known and FONT_FILES.match(Path(path).name):
-            with suppress(OSError, RuntimeError):  # a font in colours, which matplotlib does not read
-                fontManager.addfont(path)
-    names = set(fontManager.get_font_names())
-    return [name for name in FALLBACKS if name in names]
-
-
 STYLE = {
     "font.size": 9,
     "axes.titlesize": 11,
@@ -120,52 +83,40 @@ def new_figure(path, width, height, layout="constrained", dpi=DPI):
 def figure_style():
     """Draw and measure as STYLE says, with the fonts that are installed.
 
-    The first characters that no font has are told in one line, once in a process; matplotlib warns whenever it measures
-    one, and logs each font that has no bold or slanted form, whose plain form it takes.
+    Fonts that have what is missing are added to families(), for the next figure; the first characters that no font has
+    are told in one line, once in a process. matplotlib warns whenever it measures one, and logs each font that has no
+    bold or slanted form, whose plain form it takes.
     """
     logger = logging.getLogger("matplotlib.font_manager")
     level = logger.level
-    with warnings.catch_warnings(record=True) as caught, matplotlib.rc_context(STYLE | {"font.family": fonts()}):
+    with warnings.catch_warnings(record=True) as caught, matplotlib.rc_context(STYLE | {"font.family": families()}):
         warnings.filterwarnings("always", r"Glyph \d+ ")
         logger.setLevel(logging.ERROR)
         try:
             yield
         finally:
             logger.setLevel(level)
-    missing = {}
+    missing = {}  # in order
     for warning in caught:
         if match := re.match(r"Glyph (\d+) ", str(warning.message)):
             missing[chr(int(match[1]))] = True
         else:
             warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
-    if missing:
-        tell_missing("".join(missing))
+    tell_missing(find_families(missing))
 
 
-def fonts(first="DejaVu Sans"):
-    """Return the families of a text, `first` and what is installed for characters that it lacks."""
-    return list(dict.fromkeys([first, "DejaVu Sans", *installed_fallbacks()]))  # the monospaced one has no Hebrew
+def with_all_fonts(draw):
+    """Draw once more if it showed that characters are missing which an installed font has."""
 
+    @functools.wraps(draw)
+    def drawn(*arguments, **settings):
+        known = families()
+        draw(*arguments, **settings)
+        if families() != known:
+            _text_width.cache_clear()
+            draw(*arguments, **settings)
 
-_told = []  # the characters that a line was printed about
-
-
-def tell_missing(characters):
-    """Print which characters no font has and the packages that have them, once in a process."""
-    if _told:
-        return
-    _told.extend(characters)
-    packages = " ".join(dict.fromkeys(map(package_of, characters)))
-    print(
-        f"warning: no installed font has {' '.join(characters[:10])}; figures show boxes. Debian and Ubuntu: "
-        f"apt install {packages}; elsewhere a Noto Sans font of the language"
-    )
-
-
-def package_of(character):
-    """Return Debian's package of a font that has a character."""
-    found = (package for first, last, package in FONT_PACKAGES if first <= character <= last)
-    return next(found, "fonts-noto-core")
+    return drawn
 
 
 def number(value):
@@ -175,6 +126,7 @@ def number(value):
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
+@with_all_fonts
 def curve(values, path, *, title, ylabel, xlabel="epoch"):
     """Draw one line per entry of `values`, with a marker at each point.
 
@@ -198,6 +150,7 @@ def curve(values, path, *, title, ylabel, xlabel="epoch"):
             axes.legend()
 
 
+@with_all_fonts
 def training_figure(history, path, *, title, best):
     """Draw the losses (left) and the validation scores (right) over the epochs of a training.
 
@@ -229,6 +182,7 @@ def training_figure(history, path, *, title, best):
             axes.legend(fontsize=8)
 
 
+@with_all_fonts
 def vocabulary_figure(lengths, counts, path, *, min_count=0, num_words=12):
     """Draw the histogram of caption lengths (left) and the frequency of each word by rank (right).
 
@@ -259,7 +213,7 @@ def vocabulary_figure(lengths, counts, path, *, min_count=0, num_words=12):
                 axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}" if value >= 1 else ""))
                 axis.set_minor_formatter(NullFormatter())
             width = max(sum(1 + wide(letter) for letter in word[:24]) for word, _ in ranked[:num_words])
-            mono = {"va": "top", "family": fonts("DejaVu Sans Mono"), "fontsize": 8}
+            mono = {"va": "top", "family": families("DejaVu Sans Mono"), "fontsize": 8}
             for line, (word, count) in enumerate(ranked[:num_words]):  # apart: some scripts have wide characters
                 y = 0.97 - 0.9 * line / num_words
                 names.text(0, y, word[:24], **mono)
@@ -274,6 +228,7 @@ def wide(letter):
     return unicodedata.east_asian_width(letter) in "WF"
 
 
+@with_all_fonts
 def complexity_figure(rows, path):
     """Draw one bar chart per cost of the models, with the value on each bar.
 
@@ -334,6 +289,7 @@ def caption_lines(label, caption, correct, details, reference):
     return [*lines, (caption, style), (details, "caption"), (reference, "reference")]
 
 
+@with_all_fonts
 def caption_grid(images, texts, path, *, columns, title="", dpi=DPI):
     """Draw images in a grid, each with its wrapped lines of text underneath; the row height follows the text.
 
@@ -423,7 +379,7 @@ def _split_word(word, width, font):
 @functools.lru_cache(maxsize=10_000)
 def _text_width(text, **font):
     """Return the width of a text in inches, as figure_style draws it; captions share their words."""
-    properties = FontProperties(family=fonts(), **font)
+    properties = FontProperties(family=families(), **font)
     return _measuring_renderer().get_text_width_height_descent(text, properties, ismath=False)[0] / DPI
 
 
@@ -448,6 +404,7 @@ def _draw_picture(figure, image, lines, box):
     figure.add_artist(Rectangle((x, y), *size, transform=figure.dpi_scale_trans, zorder=3, **frame))
 
 
+@with_all_fonts
 def attention_figure(pictures, words, maps, path, *, title):
     """Draw one row per image: the image, then its attention map for each word, as brightness.
 
@@ -470,6 +427,7 @@ def attention_figure(pictures, words, maps, path, *, title):
                 axes.set_title(word, size=9, pad=3)
 
 
+@with_all_fonts
 def confusion_figure(matrix, path, *, title):
     """Draw a confusion matrix: shade = share of the true class, number = image count.
 
@@ -503,6 +461,7 @@ def confusion_figure(matrix, path, *, title):
         figure.colorbar(picture, ax=axes, shrink=0.5, aspect=40, pad=0.01, label="share of the true class")
 
 
+@with_all_fonts
 def class_figure(table, path, *, title):
     """Draw the scores of every class as bars with intervals, sorted by BLEU-4.
 
@@ -533,6 +492,7 @@ def class_figure(table, path, *, title):
         figure.axes[0].set_yticks(places, table["class"], fontsize=size)
 
 
+@with_all_fonts
 def class_scatter(table, path, *, title, num_labels=8):
     """Draw BLEU-4 against accuracy, one point with intervals per class; extreme classes are labelled.
 
@@ -587,6 +547,7 @@ def _label_points(axes, table):
         )
 
 
+@with_all_fonts
 def interval_figure(table, path, *, title, xlabel):
     """Draw one value with its interval per row, the first row on top, with the number beside it.
 
@@ -608,6 +569,7 @@ def interval_figure(table, path, *, title, xlabel):
         axes.spines["right"].set_visible(False)
 
 
+@with_all_fonts
 def reference_figure(table, path, *, title):
     """Draw BLEU-4 and CIDEr-D against the number of references, for the model and for a held-out reference.
 
@@ -625,6 +587,7 @@ def reference_figure(table, path, *, title):
             axes.legend(loc="lower right")
 
 
+@with_all_fonts
 def length_figure(lengths, path, *, title):
     """Draw histograms of caption lengths side by side.
 
@@ -644,6 +607,7 @@ def length_figure(lengths, path, *, title):
         axes.legend()
 
 
+@with_all_fonts
 def calibration_figure(table, path, *, title):
     """Draw a reliability diagram: scores against confidence, one point with its interval per bin.
 

@@ -16,7 +16,7 @@ from matplotlib.font_manager import FontProperties, findfont, findSystemFonts, f
 from matplotlib.text import Text
 from PIL import Image
 
-from captioning import plots
+from captioning import fonts, plots
 
 CLASSES = [f"pair of scissors {number}" for number in range(60)]
 
@@ -210,8 +210,12 @@ def test_calibration_figure(tmp_path, names):
 @pytest.fixture
 def _no_fonts(monkeypatch):
     """A machine without fonts but matplotlib's own, on which nothing was told yet."""
-    monkeypatch.setattr(plots, "installed_fallbacks", lambda: [])
-    monkeypatch.setattr(plots, "_told", [])
+    own = [font for font in fontManager.ttflist if "matplotlib" in font.fname]
+    monkeypatch.setattr(fontManager, "ttflist", own)
+    monkeypatch.setattr(fonts, "findSystemFonts", list)
+    monkeypatch.setattr(fonts, "installed_fallbacks", list)
+    for name, value in (("_told", []), ("_found", []), ("_missing", set())):
+        monkeypatch.setattr(fonts, name, value)
 
 
 @pytest.mark.usefixtures("_no_fonts")
@@ -237,22 +241,57 @@ def test_characters_that_no_font_draws_are_told_in_one_line_in_all(tmp_path, cap
     ],
 )
 def test_the_package_of_a_character(character, package):
-    assert plots.package_of(character) == package
+    assert fonts.package_of(character) == package
 
 
 def test_hangul_is_drawn_where_a_font_has_it(tmp_path, capsys, monkeypatch):
     """The monospaced table too; a font that was installed after matplotlib first ran is found."""
     if not any(re.search("nanum|notosanscjk", Path(path).name, re.IGNORECASE) for path in findSystemFonts()):
         pytest.skip("no font for Hangul on this machine")
-    monkeypatch.setattr(plots, "_told", [])
+    monkeypatch.setattr(fonts, "_told", [])
     known = [font for font in fontManager.ttflist if "CJK" not in font.name and "Nanum" not in font.name]
     monkeypatch.setattr(fontManager, "ttflist", known)  # as in a list from before
-    plots.installed_fallbacks.cache_clear()
+    fonts.installed_fallbacks.cache_clear()
     plots.vocabulary_figure({3: 2}, {"판다가": 3, "둘": 1}, tmp_path / "v.png")
     plots.caption_grid([noise(30, 30)], [[("한국어 문장", "label")]], tmp_path / "g.png", columns=1, title="한국어")
     assert capsys.readouterr().out == ""
-    assert plots.installed_fallbacks()
-    plots.installed_fallbacks.cache_clear()
+    assert fonts.installed_fallbacks()
+    fonts.installed_fallbacks.cache_clear()
+
+
+@pytest.mark.usefixtures("_no_fonts")
+def test_any_installed_font_that_has_a_character_draws_it(tmp_path, capsys, monkeypatch):
+    """Beside a list of names, installed fonts of other scripts were not used, and were said to be missing."""
+    from fontTools.fontBuilder import FontBuilder
+    from fontTools.pens.ttGlyphPen import TTGlyphPen
+
+    pen = TTGlyphPen(None)
+    for move, x, y in (("moveTo", 0, 0), ("lineTo", 500, 0), ("lineTo", 500, 700), ("lineTo", 0, 700)):
+        getattr(pen, move)((x, y))
+    pen.closePath()
+    builder = FontBuilder(1000, isTTF=True)
+    builder.setupGlyphOrder([".notdef", "yi"])
+    builder.setupCharacterMap({0xA000: "yi"})
+    builder.setupGlyf({".notdef": TTGlyphPen(None).glyph(), "yi": pen.glyph()})
+    builder.setupHorizontalMetrics({".notdef": (600, 0), "yi": (600, 0)})
+    builder.setupHorizontalHeader(ascent=800, descent=-200)
+    builder.setupNameTable({"familyName": "Yi Test", "styleName": "Regular"})
+    builder.setupOS2()
+    builder.setupPost()
+    builder.save(tmp_path / "yi.ttf")
+
+    plots.curve({"a": [1, 2]}, tmp_path / "before.png", title="ꀀꀀꀀ", ylabel="y")
+    assert "no installed font has ꀀ" in capsys.readouterr().out
+    monkeypatch.setattr(fonts, "findSystemFonts", lambda: [str(tmp_path / "yi.ttf")])
+    for name, value in (("_told", []), ("_missing", set())):
+        monkeypatch.setattr(fonts, name, value)
+    plots.curve({"a": [1, 2]}, tmp_path / "after.png", title="ꀀꀀꀀ", ylabel="y")
+    assert capsys.readouterr().out == ""
+    assert fonts.families() == ["DejaVu Sans", "Yi Test"]
+    black = [int((read(tmp_path / f"{name}.png")[:40, :, :3] == 0).all(axis=2).sum()) for name in ("before", "after")]
+    assert black[1] > 2 * black[0]  # filled signs, not the outlines of boxes
+    plots.caption_grid([noise(30, 30)], [[("ꀀꀁ", "caption")]], tmp_path / "g.png", columns=1)
+    assert "no installed font has ꀁ;" in capsys.readouterr().out
 
 
 def test_other_warnings_pass(tmp_path):
@@ -333,7 +372,7 @@ def test_scripts_that_matplotlibs_font_has_are_drawn_in_every_style(tmp_path, ca
 
 def test_a_font_without_a_bold_form_is_not_logged(tmp_path, monkeypatch, caplog):
     """With Noto Sans CJK installed, each report began with "findfont: Failed to find font weight bold", six times."""
-    monkeypatch.setattr(plots, "installed_fallbacks", lambda: ["cmr10"])
+    monkeypatch.setattr(fonts, "installed_fallbacks", lambda: ["cmr10"])
     plots.caption_grid([noise(30, 30)], [[("a cat", "label")]], tmp_path / "g.png", columns=1, title="t")
     assert caplog.text == ""
 
