@@ -342,7 +342,7 @@ def draw_figures(folder, title, report, scored):
     plots.calibration_figure(built["calibration"], folder / "calibration.png", title=title)
     theirs = [len(tokens) for group in scored.references for tokens in group]
     lengths = {"the model's": [len(tokens) for tokens in scored.hypotheses], "the references'": theirs}
-    plots.length_figure(lengths, folder / "lengths.png", title=title)
+    plots.length_figure(lengths, folder / "lengths.png", title=title, unit=scored.unit)
     if report.history:
         best = report.provenance["models"][0]["best"].get("epoch")
         best = best if provenance.is_number(best) else 0

@@ -25,6 +25,7 @@ if __name__ == "__main__":
 import os
 import random
 import sys
+import unicodedata
 from collections import defaultdict
 from pathlib import Path
 
@@ -112,7 +113,10 @@ def prediction_lines(prediction, grounder):
     example = prediction.example
     correct = grounder.name(prediction.caption) == example.label if example.label else ""
     # Some datasets put a space before punctuation, which a line break would move to the next line.
-    reference = f"ref: {example.captions[0].replace(' .', '.').replace(' ,', ',')}"
+    reference = example.captions[0].replace(" .", ".").replace(" ,", ",")
+    if any(unicodedata.bidirectional(letter) in ("R", "AL") for letter in reference):
+        reference = f"\u2068{reference}\u2069"  # a text of its own: "ref:" would set its stop at the wrong end
+    reference = f"ref: {reference}"
     note = f"confidence {prediction.confidence:.2f}"
     note += ", unlike the training pictures" if prediction.unlike else ""
     return plots.caption_lines(example.label, prediction.caption, correct, note, reference)

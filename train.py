@@ -587,7 +587,8 @@ def train(run, start, config):
     validation = Validation(vocabulary, grounder, decoding, settings["class_reward"], by_loss)
     record = open_record(run, validation.metric, config, resumed, identity, fixed)
     shown = counted(len(classes), "class") if classes else "no classes"
-    print(f"{run}: {num_train:,} train and {num_val:,} val images at {size} px, {shown}, {len(vocabulary)} words")
+    images = f"{num_train:,} train and {num_val:,} val images at {size} px"
+    print(f"{run}: {images}, {shown}, a vocabulary of {len(vocabulary):,}")
     print(f"on {device} in {str(dtype).removeprefix('torch.')}; Ctrl-C keeps {record.last_path} for --train.resume")
     reason = f", as {counted(num_val, 'validation image')} are too few for scores of captions" if by_loss else ""
     print(f"* marks the best epoch so far, by {record.metric}{reason}")

@@ -338,7 +338,7 @@ def main(config):
         raise ValueError(f"{config['data_dir']}: no captions in its train split, which the vocabulary is built from")
     vocabulary = build_vocabulary(counts, config["min_count"], tokenizer, config["num_pieces"])
     save_vocabulary(path, vocabulary, counts, config["min_count"])
-    plots.vocabulary_figure(lengths, counts, config["graph_path"], min_count=config["min_count"])
+    plots.vocabulary_figure(lengths, counts, config["graph_path"], min_count=config["min_count"], unit=unit)
 
     if not dataset:  # shards, of which samples may have been left out
         for line in train.warnings():

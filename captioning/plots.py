@@ -6,6 +6,7 @@ be read in greyscale.
 """
 
 import functools
+import itertools
 import logging
 import math
 import re
@@ -183,13 +184,14 @@ def training_figure(history, path, *, title, best):
 
 
 @with_all_fonts
-def vocabulary_figure(lengths, counts, path, *, min_count=0, num_words=12):
+def vocabulary_figure(lengths, counts, path, *, min_count=0, num_words=12, unit="words"):
     """Draw the histogram of caption lengths (left) and the frequency of each word by rank (right).
 
     lengths:   {length in words: number of captions}, or one length per caption
     counts:    word -> number of occurrences
     min_count: above 1, a line marks the frequency below which words become <unk>
     num_words: most frequent words that are listed
+    unit:      words | characters, what is counted
     """
     lengths = Counter(lengths)
     ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
@@ -198,12 +200,12 @@ def vocabulary_figure(lengths, counts, path, *, min_count=0, num_words=12):
         names.set_axis_off()
         names.set_title("most frequent", loc="left", fontsize=9)
         left.bar(list(lengths), list(lengths.values()), width=0.9, color=BLUE, edgecolor="white", linewidth=0.3)
-        left.set(title="Caption length", xlabel="words in a caption", ylabel="captions")
+        left.set(title="Caption length", xlabel=f"{unit} in a caption", ylabel="captions")
         for axis in (left.xaxis, left.yaxis):
             axis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         left.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
 
-        right.set(title="Word frequency", xlabel="rank of the word", ylabel="occurrences")
+        right.set(title=f"Frequency of {unit}", xlabel="rank", ylabel="occurrences")
         if ranked:
             ranks = np.arange(1, len(ranked) + 1)
             frequencies = [count for _, count in ranked]
@@ -424,7 +426,8 @@ def attention_figure(pictures, words, maps, path, *, title):
             row[0].imshow(picture)
             for axes, word, weight in zip(row[1:], caption, weights, strict=False):
                 axes.imshow(highlight(picture, weight))
-                axes.set_title(word, size=9, pad=3)
+                width = _text_width(word, size=9)
+                axes.set_title(word, size=9 * min(1, 0.95 * cell / width) if width else 9, pad=3)
 
 
 @with_all_fonts
@@ -516,35 +519,62 @@ def class_scatter(table, path, *, title, num_labels=8):
         axes.set(title=title, xlabel="corpus BLEU-4 of the class", ylabel="accuracy of the class")
         axes.margins(0.06)
         axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1))
-        _label_points(axes, table.loc[sorted({*low.index, *extremes})])
+        _label_points(axes, table.loc[sorted({*low.index, *extremes})], table)
 
 
-def _label_points(axes, table):
-    """Write the class names beside each point; a name that would overlap another moves down, with a leader line."""
-    (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
-    taken = []  # (start x, end x, y) of the labels, in axes fractions
+def _label_points(axes, table, drawn):
+    """Write the class names beside the points of `table`, within the axes, apart, and beside all that are drawn.
+
+    A name that is moved has a line to its point; one for which there is no room is left out.
+    """
+    axes.figure.get_layout_engine().execute(axes.figure)
+    box = axes.get_window_extent().transformed(axes.figure.dpi_scale_trans.inverted())  # inches
+    height, gap, radius = 0.15, 0.11, 0.06  # inches: of a label, between a point and its label, of a point
+
+    def place(bleu4, accuracy):
+        return axes.transData.transform((bleu4, accuracy)) / axes.figure.dpi - (box.x0, box.y0)
+
+    # (left, right, bottom, top) of points and labels, in inches from the corner of the axes.
+    centers = itertools.starmap(place, zip(drawn["bleu4"], drawn["accuracy"], strict=True))
+    taken = [(x - radius, x + radius, y - radius, y + radius) for x, y in centers]
     # Rounded: equal scores of different classes may differ in their last bits.
     points = table.groupby([table["accuracy"].round(6), table["bleu4"].round(6)])["class"].apply(list)
     for (accuracy, bleu4), names in points.sort_index(ascending=[False, True]).items():
-        text = ", ".join(names[:2]) + (f" and {len(names) - 2} more" if len(names) > 2 else "")
-        x, y = (bleu4 - left) / (right - left), (accuracy - bottom) / (top - bottom)
-        # A label that would cross the right edge goes to the left of its point.
-        width = 0.02 + 0.009 * len(text)
-        side = -1 if x + width > 1 else 1
-        begin, end = sorted((x, x + side * width))
-        level = 0
-        while any(begin < stop and start < end and abs(y - 0.035 * level - at) < 0.034 for start, stop, at in taken):
-            level += 1
-        taken.append((begin, end, y - 0.035 * level))
+        text = ", ".join(map(_shortened, names[:2])) + (f" and {len(names) - 2} more" if len(names) > 2 else "")
+        width = _text_width(text, size=8)
+        x, y = place(bleu4, accuracy)
+        lefts = (x + gap, x - gap - width, min(max(x - width / 2, 0), box.width - width))
+        # Nearest rows first, below before above.
+        levels = sorted(range(-20, 21), key=lambda level: (abs(level), level))
+        free = (
+            (left, bottom, level)
+            for level in levels
+            for left in lefts
+            if 0 <= left <= box.width - width
+            and 0 <= (bottom := y - gap - height / 2 + level * height) <= box.height - height
+            and not any(
+                left < end and start < left + width and bottom < top and low < bottom + height
+                for start, end, low, top in taken
+            )
+        )
+        left, bottom, level = next(free, (None, None, None))
+        if left is None:
+            continue
+        taken.append((left, left + width, bottom, bottom + height))
         axes.annotate(
             text,
             (bleu4, accuracy),
-            (8 * side, -10 - 12 * level),
+            ((left - x) * 72, (bottom - y) * 72),
             textcoords="offset points",
-            ha="left" if side == 1 else "right",
             fontsize=8,
             arrowprops={"arrowstyle": "-", "linewidth": 0.5, "color": "#555555"} if level else None,
+            **INSIDE,
         )
+
+
+def _shortened(name, most=30):
+    """Return a name of at most `most` letters."""
+    return name if len(name) <= most else f"{name[: most - 1]}…"
 
 
 @with_all_fonts
@@ -588,10 +618,11 @@ def reference_figure(table, path, *, title):
 
 
 @with_all_fonts
-def length_figure(lengths, path, *, title):
+def length_figure(lengths, path, *, title, unit="words"):
     """Draw histograms of caption lengths side by side.
 
-    lengths: name -> the length in words of each caption; the sets may differ in size
+    lengths: name -> the length of each caption; the sets may differ in size
+    unit:    words | characters, in which they are counted
     """
     longest = max(max(values, default=0) for values in lengths.values())
     width = 0.8 / len(lengths)
@@ -602,7 +633,7 @@ def length_figure(lengths, path, *, title):
             places = np.arange(longest + 1) + (index - (len(lengths) - 1) / 2) * width
             color, hatch = ("#9ECAE9", "#F2CF8D")[index % 2], HATCHES[index % len(HATCHES)]
             axes.bar(places, shares, width, label=name, color=color, hatch=hatch, edgecolor="#333333", linewidth=0.5)
-        axes.set(title=title, xlabel="words in a caption", ylabel="share of the captions")
+        axes.set(title=title, xlabel=f"{unit} in a caption", ylabel="share of the captions")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         axes.legend()
 

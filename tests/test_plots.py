@@ -207,6 +207,40 @@ def test_calibration_figure(tmp_path, names):
     assert read(tmp_path / "c.png").shape[1] > 400 * len(names)
 
 
+def test_the_names_of_a_scatter_lie_within_the_axes_and_apart(tmp_path):
+    """They lay on the tick labels, on the axis title, and left of the axes."""
+    rng = np.random.default_rng(0)
+    names = [f"{'ein sehr langer Klassenname mit Nummer' if number % 2 else '고양이'} {number}" for number in range(40)]
+    table = pd.DataFrame({"class": names, "bleu4": rng.random(40), "accuracy": rng.choice([0.0, 0.1, 1.0], 40)})
+    with plots.new_figure(tmp_path / "s.png", 9.5, 6) as figure:
+        axes = figure.add_subplot()
+        axes.scatter(table["bleu4"], table["accuracy"])
+        plots._label_points(axes, table.iloc[:24], table)
+    boxes = [Text.get_window_extent(text) for text in axes.texts]  # without the line to the point
+    assert len(boxes) > 15
+    inside = axes.get_window_extent().padded(3)
+    for box in boxes:
+        assert inside.x0 <= box.x0
+        assert box.x1 <= inside.x1
+        assert inside.y0 <= box.y0
+        assert box.y1 <= inside.y1
+    inner = [box.padded(-2) for box in boxes]
+    assert not [pair for pair in itertools.combinations(inner, 2) if pair[0].overlaps(pair[1])]
+    points = axes.transData.transform(table[["bleu4", "accuracy"]])
+    assert not [point for point in points for box in inner if box.contains(*point)]
+
+
+def test_a_long_word_stays_above_its_picture(tmp_path, monkeypatch):
+    drawn = []
+    save = plots.Figure.savefig
+    monkeypatch.setattr(plots.Figure, "savefig", lambda figure, *a, **k: (save(figure, *a, **k), drawn.append(figure)))
+    word, white = "Donaudampfschifffahrtsgesellschaft", np.ones((8, 8, 3))
+    maps = np.full((2, 2, 2), 0.25)
+    plots.attention_figure([white], [[word, word]], [maps], tmp_path / "a.png", title="t")
+    first, second = [axes.title.get_window_extent() for axes in drawn[0].axes[1:]]
+    assert first.x1 < second.x0
+
+
 @pytest.fixture
 def _no_fonts(monkeypatch):
     """A machine without fonts but matplotlib's own, on which nothing was told yet."""

@@ -49,7 +49,7 @@ MEASURES = {  # key in the audit -> as printed; shares are 0..1
 class Audit:
     """What an audit found.
 
-    table:  measure (key in MEASURES), split, value; a row for each that applies
+    table:  measure (key in MEASURES), split, value; a row for each that applies; attrs["unit"]: words | characters
     copies: kind (exact, near), image, split, copy_of, copy_split; paths as the examples have them
     silent: names of the images without a caption
     """
@@ -141,15 +141,18 @@ def audit_examples(examples, silent=(), *, num_workers=1, progress=True, tokens=
     if silent:
         table.insert(0, ("silent", "", len(silent)))
     # As objects: counts stay whole numbers beside shares.
-    return Audit(pd.DataFrame(table, columns=["measure", "split", "value"], dtype=object), copies, list(silent))
+    table = pd.DataFrame(table, columns=["measure", "split", "value"], dtype=object)
+    table.attrs["unit"] = tokens.unit
+    return Audit(table, copies, list(silent))
 
 
 def overview(table):
-    """Return the audit's table as it is printed: a row for each measure, a column for each split, values as text."""
+    """Return an Audit's table as it is printed: a row for each measure, a column for each split, values as text."""
     splits = [split for split in SPLITS if split in set(table["split"])]
     values = {(row.measure, row.split): row.value for row in table.itertuples()}
     rows = []
     for measure, printed in MEASURES.items():
+        printed = printed.replace("words", table.attrs["unit"])
         if (measure, "") in values:
             rows.append([printed, f"{values[measure, '']:,.0f}", *[""] * (len(splits) - 1)])
         elif any((measure, split) in values for split in splits):

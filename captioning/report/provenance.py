@@ -169,7 +169,7 @@ def model_rows(model):
     text = ", ".join(f"{name} {told(value)}" for name, value in named.items())
     rows = [
         ("model", f"{model['path']}, {model['bytes'] / 1e6:.1f} MB, SHA-256 `{model['sha256']}`"),
-        ("architecture", f"{text}, images of {model['image_size']} px, {model['vocabulary']:,} words"),
+        ("architecture", f"{text}, images of {model['image_size']} px, a vocabulary of {model['vocabulary']:,}"),
     ]
     if trained:
         name, fingerprint = (told(trained.get(key, "?")) for key in ("name", "fingerprint"))

@@ -404,15 +404,15 @@ def reference_effect(table, most):
     ]
 
 
-def language_findings(table):
-    """Return how the captions differ from the references in repetition, vocabulary and length."""
+def language_findings(table, unit):
+    """Return how the captions differ from the references in repetition, vocabulary and length; unit: of Scored."""
     ours, theirs = (dict(zip(table["measure"], table[column], strict=True)) for column in ("captions", "references"))
     copied, repeated = "share that stands word for word in train", "share that is said of several images"
     return [
         f"{ours[copied]:.1%} of the captions occur word for word in train (of the reference captions "
         f"{theirs[copied]:.1%}), and {ours[repeated]:.1%} are given to several images ({theirs[repeated]:.1%}).",
-        f"They use {ours['different words']:.0f} different words where the references use "
-        f"{theirs['different words']:.0f}, and have {ours['words, mean']:.1f} words on average where theirs have "
+        f"They use {ours['different words']:.0f} different {unit} where the references use "
+        f"{theirs['different words']:.0f}, and have {ours['words, mean']:.1f} {unit} on average where theirs have "
         f"{theirs['words, mean']:.1f}.",
     ]
 
@@ -497,7 +497,7 @@ def build_texts(tables, subject, scored, *, skipped, about_yardsticks, about_mem
         "bleu": bleu_and_accuracy(tables) if classed else [],
         "diagnoses": diagnoses(tables, subject.taught) if classed else [],
         "references": reference_effect(tables["references"], max(map(len, scored.references))),
-        "language": language_findings(tables["language"]),
+        "language": language_findings(tables["language"], scored.unit),
         "memory": memory_findings(tables.get("memory"), about_memory),
         "confidence": confidence_findings(tables["images"], tables["calibration"]),
         "data": data_findings(about_data),

@@ -19,6 +19,7 @@ class Scored:
     said_by_name:       the class that each caption names first without the help of aliases; [] where there are none
     num_others:         how many classes beyond the data's a caption may name, those that the model knows
     counts:             what the scores are made of
+    unit:               words | characters, what a token is
     """
 
     predictions: list
@@ -30,6 +31,7 @@ class Scored:
     said_by_name: list
     num_others: int
     counts: Counts
+    unit: str
 
     @property
     def examples(self):
@@ -90,4 +92,5 @@ def score(predictions, grounder=None, name_grounder=None, tokens=None):
         said_by_name=said_by_name,
         num_others=grounder.num_others if grounder else 0,
         counts=counts,
+        unit=tokens.unit,
     )

@@ -101,6 +101,15 @@ def test_images_without_captions_are_counted_not_refused(data):
     assert audit.overview(found.table).iloc[0].tolist()[0] != ""
 
 
+@pytest.mark.parametrize(("caption", "unit"), [("一只黑色的猫坐在草地上", "characters"), ("a black cat", "words")])
+def test_what_is_counted_is_called_so(caption, unit):
+    """Characters of Chinese captions were printed as words."""
+    examples = [Example(Path(f"{i}.jpg"), [caption], "", split) for i, split in enumerate(("train", "test"))]
+    printed = audit.overview(audit.audit_examples(examples, progress=False).table).set_index("measure")
+    assert printed.loc[f"{unit} in a caption, mean", "test"] == ("11.0" if unit == "characters" else "3.0")
+    assert f"different {unit} that train lacks" in printed.index
+
+
 def test_splits_of_unlike_references_do_not_compare():
     """RSICD: 2.0 different captions an image in train, 3.3 in test; CIDEr-D was 2.5 on val and 0.84 on test."""
     examples = [Example(Path(f"{i}.jpg"), ["a field", "A field."], "", "train") for i in range(20)]
