@@ -37,7 +37,7 @@ from captioning.data.names import IMAGE_SUFFIXES
 from captioning.deploy.downloads import SHIPPED
 from captioning.page import picker, results
 from captioning.page.gate import Gate
-from captioning.page.labels import GRADIO, TEXT, language_of
+from captioning.page.labels import GRADIO, TEXT, TOASTS, language_of
 from captioning.page.service import CONTROLS, OWN_PENALTY, Service, paths_of
 from captioning.page.uploads import Uploads, upload_folder
 from captioning.page.worker import Worker
@@ -84,16 +84,28 @@ MAX_SESSIONS = 100  # visitors whose controls Gradio remembers, 40 kB each; the 
 NUM_BEST = 3  # captions of a picture, at first
 NUM_CLASSES = 12  # of a model, that are named where it is chosen
 
-# Runs in the browser: what a screen reader should know.
+# Runs in the browser, at the beginning and to clear: what a screen reader should know, and that there is nothing yet.
 ON_LOAD = """() => {
   document.documentElement.lang = navigator.language.toLowerCase().split('-')[0] === 'ko' ? 'ko' : 'en';
+  const own = (text) => (TOASTS)[document.documentElement.lang]?.[text.trim()] ?? text;
   const tidy = () => {  // what Gradio says in English alone
     for (const one of document.querySelectorAll('input[aria-label]'))
       one.ariaLabel = one.ariaLabel.replace(/^(number input|range slider) for /, '');
     for (const icon of document.querySelectorAll('#examples img:not([alt=""])')) icon.alt = '';
+    for (const toast of document.querySelectorAll('[data-testid="toast-body"]')) {
+      const texts = document.createTreeWalker(toast, NodeFilter.SHOW_TEXT);
+      while (texts.nextNode()) {
+        const text = texts.currentNode, said = own(text.data);
+        if (said !== text.data) text.data = said;  // else it would be announced again
+      }
+      for (const one of toast.querySelectorAll('[aria-label]')) one.ariaLabel = own(one.ariaLabel);
+      for (const one of toast.querySelectorAll('[role="button"]'))  // a button around the one that closes it
+        for (const name of ['role', 'tabindex']) one.removeAttribute(name);
+    }
   };
   tidy();
-  new MutationObserver(tidy).observe(document.body, {childList: true, subtree: true});
+  window.tidied ??= new MutationObserver(tidy).observe(document.body, {childList: true, subtree: true}) ?? true;
+  return ['[]', EMPTY[document.documentElement.lang]];
 }"""
 
 CSS = """
@@ -225,9 +237,6 @@ def build_page(service, queue_size):
         language = language_of(request.headers.get("accept-language"))
         return service.show(paths_of(pictures), model, settings, language)
 
-    def greet(request: gr.Request):
-        return "[]", service.show([], first, {}, language_of(request.headers.get("accept-language")))
-
     # Gradio reads the types of an endpoint from its hints.
     def caption(
         pictures: list[dict],
@@ -278,19 +287,21 @@ def build_page(service, queue_size):
         one_at_a_time = {"concurrency_id": "caption", "concurrency_limit": 1}
         call = {"fn": show, "inputs": [pictures, model, *controls], "outputs": captions, "api_visibility": "private"}
         call |= one_at_a_time | {"trigger_mode": "always_last"}
+        # What captions nothing is left to the browser, so that a full queue does not stop it.
+        in_browser = {"fn": None, "api_visibility": "private"}
         changed = [slider.input for slider in controls]
-        gr.on([submit.click, pictures.change, *changed], **call, scroll_to_output=True)
-        model.input(lambda name: models[name]["length_penalty"], model, controls[-1], api_visibility="private").then(
-            **call
-        )
+        running = [gr.on([submit.click, pictures.upload, *changed], **call, scroll_to_output=True)]
+        penalties = {name: about["length_penalty"] for name, about in models.items()}
+        penalty = f"(name) => ({json.dumps(penalties)})[name]"
+        running.append(model.input(inputs=model, outputs=controls[-1], js=penalty, **in_browser).then(**call))
         for button, (path, name) in zip(examples, service.examples, strict=True):
-
-            def choose(path=path, name=name):
-                return json.dumps([{"path": path}]), name, models[name]["length_penalty"]
-
-            filled = button.click(choose, None, [pictures, model, controls[-1]], api_visibility="private")
-            filled.then(**call, scroll_to_output=True)
-        gr.on([page.load, clear.click], greet, None, [pictures, captions], api_visibility="private", js=ON_LOAD)
+            chosen = json.dumps([json.dumps([{"path": path}]), name, penalties[name]])
+            filled = button.click(outputs=[pictures, model, controls[-1]], js=f"() => {chosen}", **in_browser)
+            running.append(filled.then(**call, scroll_to_output=True))
+        empty = json.dumps({language: service.show([], first, {}, language) for language in TEXT})
+        in_browser["js"] = ON_LOAD.replace("EMPTY", empty).replace("TOASTS", json.dumps(TOASTS))
+        page.load(outputs=[pictures, captions], **in_browser)
+        clear.click(outputs=[pictures, captions], **in_browser, cancels=running)
         gr.api(caption, api_name="caption", **one_at_a_time)
         known = {pictures._id: "pictures", model._id: "model"}
         known |= {slider._id: name for slider, name in zip(controls, CONTROLS, strict=True)}

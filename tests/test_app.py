@@ -664,31 +664,52 @@ def test_in_a_browser(browser, address, shipped, pictures, tmp_path, width, heig
     ]
 
 
-def test_who_waits_is_told_in_korean(browser, tmp_path, monkeypatch):
-    """Gradio says "queue: 1/1" and "In queue: 1 of 1" while a request waits or is being answered."""
-    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "uploads"))
+@pytest.fixture
+def slow_page(tmp_path, monkeypatch):
+    """The address of a page whose captions of slow.jpg do not end, with room for one in its queue; slow.jpg."""
+    uploads = tmp_path / "uploads"
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(uploads))
     Image.new("RGB", (64, 64)).save(tmp_path / "slow.jpg")
-    text, config = TEXT["ko"], app.CONFIG | {"max_seconds": 120.0, "examples": "", "port": free_port()}
+    config = app.CONFIG | {"max_seconds": 30.0, "examples": "", "port": free_port(), "queue_size": 1}
     worker = Worker(build_slow, tmp_path)
-    try:
-        page, address = app.serve(Service(worker, [], tmp_path / "uploads", config), tmp_path / "uploads", config)
-        driver = browser(1280, 900, "ko-KR")
-        chooser = open_page(driver, address, text)
-        driver.execute_script(LISTEN)
-        chooser.send_keys(str(tmp_path / "slow.jpg"))
-        wait_for((tmp_path / "waits").exists)
-        find(driver, "#captions .progress-text")
-        other = browser(1280, 900, "ko-KR")
-        chooser = open_page(other, address, text)
-        other.execute_script(LISTEN)
-        chooser.send_keys(str(tmp_path / "slow.jpg"))  # behind the first
-        for one in (driver, other):
-            wait_for(lambda one=one: "순서를 기다리는 중" in "".join(one.execute_script("return window.heard")))
-            said = one.find_element("tag name", "body").text + " ".join(one.execute_script("return window.heard"))
-            assert english(said.replace("slow.jpg", "")) <= {"MobileNetV", "LSTM"}
-        page.close()
-    finally:
-        worker.stop()
+    page, address = app.serve(Service(worker, [], uploads, config), uploads, config)
+    yield address.rstrip("/"), tmp_path / "slow.jpg"
+    page.close()
+    worker.stop()
+
+
+def test_who_waits_or_is_refused_is_told_in_korean(browser, slow_page):
+    """Gradio says "queue: 1/1" and "In queue: 1 of 1" to who waits, and "currently busy" where the queue is full."""
+    address, picture = slow_page
+    drivers, expected = [], ("로딩 중", "순서를 기다리는 중", "지금은 요청이 많습니다")
+    for heard in expected:  # one whose picture is being looked at, one in the queue, one too many
+        drivers.append(browser(1280, 900, "ko-KR"))
+        chooser = open_page(drivers[-1], address, TEXT["ko"])  # a full queue does not stop it
+        drivers[-1].execute_script(LISTEN)
+        chooser.send_keys(str(picture))
+        wait_for(lambda heard=heard: heard in "".join(drivers[-1].execute_script("return window.heard")))
+        wait_for((picture.parent / "waits").exists)
+    for driver in drivers:
+        parts = [driver.find_element("tag name", "body").text, *driver.execute_script("return window.heard")]
+        said = " ".join([*parts, *driver.execute_script(SPOKEN)])
+        assert english(said) <= {"MobileNetV", "LSTM"}
+    assert violations(drivers[-1]) == []
+
+
+def test_an_upload_is_captioned_once_and_clear_forgets_it(browser, slow_page):
+    """Each upload was captioned twice; and whoever cleared the page waited in the queue, for the empty page."""
+    address, picture = slow_page
+    driver = browser(1280, 900, "en-US")
+    chooser = open_page(driver, address, TEXT["en"])
+    calls = "return performance.getEntriesByType('resource').filter((one) => one.name.includes('queue/join')).length"
+    assert driver.execute_script(calls) == 0
+    chooser.send_keys(str(picture))
+    wait_for((picture.parent / "waits").exists)
+    driver.execute_script("arguments[0].click()", driver.find_element("css selector", "#clear"))
+    wait_for(lambda: not driver.find_elements("css selector", "#captions .progress-text"))
+    assert TEXT["en"]["empty"] in driver.find_element("css selector", "#captions").text
+    time.sleep(1)  # a second call would have come by now
+    assert driver.execute_script(calls) == 1
 
 
 HOLD_UPLOADS = """

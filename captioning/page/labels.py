@@ -125,6 +125,16 @@ GRADIO = {
         "status.queue_position": "순서를 기다리는 중: {size}개 중 {position}번째",
     },
 }
+# What it says in English alone where a request fails.
+TOASTS = {
+    "ko": {
+        "Error": "오류",
+        "Close": "닫기",
+        "This application is currently busy. Please try again.": "지금은 요청이 많습니다. 잠시 후 다시 시도해 주세요.",
+        "Connection to the server was lost. Attempting reconnection...": "서버와 연결이 끊어져 다시 연결하는 중입니다.",
+        "Connection errored out.": "서버와 연결이 끊어졌습니다. 잠시 후 다시 시도해 주세요.",
+    },
+}
 
 
 def language_of(accept_language):

@@ -56,7 +56,7 @@ async function add(files) {
   if (arrived.length) props.value = JSON.stringify([...JSON.parse(props.value || '[]'), ...arrived]);
   draw();
   say();
-  if (arrived.length) trigger('change');
+  if (arrived.length) trigger('upload');
 }
 element.addEventListener('change', (event) => {
   if (event.target.type !== 'file') return;
