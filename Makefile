@@ -55,8 +55,9 @@ app: .venv-app/installed
 	touch $@
 
 space:
-	rm -rf $(SPACE)
-	mkdir -p $(SPACE)/checkpoints
+	mkdir -p $(SPACE)
+	find $(SPACE) -mindepth 1 -maxdepth 1 ! -name .git -exec rm -r {} +
+	mkdir $(SPACE)/checkpoints
 	cp app.py caption.py vocab.py LICENSE space/README.md $(SPACE)
 	cp requirements-app.txt $(SPACE)/requirements.txt
 	cp checkpoints/*_int8.onnx $(SPACE)/checkpoints

@@ -41,7 +41,7 @@ from captioning.deploy import hub
 from captioning.deploy.downloads import fetch_model, loading
 from captioning.deploy.onnx_export import OPSET, CalibrationImages, export_onnx
 from captioning.evaluation import caption_examples
-from captioning.files import check_folder, remove_unfinished, replace_file
+from captioning.files import check_folder, file_digest, remove_unfinished, replace_file
 from captioning.markup import markdown_table
 from captioning.metadata import dump_metadata
 from captioning.scores.bootstrap import all_scores
@@ -126,6 +126,14 @@ def latencies(paths, images, num_runs):
     return found
 
 
+def remove_others(folder, stem):
+    """Remove what another model of this name has left beside the files that are new: its table and its program."""
+    for other in (folder / f"{stem}{suffix}" for suffix in (".csv", ".md", ".pte")):
+        if other.is_file():
+            other.unlink()
+            print(f"removed {other}, which is of another model")
+
+
 def score_form(predictions, grounder, unit):
     """Return {"BLEU-4", "CIDEr-D", "accuracy"} of Predictions; no accuracy without a grounder.
 
@@ -193,6 +201,7 @@ def main(config):
         FORMS[1]: folder / f"{path.stem}.onnx",
         FORMS[2]: folder / f"{path.stem}_int8.onnx",
     }
+    before = file_digest(paths[FORMS[1]])
     export_onnx(
         network,
         dump_metadata(vars(checkpoint)),
@@ -202,6 +211,8 @@ def main(config):
         calibration=calibration,
     )
     print(f"wrote {paths[FORMS[1]]} and {paths[FORMS[2]]}, opset {OPSET}")
+    if before != file_digest(paths[FORMS[1]]):
+        remove_others(folder, path.stem)
     if config["executorch"]:
         from captioning.deploy.executorch_model import export_executorch
 

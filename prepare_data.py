@@ -54,7 +54,7 @@ from captioning.data.annotations import (
 )
 from captioning.data.class_names import spoken_names
 from captioning.data.images import load_image
-from captioning.data.names import NO_ENDING, check_links, listed
+from captioning.data.names import check_links, listed, other_ending
 from captioning.data.spelling import folder_names
 from captioning.data.splits import SPLITS, split_sizes
 from captioning.data.tars import is_shards, read_picture, write_shard
@@ -123,7 +123,13 @@ TYPES = dict.fromkeys(
 )
 TYPES |= {"allow_missing": bool, "allow_links": bool}
 PREVIEW_IMAGES = 60
-ENGLISH = {"of", "the", "is", "this", "there", "with", "showing", "shows", "photo", "picture", "image", "photograph"}
+# Words of templates in languages that write `a` before a noun: Portuguese, Spanish, Italian, Catalan, Hungarian, Irish.
+_FOREIGN = """
+al amb com con da de del della des di dos em en es foto fotografia fotos il imagem imagen immagine junto la las los
+na nas nos os para por que sobre su sul sulla um uma un una uno vista y
+az egy ez kep grianghraf
+"""
+FOREIGN = frozenset(_FOREIGN.split())
 CONSONANT_SOUNDS = ("uni", "use", "euro", "one")  # a unicycle, a European
 ADVICE_ON_FILES = {ending: "unpack it" for ending in (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar")}
 PHOTO_KEYS = ("train", "val", "test", "classes", "captions", "images_dir", "captioner", "caption_template")
@@ -261,7 +267,7 @@ def fill_template(template, label):
 def is_english(template):
     """True if what stands around {class} is English: `a` and `an` are words of other languages, too."""
     words = set(re.findall(r"[^\W\d_]+", template.lower().replace("{class}", "")))
-    return words <= {"a", "an"} or bool(words & ENGLISH)
+    return all(word.isascii() for word in words) and not words & FOREIGN
 
 
 def write_captions(path, captions):
@@ -307,7 +313,7 @@ def write_photographs(chosen, output, captions_of, sizes, gathering, num_workers
                 origin |= class_folders.place_photos(photos, class_folder[group[1]], numbers, folder)
         names = sorted(origin, key=lambda name: (SPLITS.index(name.partition("/")[0]), name))
         write_captions(folder / "captions.csv", captions_of(folder, {name: origin[name] for name in names}))
-        write_aliases(folder / "aliases.csv", chosen.aliases, class_folder)
+        write_aliases(folder / "aliases.csv", added_aliases(output, chosen.aliases), class_folder)
         return write_preview(folder), gathered
 
 
@@ -320,6 +326,13 @@ def name_class_folders(labels):
         more = f", and {len(changed) - 1:,} more alike" if len(changed) > 1 else ""
         print(f"note: class {label!r} is called {name!r}, a name that every disk can hold{more}; captions may say both")
     return found
+
+
+def added_aliases(output, aliases):
+    """Return the aliases of a dataset and those of one that it replaces, to which the user may have added."""
+    before = load_aliases(output) if (output / "aliases.csv").is_file() else {}
+    names = dict.fromkeys([*aliases, *before])
+    return {name: list(dict.fromkeys([*aliases.get(name, ()), *before.get(name, ())])) for name in names}
 
 
 def write_aliases(path, aliases, class_folder):
@@ -348,7 +361,12 @@ def drawn_dir(language):
 def prepare_pictograms(output, **settings):
     """Draw the pictograms into `output`, settings as of pictograms.write_dataset, and return their examples."""
     examples = []
-    pictograms.write_dataset(output, finish=lambda folder: examples.extend(write_preview(folder)), **settings)
+
+    def finish(folder):
+        examples.extend(write_preview(folder))
+        write_aliases(folder / "aliases.csv", added_aliases(output, {}), {e.label: e.label for e in examples})
+
+    pictograms.write_dataset(output, finish=finish, **settings)
     return examples
 
 
@@ -455,8 +473,7 @@ def list_examples(source, captions, classes):
         names, others = class_folders.list_files(folder)
         examples = captions.read(source)
         silent = len({folder / name for name in names} - {example.image for example in examples})
-        named = sum(not example.image.suffix for example in examples)  # captions name them, so they are read
-        others = +Counter(others | {NO_ENDING: others[NO_ENDING] - named})
+        others -= Counter(other_ending(example.image) for example in examples)  # read, since captions name them
     labels = sorted({example.label for example in examples} - {""})
     aliases = load_aliases(source) if labels else {}
     Grounder(labels, aliases)  # refuses those of unknown classes before anything is read
@@ -546,7 +563,7 @@ def prepare_shards(source, output, number, seed, **settings):
             (folder / place).write_bytes(read_picture(example.image))
             captions[place.as_posix()] = example.captions
         write_captions(folder / "captions.csv", captions)
-        write_aliases(folder / "aliases.csv", dataset.aliases, class_folder)
+        write_aliases(folder / "aliases.csv", added_aliases(output, dataset.aliases), class_folder)
     return dataset.examples
 
 
@@ -603,7 +620,7 @@ def main(config):
     name = f"{dataset_name(source)}_shards" if is_shards(source) else dataset_name(source)
     default = f"data/{name}" if config["source"] else drawn_dir(config["language"])
     output = Path(config["output"] or default)
-    inputs = [source] * bool(config["source"]) + [captions_path] * bool(captions_path)
+    inputs = [Path(config[key]) for key in ("source", "captions", "images_dir") if config[key]]
     class_folders.check_replaceable(output, inputs)
 
     per_class = config["per_class"]

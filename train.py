@@ -44,7 +44,7 @@ import data_loader
 import model as model_script
 from captioning import cli
 from captioning.cli import counted
-from captioning.data.annotations import PICTURE_SETTINGS, data_flags, load_dataset, picture_settings
+from captioning.data.annotations import PICTURE_SETTINGS, data_flags, dataset_name, load_dataset, picture_settings
 from captioning.data.examples import CaptionTexts
 from captioning.data.images import check_unreadable
 from captioning.data.sequences import PAD_ID
@@ -90,6 +90,7 @@ from captioning.training.stages import plan_stages
 from captioning.training.validation import Validation
 from data_loader import TrainingData
 from model import ENCODERS, find_encoder, kept_weights, start_model, training_heads
+from vocab import CONFIG as VOCAB_CONFIG
 from vocab import count_words, coverage, length_warning, load_vocabulary
 
 CONFIG = {
@@ -406,10 +407,14 @@ def check_coverage(vocabulary, examples, data):
     counts, lengths = count_words(CaptionTexts(examples), vocabulary.unit)
     known = coverage(counts, vocabulary)
     if known < LEAST_COVERAGE:
-        advice = cli.command("vocab.py", {"vocab_path": data["vocab_path"], **data_flags(data), "min_count": 1})
+        path, name = Path(data["vocab_path"]), dataset_name(data["data_dir"])
+        path = path.with_name(f"{path.stem}_{name}{path.suffix}")  # the one that is there is of other data
+        often = sum(count for count in counts.values() if count >= VOCAB_CONFIG["min_count"])
+        every = {"min_count": 1} if often < LEAST_COVERAGE * counts.total() else {}
+        advice = cli.command("vocab.py", {"vocab_path": path, **data_flags(data), **every})
         raise ValueError(
             f"data.vocab_path: {data['vocab_path']} knows {known:.0%} of the words of {data['data_dir']}; build one of "
-            f"all their words: {advice}"
+            f"their words: {advice}"
         )
     return lengths
 

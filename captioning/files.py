@@ -30,12 +30,13 @@ def replace_file(path):
     """Give a temporary path to write; put it in the place of `path` when the block ends well.
 
     An error inside the block (disk full, Ctrl-C) removes the temporary file and leaves the old one as it was.
-    Missing parent folders are made. Raises ValueError naming `path` if no file can be made there; an OSError inside
-    the block that names no file, as that of a full disk, gets its name.
+    Where `path` is a link, the file that it leads to is replaced. Missing parent folders are made. Raises ValueError
+    naming `path` if no file can be made there; an OSError inside the block that names no file, as that of a full disk,
+    or the temporary one, gets its name.
     """
-    path = Path(path)
-    check_kind(path)
-    with beginning(path, folder=False) as temporary, naming(path):
+    check_kind(Path(path))
+    path = resolved(path)
+    with beginning(path, folder=False) as temporary, naming(path, temporary):
         yield temporary
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
@@ -51,11 +52,11 @@ def replace_folder(path, written=None):
 
     An error inside the block (disk full, Ctrl-C) removes it and leaves the old folder as it was.
     Raises ValueError naming `path` if no folder can be made there, or the process works inside it; an OSError inside
-    the block that names no file, as that of a full disk, gets its name.
+    the block that names no file, as that of a full disk, or one of the temporary folder, gets its name.
     """
     check_elsewhere(path)
     path = resolved(path)
-    with beginning(path, folder=True) as temporary, naming(path):
+    with beginning(path, folder=True) as temporary, naming(path, temporary):
         new, old = temporary / "new", temporary / "old"
         new.mkdir()
         yield new
@@ -97,12 +98,16 @@ def check_elsewhere(folder):
 
 
 @contextmanager
-def naming(path):
-    """Give an OSError inside the block that names no file, as that of a full disk, the name of `path`."""
+def naming(path, temporary=None):
+    """Give an OSError inside the block that names no file, as that of a full disk, the name of `path`.
+
+    temporary: file or folder that stands for it while it is written, whose name says nothing to the user
+    """
     try:
         yield
     except OSError as error:
-        if error.errno and not error.filename:
+        named = str(error.filename or "")
+        if error.errno and (not named or (temporary and Path(named).is_relative_to(temporary))):
             error.filename = str(path)
         raise
 

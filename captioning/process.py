@@ -17,10 +17,14 @@ has set in the environment is kept, and so is another allocator. An imported mod
 `Captioner` decides for his own process. benchmarks/bench_process.py measures both, docs/speed.md has the figures.
 """
 
+import contextlib
 import ctypes
 import importlib.util
+import multiprocessing
 import os
+import signal
 import sys
+import threading
 
 # Environment variable of glibc: (parameter of mallopt in malloc.h, value, names of user settings that it yields to).
 MALLOC = {
@@ -36,6 +40,29 @@ def require(requirements, *packages):
     if missing:
         print(f"error: {', '.join(missing)} not installed: pip install -r {requirements}", file=sys.stderr)
         sys.exit(2)
+
+
+@contextlib.contextmanager
+def without_interrupts():
+    """Hold Ctrl-C back in the block. Processes that start in it never see it: their parent ends them."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def die_with_parent():
+    """End this process of `multiprocessing` when its parent is gone, however that ended."""
+
+    def wait():
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def set_up():

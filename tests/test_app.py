@@ -509,6 +509,7 @@ def test_after_a_request_without_end_others_go_on(tmp_path, monkeypatch, capfd):
         (["--model_path", "fotos"], "did you mean photos"),
         (["--port", "1"], "port 1 of 192.0.2.1"),
         (["--port", "TAKEN"], "choose another with --port"),
+        (["--port", "TAKEN", "--model_path", "nowhere.onnx"], "choose another with --port"),  # told before models load
     ],
 )
 def test_a_page_that_cannot_start_says_why_in_one_line(flags, sentence):

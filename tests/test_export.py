@@ -1,6 +1,7 @@
 """Script export.py: its files, its table and its model folder."""
 
 import csv
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -83,6 +84,21 @@ def test_script_writes_the_files_and_the_folder(pictograms_dir, tmp_path, monkey
     assert Path("exports/pictograms.md").read_text() in capsys.readouterr().out
     picture = np.zeros((64, 64, 3), np.uint8)
     assert Captioner.load("exports/pictograms_hub/model_int8.onnx")(picture)
+
+
+def test_a_table_of_another_model_does_not_stay(model_files, pictograms_dir, tmp_path, monkeypatch, capsys):
+    """With --num_images 0 the scores of an earlier model stood beside the files of the new one."""
+    monkeypatch.chdir(tmp_path)
+    config = export.CONFIG | {"data_dir": str(pictograms_dir), "num_images": 0, "calibration_images": 4}
+    Path("exports").mkdir()
+    for name in ("m.csv", "m.md", "m.pte", "other.md"):
+        Path("exports", name).write_text("old")
+    shutil.copy(model_files.checkpoint, "m.safetensors")
+    export.main({"export": config | {"model_path": "m.safetensors"}})
+    assert sorted(path.name for path in Path("exports").iterdir()) == ["m.onnx", "m_int8.onnx", "other.md"]
+    Path("exports", "m.md").write_text("of this model")
+    export.main({"export": config | {"model_path": "m.safetensors"}})
+    assert Path("exports", "m.md").is_file(), "the model is the same"
 
 
 @pytest.mark.parametrize(

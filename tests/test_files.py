@@ -39,6 +39,28 @@ def test_a_new_file_takes_the_place_of_the_old_one(old):
     assert list(old.parent.iterdir()) == [old]
 
 
+def test_a_link_stays_and_its_file_is_replaced(old, tmp_path):
+    """A link became a file, that of /dev/stdout among them, and the file behind it stayed as it was."""
+    link = tmp_path / "elsewhere" / "link.txt"
+    link.parent.mkdir()
+    link.symlink_to(old)
+    with replace_file(link) as temporary:
+        assert temporary.parent == old.parent
+        temporary.write_text("new")
+    assert link.is_symlink()
+    assert old.read_text() == "new"
+
+
+def test_an_error_does_not_name_the_temporary_file_or_folder(old, tmp_path):
+    """Its name says nothing, and it is gone when it is read."""
+    with pytest.raises(OSError, match="No space") as caught, replace_file(old) as temporary:
+        raise OSError(errno.ENOSPC, "No space left on device", str(temporary))
+    assert caught.value.filename == str(old)
+    with pytest.raises(OSError, match="No space") as caught, replace_folder(tmp_path / "folder") as folder:
+        raise OSError(errno.ENOSPC, "No space left on device", str(folder / "train" / "0.tar"))
+    assert caught.value.filename == str(tmp_path / "folder")
+
+
 def test_missing_folders_are_made(tmp_path):
     with replace_file(tmp_path / "runs" / "x" / "a.csv") as temporary:
         temporary.write_text("new")

@@ -5,8 +5,11 @@ import errno
 import hashlib
 import itertools
 import json
+import os
 import re
 import shutil
+import signal
+import subprocess
 import sys
 import zlib
 from collections import Counter
@@ -597,6 +600,83 @@ def test_real_photographs(shared_dir, tmp_path):
     assert (result.unreadable, result.exact, result.near) == ([], 0, 1)
 
 
+def test_aliases_that_the_user_wrote_outlive_a_new_dataset(source, tmp_path):
+    """docs/data.md asks for them; the next run removed them without a word."""
+    for label in ("cat", "dog"):
+        prepare(source, tmp_path / "out", caption_template=f"a {label} or a {{class}}")
+        (tmp_path / "out" / "aliases.csv").write_text("class,alias\ncat,kitten\nwhale,orca\n")
+    prepare(source, tmp_path / "out", caption_template="the {class}")
+    assert load_dataset(tmp_path / "out").aliases == {"cat": ["kitten"]}  # there is no whale
+
+
+def test_a_dataset_of_another_hand_is_not_replaced(source, captions, tmp_path):
+    """A user's originals in the layout of a dataset were replaced, also by default, and where they are read from."""
+    mine = tmp_path / "mine"
+    prepare(source, mine, captions)
+    with pytest.raises(ValueError, match="is read; give another --output"):
+        prepare(tmp_path, mine, captions, images_dir=str(mine))
+    (mine / "preview.png").unlink()
+    before = digests(mine)
+    with pytest.raises(ValueError, match=r"without a preview.png, so not of prepare_data.py"):
+        prepare(source, mine, captions)
+    assert digests(mine) == before
+
+
+def test_files_that_captions_name_are_not_called_unread(source, tmp_path, capsys):
+    """IMG.17 and d.jpg.1 were read, and told as files that are not."""
+    first, second, *_ = sorted((source / "cat").glob("*.jpg"))
+    first.rename(first.with_name("IMG.17"))
+    second.rename(second.with_name("d.jpg.1"))
+    (source / "cat" / "e.dat").touch()
+    rows = [f"{path.relative_to(source)},a photo" for path in sorted(source.glob("*/*")) if path.suffix != ".dat"]
+    (tmp_path / "captions.csv").write_text("image,caption\n" + "\n".join(rows))
+    prepare(source, tmp_path / "out", tmp_path / "captions.csv")
+    told = capsys.readouterr().out
+    assert "1 .dat" in told
+    assert ".17" not in told
+    assert ".jpg.1" not in told
+
+
+STARTED = """
+import sys, time
+from captioning.data.copies import process_map
+
+def wait(_):
+    print("working", flush=True)
+    time.sleep(3)
+
+if __name__ == "__mp_main__":  # of a process that is starting
+    print("importing", flush=True)
+    time.sleep(1)
+if __name__ == "__main__":
+    with process_map(2, chunksize=1) as run:
+        list(run(wait, range(2)))
+"""
+
+
+@pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGINT])
+def test_processes_end_with_the_one_that_started_them_and_say_nothing(tmp_path, end):
+    """They went on when it was killed, and held its output; on Ctrl-C while they started each had a traceback."""
+    (tmp_path / "run.py").write_text(STARTED)
+    process = subprocess.Popen(
+        [sys.executable, str(tmp_path / "run.py")],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(SCRIPT.parent)},
+        start_new_session=True,
+    )
+    assert process.stdout.readline() == "importing\n"
+    if end == signal.SIGINT:
+        os.killpg(process.pid, end)  # as a terminal does
+    else:
+        while process.stdout.readline() != "working\n":
+            pass
+        process.send_signal(end)
+    _, said = process.communicate(timeout=30)  # ends when nobody holds the pipe any longer
+    assert said.count("Traceback") <= (end == signal.SIGINT)  # its own, since this script has no cli.run
+
+
 def test_split_folders_without_captions_are_somebodys_photographs(tmp_path):
     """They were once taken for a dataset of ours, and replaced."""
     (tmp_path / "train" / "cat").mkdir(parents=True)
@@ -631,6 +711,14 @@ def test_a_template_gets_the_right_article(label, caption):
         ("A {class}", "airplane", "An airplane"),
         ("{class}가 있는 사진", "집", "집이 있는 사진"),
         ("{class}이(가) 있는 사진", "개", "개가 있는 사진"),
+        ("{class}가(이) 있는 사진", "집", "집이 있는 사진"),
+        ("{class}(이)랑 놀기", "집", "집이랑 놀기"),
+        ("{class}(으)로 가는 길", "서울", "서울로 가는 길"),
+        ("a {class} on grass", "airplane", "an airplane on grass"),
+        ("a {class} seen from above", "scissors", "scissors seen from above"),
+        ("I see a {class}", "apple", "I see an apple"),
+        ("un gato junto a {class}", "abeja", "un gato junto a abeja"),
+        ("kép: a {class}", "alma", "kép: a alma"),
         ("{class}으로 가는 길", "서울", "서울로 가는 길"),
         ("{class}가방", "집", "집가방"),  # no particle: a bag
         ("{class}가 있는 사진", "cat", "cat가 있는 사진"),  # nobody knows how a Latin letter is read

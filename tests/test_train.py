@@ -806,6 +806,8 @@ def test_a_vocabulary_of_other_data_is_refused(folder):
     advice = result.stderr.rstrip().rpartition("python ")[2]
     assert "--min_count 1" in advice
     run(*shlex.split(advice), cwd=folder)
+    assert (folder / "v 2.pkl").read_bytes() == (folder / "vocab.pkl").read_bytes(), "that of the other data stays"
+    flags = ["v 2_other.pkl" if flag == "v 2.pkl" else flag for flag in flags]
     run("train.py", *flags, "--train.epochs", "1", "--train.wandb", "off", "--train.run", "zebras", cwd=folder)
 
 

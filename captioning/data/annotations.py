@@ -125,8 +125,8 @@ def load_examples(data_dir, split="", silent=None, images_dir="", allow_missing=
     Where the dataset has no splits, images are shared out 8:1:1, where it has no val, a tenth of train is taken; both
     are said, and the same each time. What is left out is said, too.
     Raises ValueError or FileNotFoundError, in one line that names the file (and line or key): unknown layout,
-    malformed file, more than a small share of captions, images or pictures that cannot be used, an image with two
-    entries, a split without an example, a link that leads out of the folder.
+    malformed file, more than a small share of captions, images or pictures that cannot be used, an image in
+    two splits or classes, a split without an example, a link that leads out of the folder.
     """
     if split:
         check_split(split)
@@ -447,9 +447,13 @@ def read_examples(data_dir, split="", silent=None, images_dir="", allow_missing=
     for path in files:
         entries = read_entries(path, splits[path], omissions)
         located += locate(entries, path, picture_folders(path, splits[path], root, images_dir), omissions)
+        if len(files) > 1:
+            for entry in entries:
+                entry.where = f"{path.name}: {entry.where}"
     if not allow_links:
         check_links((image for _, image in located), images_dir or root)
-    examples = as_examples(located, Path(images_dir or root), files[0], omissions)
+    source = files[0] if len(files) == 1 else files[0].parent
+    examples = as_examples(located, Path(images_dir or root), source, omissions)
     if silent is not None:
         silent += omissions.silent
         omissions.found["images"].clear()

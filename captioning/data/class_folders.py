@@ -242,6 +242,11 @@ def check_replaceable(path, inputs):
         raise ValueError(f"{path}: holds {others[0]}, which is no part of a dataset; give another --output")
     if found and "captions.csv" not in found:
         raise ValueError(f"{path}: holds {min(found)} without a captions.csv; give another --output")
+    # This program draws a preview of every dataset that it writes, but for shards.
+    if found and "preview.png" not in found and not any((path / "train").glob("*.tar")):
+        raise ValueError(
+            f"{path}: holds a dataset without a preview.png, so not of prepare_data.py; give another --output"
+        )
 
 
 @contextmanager

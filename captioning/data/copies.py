@@ -20,6 +20,7 @@ from PIL import Image
 
 from captioning.data.images import load_image
 from captioning.data.tars import read_picture
+from captioning.process import die_with_parent, without_interrupts
 
 HASH_BITS = 64  # of a perceptual hash
 NEAR_BITS = 4  # of 64: hashes of near copies differ in at most so many
@@ -68,6 +69,9 @@ def process_map(num_workers, chunksize=16):
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(num_workers, context, start_worker)
     try:
+        with without_interrupts():
+            for _ in range(num_workers):  # a process starts with a task for which none is idle
+                pool.submit(int)
         yield functools.partial(pool.map, chunksize=chunksize)
     except BrokenProcessPool:
         raise ValueError(
@@ -79,8 +83,9 @@ def process_map(num_workers, chunksize=16):
 
 
 def start_worker():
-    """Leave Ctrl-C to the parent, and Pillow's warnings, which name no picture, aside."""
+    """Leave Ctrl-C to the parent, end with it, and leave Pillow's warnings, which name no picture, aside."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    die_with_parent()
     warnings.filterwarnings("ignore", module=r"PIL\b")
 
 

@@ -19,15 +19,11 @@ _LONGEST = max(map(len, _PARTICLES))
 _PLURAL = "들"
 # Forms of particles in a template -> the pair.
 _PAIRS = ("이/가", "은/는", "을/를", "과/와", "이랑/랑", "으로/로")
-_FORMS = {form: pair for pair in _PAIRS for form in pair.split("/")}
-_FORMS |= {
-    "이(가)": "이/가",
-    "은(는)": "은/는",
-    "을(를)": "을/를",
-    "과(와)": "과/와",
-    "와(과)": "과/와",
-    "(으)로": "으로/로",
-}
+_FORMS = {}
+for _pair in _PAIRS:
+    _one, _other = _pair.split("/")
+    _FORMS |= dict.fromkeys((_one, _other, f"{_one}({_other})", f"{_other}({_one})", f"({_one}){_other}"), _pair)
+_FORMS |= {"(으)로": "으로/로", "(이)랑": "이랑/랑"}
 
 # Common words that look like a word of one syllable with a particle, and are none.
 _TEXT = """

@@ -17,7 +17,6 @@ import os
 import signal
 import socket
 import sys
-import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable
@@ -29,6 +28,7 @@ from captioning.cli import counted, one_line
 from captioning.data.tars import PICTURES, read_samples
 from captioning.familiarity import unlike_warning
 from captioning.files import check_folder, hold_lock, remove_unfinished, replace_file, resolved
+from captioning.process import die_with_parent, without_interrupts
 
 ROWS = 1000  # of a row group: what is held in memory of a shard
 SUCCESS, ERROR = "success", "error"  # of the column status
@@ -342,7 +342,8 @@ class Worker:
         context = multiprocessing.get_context("spawn")
         self.pipe, theirs = context.Pipe()
         self.process = context.Process(target=serve, args=(job, theirs), daemon=True)
-        self.process.start()
+        with without_interrupts():
+            self.process.start()
         theirs.close()  # so that the pipe ends with the process
         self.shard = None
 
@@ -370,12 +371,7 @@ class Worker:
 def serve(job, pipe):
     """Caption the shards that come through a pipe, until it ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all processes of a terminal; the parent ends this one
-
-    def die_with_parent():
-        multiprocessing.parent_process().join()
-        os._exit(1)
-
-    threading.Thread(target=die_with_parent, daemon=True).start()
+    die_with_parent()
     with contextlib.suppress(EOFError, BrokenPipeError):
         while True:
             pipe.send(caption_shard(job, pipe.recv()))

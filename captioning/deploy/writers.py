@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from captioning.data.names import IMAGE_SUFFIXES
-from captioning.files import check_kind, hold_lock, replace_file
+from captioning.files import check_kind, hold_lock, replace_file, resolved
 from captioning.untrusted import csv_writer, on_one_line, spreadsheet_cell
 
 EXISTING = ("skip", "overwrite")
@@ -154,14 +154,25 @@ def open_writer(form, path, existing, identity):
         sys.stdout.reconfigure(errors=ENCODING["errors"])
         yield WRITERS[form](sys.stdout)
     else:
-        path = Path(path)
-        check_kind(path)
+        check_kind(Path(path))
+        path = resolved(path)  # a link stays one, and what belongs to the file lies beside it
+        if form == "text":
+            check_text(path)
         written = write_anew if form == "text" or existing == "overwrite" else go_on
         with (
             hold_lock(path.with_name(f".{path.name}.lock"), f"{path}: is being written by"),
             written(form, path, identity) as writer,
         ):
             yield writer
+
+
+def check_text(path):
+    """Raise ValueError if a file is there that is not of a TextWriter, by its first lines."""
+    if path.is_file():
+        with open(path, encoding="utf-8", errors="replace") as file:
+            lines = file.readlines(BUFFER)
+        if any("\t" not in line for line in lines):
+            raise ValueError(f"{path}: is there, and no file of captions of this program; give another --output")
 
 
 def keep_identity(path, identity):

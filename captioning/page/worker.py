@@ -8,7 +8,7 @@ import sys
 import threading
 from pathlib import Path
 
-from captioning.process import lower_limit
+from captioning.process import lower_limit, without_interrupts
 
 START_SECONDS = 120  # to import and load what the function needs
 CALL_BYTES = 2 * 2**30  # of address space that a call may take beyond what was loaded
@@ -34,7 +34,8 @@ class Worker:
         context = multiprocessing.get_context("spawn")  # a fork would copy the threads of the server, half alive
         self.pipe, far_end = context.Pipe()
         self.process = context.Process(target=answer, args=(far_end, self.build, self.arguments), daemon=True)
-        self.process.start()
+        with without_interrupts():
+            self.process.start()
         far_end.close()
         self.about = self.receive(START_SECONDS)
 

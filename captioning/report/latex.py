@@ -63,4 +63,4 @@ def frame_latex(frame, name, caption, label, environment=None):
 
 def begin_row(cell):
     """Return the first cell of a row; the end of the row before it would take a [ or a * for its own argument."""
-    return f"{{}}{cell}" if str(cell).startswith(("[", "*")) else cell
+    return f"{{}}{cell}" if str(cell).lstrip().startswith(("[", "*")) else cell

@@ -7,6 +7,7 @@ over the classes (relation_table), the number of references (reference_table), t
 calibration of the confidence (calibration_table). captioning/scores/bootstrap.py makes every interval.
 """
 
+import math
 from collections import Counter, defaultdict
 from dataclasses import dataclass
 
@@ -74,9 +75,8 @@ class Subject:
 
     @property
     def taught(self):
-        """The set of the classes of train's images; None = the data has no train split."""
-        train = self.dataset.splits.get("train")
-        return {example.label for example in train} if train else None
+        """The set of the classes of train's images; None = the data has no train split, or none with classes."""
+        return {example.label for example in self.dataset.splits.get("train") or ()} - {""} or None
 
 
 def build_tables(scored, subject, *, trained=frozenset(), probed=None, yardsticks=(), java=None):
@@ -531,20 +531,23 @@ def reference_table(hypotheses, references):
     """The scores with fewer references: references, bleu4, cider_d, reference_bleu4, reference_cider_d.
 
     The `reference_` columns score a reference against others of its image. Every number is the mean over which
-    references are taken, up to as many as the image with the fewest has; of images with more, MOST_STARTS of them are
-    the first in turn.
+    references are taken, up to as many as the image with the fewest has: each of an image is the first of those that
+    are taken equally often, or of MOST_STARTS choices as evenly as can be.
     """
-    fewest, most = min(map(len, references)), min(MOST_STARTS, max(map(len, references)))
+    lengths = sorted({len(group) for group in references})
+    fewest, most = lengths[0], min(MOST_STARTS, math.lcm(*lengths))
     rows, images = [], np.arange(len(references))
     for number in range(1, fewest + 1):
         scores = defaultdict(list)
-        for start in range(most if number < most else 1):
-            chosen = [take(group, start, number) for group in references]
+        choices = 1 if number == lengths[-1] else most
+        for choice in range(choices):
+            starts = [choice * len(group) // choices for group in references]
+            chosen = [take(group, start, number) for group, start in zip(references, starts, strict=True)]
             cider = CiderD(chosen)
             scores["bleu4"].append(corpus_bleu(hypotheses, chosen)[3])
             scores["cider_d"].append(cider.score(hypotheses, images).mean())
             if number < fewest:
-                others = [group[(start - 1) % len(group)] for group in references]
+                others = [group[start - 1] for group, start in zip(references, starts, strict=True)]
                 scores["reference_bleu4"].append(corpus_bleu(others, chosen)[3])
                 scores["reference_cider_d"].append(cider.score(others, images).mean())
         rows.append({"references": number} | {name: float(np.mean(values)) for name, values in scores.items()})

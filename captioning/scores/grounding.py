@@ -28,8 +28,10 @@ CASES = {  # how a caption can name its image's class -> as printed
     "none": "no class",
 }
 
-# What typesetters and keyboards write for the apostrophe and the hyphen; letters that capitals do not tell apart.
-_SPELLINGS = str.maketrans({"’": "'", "‘": "'", "ʼ": "'", "‐": "-", "‑": "-", "ı": "i", "ß": "ss", "ẞ": "ss"})
+# What typesetters and keyboards write for the apostrophe and the hyphen.
+_SPELLINGS = str.maketrans({"’": "'", "‘": "'", "ʼ": "'", "‐": "-", "‑": "-"})
+# Letters that capitals do not tell apart: the Turkish I is that of i and of dotless i, SS may be that of sharp s.
+_CAPITALS = str.maketrans({"ı": "i", "ß": "ss"})
 
 # Endings of English nouns whose plural is not made by -s, -es or -ies; "man" serves woman and fireman, too.
 _IRREGULAR = {
@@ -112,6 +114,10 @@ class Grounder:
             always_plural = " ".join(words) in _ALWAYS_PLURAL
             for form in _plurals(words[-1]) | (set() if always_plural else _singulars(words[-1])):
                 self._classes.setdefault((*words[:-1], form), label)
+        self._plain = {}  # words as they are without the letters of _CAPITALS -> their class; None = of two classes
+        for words, label in self._classes.items():
+            plain = _plain_words(words)
+            self._plain[plain] = label if self._plain.get(plain, label) == label else None
         self._sizes = sorted({len(words) for words in self._classes})
 
     def find(self, caption):
@@ -152,18 +158,21 @@ class Grounder:
         """The class that words[start:stop] name, with or without particles and prefixes; "" if none."""
         *others, last = words[start:stop]
         if last.isascii() and not others and "'" not in last:
-            return self._classes.get((last,), "")  # most words of most captions: nothing can be cut off
+            return self._classes.get((last,)) or self._plain.get((last,)) or ""  # most words: nothing can be cut off
         if start and (is_counter(last, words[start - 1]) or is_verb(last, words[start - 1])):
             return ""
         # In Arabic and Hebrew each word of a name may carry the article.
         forms = product(
             *[(word, *without_prefix(word)) for word in others], (last, *stems(last), *without_prefix(last))
         )
-        return next((label for form in islice(forms, MAX_FORMS) if (label := self._classes.get(form))), "")
+        forms = list(islice(forms, MAX_FORMS))
+        found = [*map(self._classes.get, forms), *(self._plain.get(_plain_words(form)) for form in forms)]
+        return next(filter(None, found), "")
 
     def label(self, name):
         """The class that these words as a whole are a name of, "" if none."""
-        return self._classes.get(name_words(name), "")
+        words = name_words(name)
+        return self._classes.get(words) or self._plain.get(_plain_words(words)) or ""
 
     def name(self, caption):
         """The first class that a caption names, "" if none."""
@@ -304,6 +313,11 @@ def name_words(name):
     """The words of a class name; `_s` at the end of a word is the file-name spelling of 's."""
     caption = re.sub(r"(?<=[^\W_])_s(?![^\W_])", "'s", name).replace("_", " ")
     return tuple(word for token in _tokens(caption) for word in token.split("-") if word)
+
+
+def _plain_words(words):
+    """Return words without the letters that capitals do not tell apart."""
+    return tuple(word.translate(_CAPITALS) for word in words)
 
 
 def _tokens(text):

@@ -414,7 +414,8 @@ def test_coco_files_that_share_an_image_are_refused(tmp_path):
     folder = write_coco(tmp_path)
     path = folder / "annotations/captions_val2017.json"
     path.write_text(path.read_text().replace("3.jpg", "train2017/1.jpg"))
-    with pytest.raises(ValueError, match=r"train2017/1.jpg has split 'val' here and 'train' in "):
+    message = r"captions_val2017.json: .*1.jpg has split 'val' here and 'train' in captions_train2017.json: images"
+    with pytest.raises(ValueError, match=message):
         load_examples(folder)
 
 

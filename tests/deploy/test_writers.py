@@ -36,6 +36,32 @@ def images_of(path, form):
         return [row["image"] for row in csv.DictReader(file) if row["rank"] == "1"]
 
 
+def test_text_takes_the_place_of_its_own_kind_alone(tmp_path):
+    """`--output README.md` replaced it."""
+    notes, path = tmp_path / "notes.md", tmp_path / "captions.txt"
+    notes.write_text("# Notes\n")
+    with pytest.raises(ValueError, match=r"notes.md: is there, and no file of captions"):
+        write(notes, "text", ["a.jpg"])
+    assert notes.read_text() == "# Notes\n"
+    for image in ("a.jpg", "b.jpg"):
+        write(path, "text", [image])
+    assert path.read_text() == "b.jpg\ta cat\n" * 2
+
+
+@pytest.mark.parametrize("form", ["text", "jsonl", "csv"])
+def test_a_link_stays_one(tmp_path, form):
+    """What belongs to the file lies beside the file, and not beside the link."""
+    (tmp_path / "here").mkdir()
+    real, link = tmp_path / "captions", tmp_path / "here" / "link"
+    real.touch()
+    link.symlink_to(real)
+    for existing in ("skip", "overwrite"):
+        write(link, form, ["a.jpg"], existing)
+    assert link.is_symlink()
+    assert [path.name for path in link.parent.iterdir()] == ["link"]
+    assert "a.jpg" in real.read_text()
+
+
 @pytest.mark.parametrize("form", ["jsonl", "csv"])
 def test_a_file_grows_and_knows_what_it_has(tmp_path, form):
     path = tmp_path / "new" / "out"

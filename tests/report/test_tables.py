@@ -18,6 +18,22 @@ from captioning.scores.metrics import cider_d, corpus_bleu
 from captioning.scores.scored import score
 
 
+def test_each_reference_of_an_image_counts_the_same():
+    """Those of an image with fewer counted double: BLEU-4 0.333 instead of half of 0.5 and half of 0."""
+    hypotheses = [["a", "b", "c", "d"], ["e", "f", "g", "h"]]
+    references = [[hypotheses[0], ["x"] * 4], [["y"] * 4] * 3]
+    assert report.reference_table(hypotheses, references)["bleu4"].iloc[0] == pytest.approx(0.25, abs=1e-6)
+
+
+def test_more_references_score_no_less():
+    """From ten references on one choice stood for all of them: BLEU-4 fell to 0 there, and rose again at the last."""
+    hypotheses = [["a", "b", "c", "d"]]
+    table = report.reference_table(hypotheses, [[*[["x"] * 4] * 13, hypotheses[0]]])
+    assert table["bleu4"].is_monotonic_increasing
+    assert table["bleu4"].iloc[9] == pytest.approx(10 / 14, abs=0.1)
+    assert table["bleu4"].iloc[13] == pytest.approx(1)
+
+
 def test_class_table_is_the_hand_worked_one():
     cat, dog = build(HAND_MADE)["classes"].to_dict("records")
     # n-grams of both cats: 5+3 of 10 words, 4+1 of 8 pairs, 3+0 of 6 triples, 2+0 of 4; lengths 10 and 10

@@ -139,11 +139,15 @@ def test_a_letter_may_be_spelt_in_two_ways():
         (["Straße"], "DIE STRASSE", ["Straße"]),
         (["homme", "eau"], "l'homme au bord de l’eau", ["homme", "eau"]),
         (["acqua", "isola"], "un'isola nell'acqua", ["isola", "acqua"]),
+        (["kıl", "kil"], "kil ve kıl", ["kil", "kıl"]),  # hair and clay: told apart where both are classes
+        (["Masse", "Maße"], "die Maße der Masse", ["Maße", "Masse"]),
         (["clock"], "at five o'clock", []),
         (["قطة", "كلب"], "القطة والكلب", ["قطة", "كلب"]),
         (["قطة", "قطة سوداء"], "للقطة السوداء", ["قطة سوداء"]),
         (["ين"], "مين", []),
-        (["חתול", "בית"], "החתול שבבית והבית", ["חתול", "בית"]),
+        (["חתול", "בית"], "החתול והבית", ["חתול", "בית"]),
+        (["נורה"], "מנורה", []),  # a lamp is no bulb
+        (["طريق"], "بطريق على الجليد", []),  # a penguin is no road
         (["ים"], "כוס מים ליד הים", ["ים"]),
         (["ים"], "כוס מים", []),  # water is no sea
     ],
