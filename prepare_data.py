@@ -69,7 +69,7 @@ CONFIG = {
     # what
     "source": "",  # folder of photos, best in one folder per class, or annotated dataset; "" = draw the pictograms
     "language": "en",  # of the drawn pictures' captions and classes: en | ko
-    "output": "",  # folder; "" = data/pictograms or data/<name of source>; a dataset that is there is replaced
+    "output": "",  # folder; "" = data/pictograms or data/<name of source>; an older one of this script is replaced
     "shards": 0,  # tar shards to write the train split of the dataset `source`, of any layout, into; 0 = none
     "audit": "",  # dataset to audit instead of making one; "" = none
     "seed": 0,  # of the drawing, or of the random choice of photos
