@@ -132,7 +132,7 @@ class Answer:
     """Sends one answer, with the headers that every answer has."""
 
     def __init__(self, send, policy):
-        self.send_on, self.started, self.sized = send, False, False
+        self.send_on, self.started, self.ended, self.is_stream = send, False, False, False
         headers = HEADERS | ({"content-security-policy": policy} if policy else {})
         self.headers = [(name.encode(), value.encode()) for name, value in headers.items()]
 
@@ -140,14 +140,18 @@ class Answer:
         """Pass a message of the page on."""
         if message["type"] == "http.response.start":
             self.started = True
-            self.sized = any(name.lower() == b"content-length" for name, _ in message.get("headers", ()))
-            message = {**message, "headers": [*message.get("headers", ()), *self.headers]}
+            headers = message.get("headers", ())
+            kinds = [value for name, value in headers if name.lower() == b"content-type"]
+            self.is_stream = any(kind.startswith(b"text/event-stream") for kind in kinds)
+            message = {**message, "headers": [*headers, *self.headers]}
+        elif message["type"] == "http.response.body":
+            self.ended = not message.get("more_body")
         await self.send_on(message)
 
     async def refuse(self, status, sentence):
-        """Answer with one sentence; of an answer that has begun, end it."""
+        """Answer with one sentence; of an answer that has begun, end a stream, and leave another as it is: cut."""
         if self.started:
-            if not self.sized:
+            if self.is_stream and not self.ended:
                 await self.send_on({"type": "http.response.body", "body": b""})
             return
         body = json.dumps({"detail": validation(sentence) if status == INVALID else sentence}).encode()
