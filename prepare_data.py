@@ -622,6 +622,7 @@ def main(config):
     output = Path(config["output"] or default)
     inputs = [Path(config[key]) for key in ("source", "captions", "images_dir") if config[key]]
     class_folders.check_replaceable(output, inputs)
+    class_folders.check_own(output)
 
     per_class = config["per_class"]
     if per_class == -1:

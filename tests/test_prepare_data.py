@@ -638,15 +638,15 @@ def test_files_that_captions_name_are_not_called_unread(source, tmp_path, capsys
 
 
 STARTED = """
-import sys, time
+import os, time
 from captioning.data.copies import process_map
 
 def wait(_):
-    print("working", flush=True)
+    os.write(1, b"working\\n")  # at once: several write
     time.sleep(3)
 
 if __name__ == "__mp_main__":  # of a process that is starting
-    print("importing", flush=True)
+    os.write(1, b"importing\\n")
     time.sleep(1)
 if __name__ == "__main__":
     with process_map(2, chunksize=1) as run:

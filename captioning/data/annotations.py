@@ -41,7 +41,7 @@ from captioning.data.names import (
     list_tree,
 )
 from captioning.data.omissions import Omissions
-from captioning.data.places import read_folders
+from captioning.data.places import pass_over, read_folders
 from captioning.data.spelling import folded
 from captioning.data.splits import (
     SPLITS,
@@ -538,6 +538,11 @@ def locate(entries, path, pictures, omissions):
 def as_examples(located, root, path, omissions):
     """Return the Examples of entries and their pictures; folders say the classes and splits that the file does not."""
     start = len(os.path.join(root, "").removeprefix(HERE))
+    if not any(entry.split or entry.label for entry, _ in located):
+        parts = pass_over([image[start:].split("/")[:-1] for _, image in located])
+        if all(part and split_of_folder(part[0]) for part in parts):
+            for entry, _ in located:
+                entry.label = None  # COCO and Karpathy without splits, whose pictures lie in train/, val/ and test/
     by_folder = [image[start:] for entry, image in located if entry.label is None]
     places, examples, split_folders, wheres = iter(read_folders(by_folder, path)), {}, set(), {}
     for entry, image in located:

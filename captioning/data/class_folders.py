@@ -242,11 +242,14 @@ def check_replaceable(path, inputs):
         raise ValueError(f"{path}: holds {others[0]}, which is no part of a dataset; give another --output")
     if found and "captions.csv" not in found:
         raise ValueError(f"{path}: holds {min(found)} without a captions.csv; give another --output")
-    # This program draws a preview of every dataset that it writes, but for shards.
+
+
+def check_own(path):
+    """Raise ValueError if a dataset that is there is not of prepare_data.py, which draws a preview of all but shards."""
+    found = set(os.listdir(path)) if path.is_dir() else set()
     if found and "preview.png" not in found and not any((path / "train").glob("*.tar")):
-        raise ValueError(
-            f"{path}: holds a dataset without a preview.png, so not of prepare_data.py; give another --output"
-        )
+        told = "holds a dataset without a preview.png, so not of prepare_data.py; give another --output"
+        raise ValueError(f"{path}: {told}")
 
 
 @contextmanager

@@ -409,6 +409,25 @@ def test_bad_coco(tmp_path, name, change, message):
     assert str(caught.value).startswith(str(path))
 
 
+@pytest.mark.parametrize("below", ["", "images/"])
+@pytest.mark.parametrize("folder", ["", "cat/"])
+@pytest.mark.parametrize("layout", ["coco", "karpathy"])
+def test_folders_of_splits_count_where_a_json_file_has_no_splits(tmp_path, layout, folder, below):
+    """They were shared out at random: test pictures were trained on."""
+    names = [f"{split}/{folder}{number}.jpg" for number, split in enumerate(("train", "train", "val", "test"))]
+    touch(tmp_path, *(below + name for name in names))
+    if layout == "coco":
+        images = [{"id": number, "file_name": name} for number, name in enumerate(names)]
+        rows = [{"image_id": number, "caption": "a cat"} for number in range(4)]
+        (tmp_path / "captions.json").write_text(json.dumps({"images": images, "annotations": rows}))
+    else:
+        images = [{"filename": name, "sentences": [{"raw": "a cat"}]} for name in names]
+        (tmp_path / "dataset.json").write_text(json.dumps({"images": images}))
+    found = load_examples(tmp_path)
+    assert [example.split for example in found] == ["train", "train", "val", "test"]
+    assert {example.label for example in found} == {folder.rstrip("/")}
+
+
 def test_coco_files_that_share_an_image_are_refused(tmp_path):
     """Two files, two splits: the model would be tested on what it was trained on."""
     folder = write_coco(tmp_path)
