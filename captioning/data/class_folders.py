@@ -245,7 +245,7 @@ def check_replaceable(path, inputs):
 
 
 def check_own(path):
-    """Raise ValueError if a dataset that is there is not of prepare_data.py, which draws a preview of all but shards."""
+    """Raise ValueError if an older dataset is not of prepare_data.py, which draws a preview of all but shards."""
     found = set(os.listdir(path)) if path.is_dir() else set()
     if found and "preview.png" not in found and not any((path / "train").glob("*.tar")):
         told = "holds a dataset without a preview.png, so not of prepare_data.py; give another --output"
