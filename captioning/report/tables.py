@@ -530,9 +530,9 @@ def price_of_a_class(images):
 def reference_table(hypotheses, references):
     """The scores with fewer references: references, bleu4, cider_d, reference_bleu4, reference_cider_d.
 
-    The `reference_` columns score a reference against others of its image. Every number is the mean over which
-    references are taken, up to as many as the image with the fewest has: each of an image is the first of those that
-    are taken equally often, or of MOST_STARTS choices as evenly as can be.
+    The `reference_` columns score a reference against others of its image. Every number is the mean over choices of
+    the references, up to as many as the image with the fewest has. The choices begin at each reference of an image
+    equally often; where that takes more than MOST_STARTS choices, at references that are evenly apart.
     """
     lengths = sorted({len(group) for group in references})
     fewest, most = lengths[0], min(MOST_STARTS, math.lcm(*lengths))
