@@ -127,11 +127,11 @@ def latencies(paths, images, num_runs):
 
 
 def remove_others(folder, stem):
-    """Remove what another model of this name has left beside the files that are new: its table and its program."""
+    """Remove what an earlier export of this name has left beside the files that are new: its table and its program."""
     for other in (folder / f"{stem}{suffix}" for suffix in (".csv", ".md", ".pte")):
         if other.is_file():
             other.unlink()
-            print(f"removed {other}, which is of another model")
+            print(f"removed {other}, which belongs to an earlier export")
 
 
 def score_form(predictions, grounder, unit):
